@@ -1,0 +1,346 @@
+"""Tell the project what is wrong with its settings, as Django system checks.
+
+Nothing here imports psycopg2, directly or not: without a driver these checks are what
+says so. ``docs/settings.rst`` explains every id of :data:`IDS`.
+"""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from importlib import import_module
+from typing import Any
+
+from django.conf import settings
+from django.core import checks
+from django.core.checks import CheckMessage
+from django.core.exceptions import ImproperlyConfigured
+from django.db import Error as DatabaseError
+from django.db import connections
+from django.utils.module_loading import import_string
+
+from dbpool_mw import conf
+from dbpool_mw.core.config import APP_KEYS, Problem, app_problems, problems, unknown
+
+TAG = "dbpool_mw"
+MIDDLEWARE = "dbpool_mw.middleware.ConnectionPoolMiddleware"
+INSTALL = 'pip install "django-dbpool-mw[binary]"'
+
+# What is wrong -> the id it is told under: E for errors, W for warnings. The first ones
+# are the codes of dbpool_mw.core.config. An id keeps its meaning: projects silence it.
+IDS = {
+    "unknown": "dbpool_mw.E001",
+    "type": "dbpool_mw.E002",
+    "range": "dbpool_mw.E003",
+    "order": "dbpool_mw.E004",
+    "pools": "dbpool_mw.E005",
+    "exempt": "dbpool_mw.E006",
+    "view": "dbpool_mw.E007",
+    "control_dir": "dbpool_mw.E008",
+    "alias": "dbpool_mw.E009",
+    "engine": "dbpool_mw.E010",
+    "no_driver": "dbpool_mw.E011",
+    "psycopg3": "dbpool_mw.E012",
+    "native_pool": "dbpool_mw.E013",
+    "conn_max_age": "dbpool_mw.E014",
+    "no_middleware": "dbpool_mw.W001",
+    "not_first": "dbpool_mw.W002",
+    "no_alias": "dbpool_mw.W003",
+    "capacity": "dbpool_mw.W004",
+}
+
+
+def register() -> None:
+    """Register the checks with Django; called from ``AppConfig.ready()``."""
+    checks.register(check_settings, TAG)
+    checks.register(check_project, TAG)
+    checks.register(check_capacity, checks.Tags.database)
+
+
+def check_settings(**kwargs: Any) -> list[CheckMessage]:
+    """Judge every setting of ours by itself, even if ``ENABLED`` is False."""
+    return [*_unknown_settings(), *_wrong_values(), *_wrong_pools(), *_wrong_view()]
+
+
+def check_project(**kwargs: Any) -> list[CheckMessage]:
+    """Judge what surrounds the pools: aliases, ENGINEs, driver, options, middleware.
+
+    Silent when ``ENABLED`` is False, and when ``ENABLED`` or ``POOLS`` is so wrong that
+    which aliases are meant can't be told; :func:`check_settings` has told it then.
+    """
+    try:
+        aliases = conf.pooled_aliases()
+    except ImproperlyConfigured:
+        return []
+    if not conf.value("ENABLED"):
+        return []
+    found = [*_wrong_aliases(), *_wrong_databases(aliases)]
+    driver = _driver(aliases)
+    if driver is not None:
+        found.append(driver)
+    elif not aliases:
+        found.append(
+            _message(
+                "no_alias",
+                "dbpool_mw is enabled, but no database alias has a pool.",
+                "An alias has one when its ENGINE is PostgreSQL and "
+                f"{conf.PREFIX}POOLS doesn't say None for it. Set "
+                f"{conf.PREFIX}ENABLED = False where none is wanted.",
+            )
+        )
+    if aliases:
+        found += _wrong_middleware()
+    return found
+
+
+def check_capacity(
+    databases: Sequence[str] | None = None, **kwargs: Any
+) -> list[CheckMessage]:
+    """Compare what all workers may open with what each server allows.
+
+    Django runs it with ``--database`` only. When nothing says how many workers there
+    are it reckons with one. Aliases on the same host and port share one server's
+    places. A server that doesn't answer is no fault of the settings: it is left out.
+    """
+    try:
+        aliases = conf.pooled_aliases()
+        workers = conf.workers() or 1
+        sizes = {alias: conf.config_for(alias).max_conns for alias in aliases}
+    except ImproperlyConfigured:
+        return []
+    servers: dict[tuple[Any, ...], list[str]] = {}
+    for alias in aliases:
+        servers.setdefault(_server(alias), []).append(alias)
+    found = []
+    for sharing in servers.values():
+        asked = [alias for alias in sharing if alias in (databases or ())]
+        room = _room(asked[0]) if asked else None
+        wanted = sum(sizes[alias] for alias in sharing)
+        if room is None or workers * wanted <= room:
+            continue
+        names = ", ".join(repr(alias) for alias in sharing)
+        found.append(
+            _message(
+                "capacity",
+                f"{workers} worker process{'es' if workers > 1 else ''} may open "
+                f"{workers * wanted} connections ({wanted} each) to the server of "
+                f"{names}, which has room for {room}.",
+                f"Lower {conf.PREFIX}MAX_CONNS (to {max(room // workers, 1)} over all "
+                "these aliases), run fewer workers, or raise the server's "
+                "max_connections. "
+                f"{conf.PREFIX}WORKERS says how many workers there are. Silence this "
+                "one if a proxy such as PgBouncer stands in between.",
+            )
+        )
+    return found
+
+
+def _message(code: str, text: str, hint: str) -> CheckMessage:
+    identity = IDS[code]
+    kind = checks.Error if identity.split(".")[1].startswith("E") else checks.Warning
+    return kind(text, hint=hint, id=identity)
+
+
+def _from(problem: Problem, alias: str | None = None) -> CheckMessage:
+    return _message(problem.code, conf.label(problem, alias), problem.hint)
+
+
+def _unknown_settings() -> Iterator[CheckMessage]:
+    for name in dir(settings):
+        key = name.removeprefix(conf.PREFIX)
+        if key != name and key not in conf.KEYS:
+            yield _from(unknown(key, conf.KEYS, conf.PREFIX))
+
+
+def _wrong_values() -> Iterator[CheckMessage]:
+    for problem in app_problems({key: conf.value(key) for key in APP_KEYS}):
+        yield _from(problem)
+    for problem in problems(conf.general()):
+        yield _from(problem)
+
+
+def _pools() -> Mapping[Any, Any]:
+    """Return ``POOLS``, or nothing when it is so wrong that it can't be read."""
+    pools = conf.value("POOLS")
+    return {} if app_problems({"POOLS": pools}) else pools
+
+
+def _wrong_pools() -> Iterator[CheckMessage]:
+    for alias, own in _pools().items():
+        for problem in conf.pool_problems(alias, own or {}):
+            yield _from(problem, alias)
+
+
+def _wrong_view() -> Iterator[CheckMessage]:
+    path = conf.value("UNAVAILABLE_VIEW")
+    if path is None or app_problems({"UNAVAILABLE_VIEW": path}):
+        return
+    name = f"{conf.PREFIX}UNAVAILABLE_VIEW"
+    try:
+        view = import_string(path)
+    except Exception as error:  # a module of the project's may raise anything
+        yield _message(
+            "view",
+            f"{name} can't be imported: {error}",
+            f"Correct the dotted path {path!r}, or set None for the built-in answer.",
+        )
+        return
+    try:
+        inspect.signature(view).bind(object(), object())
+    except TypeError:  # not callable, or called in another way
+        yield _message(
+            "view",
+            f"{name} names {path!r}, which can't be called with a request and an "
+            "exception.",
+            "Write a function view(request, exception) that returns a response.",
+        )
+    except ValueError:
+        return  # some callables of extension modules don't tell their signature
+
+
+def _wrong_aliases() -> Iterator[CheckMessage]:
+    known = list(connections.settings)
+    for alias, own in _pools().items():
+        if alias not in known:
+            close = difflib.get_close_matches(str(alias), known, n=1)
+            hint = f"Did you mean {close[0]!r}?" if close else ""
+            yield _message(
+                "alias",
+                f"{conf.PREFIX}POOLS names the alias {alias!r}, which DATABASES "
+                "doesn't have.",
+                hint or f"The aliases are {', '.join(map(repr, known))}.",
+            )
+        elif own is not None and conf.vendor(alias) not in (None, "postgresql"):
+            yield _message(
+                "engine",
+                f"{conf.PREFIX}POOLS asks for a pool for {alias!r}, whose ENGINE "
+                f"{connections.settings[alias]['ENGINE']!r} is not PostgreSQL.",
+                f"Take {alias!r} out of {conf.PREFIX}POOLS, or say None for it.",
+            )
+
+
+def _wrong_databases(aliases: Sequence[str]) -> Iterator[CheckMessage]:
+    for alias in aliases:
+        database = connections.settings[alias]
+        if database["OPTIONS"].get("pool"):
+            yield _message(
+                "native_pool",
+                f"DATABASES[{alias!r}] has Django's own pool on as well.",
+                f'Remove "pool" from OPTIONS, or leave the alias to it with '
+                f"{conf.PREFIX}POOLS = {{{alias!r}: None}}.",
+            )
+        if database["CONN_MAX_AGE"] != 0:
+            yield _message(
+                "conn_max_age",
+                f"DATABASES[{alias!r}] has CONN_MAX_AGE = "
+                f"{database['CONN_MAX_AGE']!r}, and the pool needs 0.",
+                "Remove CONN_MAX_AGE. With it Django keeps a connection in each thread "
+                "that uses one outside the pool, beyond its limit. The pool keeps "
+                f"its own open for {conf.PREFIX}MAX_LIFETIME.",
+            )
+
+
+def _driver(aliases: Sequence[str]) -> CheckMessage | None:
+    """Return what is wrong with the driver of the aliases that have or want a pool."""
+    if aliases and conf.uses_psycopg3():
+        return _message(
+            "psycopg3",
+            "dbpool_mw pools psycopg2 connections, and Django runs on psycopg 3.",
+            "Django prefers psycopg 3 whenever it can be imported. Run: pip uninstall "
+            f"psycopg && {INSTALL}. Or leave the aliases out: {conf.PREFIX}POOLS = "
+            f"{{{', '.join(f'{alias!r}: None' for alias in aliases)}}}.",
+        )
+    # Without a driver Django's PostgreSQL backend can't be imported, so the aliases
+    # that need one are among those whose ENGINE doesn't load.
+    unloadable = [
+        alias
+        for alias in connections.settings
+        if conf.vendor(alias) is None and _pools().get(alias, {}) is not None
+    ]
+    if unloadable and not _imports("psycopg2") and not _imports("psycopg"):
+        return _message(
+            "no_driver",
+            "psycopg2 can't be imported, and dbpool_mw pools its connections.",
+            f"Run: {INSTALL}. With the extra [psycopg2] it is compiled on this "
+            "machine instead.",
+        )
+    return None
+
+
+def _imports(module: str) -> bool:
+    try:
+        import_module(module)
+    except ImportError:  # also one that is there but lacks its libpq
+        return False
+    return True
+
+
+def _wrong_middleware() -> Iterator[CheckMessage]:
+    entries = list(settings.MIDDLEWARE)
+    place = next((at for at, entry in enumerate(entries) if _is_ours(entry)), None)
+    if place is None:
+        yield _message(
+            "no_middleware",
+            f"MIDDLEWARE doesn't have {MIDDLEWARE!r}, so no request uses a pool.",
+            f"Put it first in MIDDLEWARE, or set {conf.PREFIX}ENABLED = False. Silence "
+            "this one if only code outside requests is to use the pools.",
+        )
+    elif place > 0:
+        yield _message(
+            "not_first",
+            f"{entries[place]!r} is not first in MIDDLEWARE: before it "
+            f"{'stand' if place > 1 else 'stands'} "
+            f"{', '.join(repr(before) for before in entries[:place])}.",
+            "Move it to the top. What stands before it queries outside the pool, and "
+            "does its work before a request is refused for want of a connection.",
+        )
+
+
+def _is_ours(entry: str) -> bool:
+    """Say whether an entry of MIDDLEWARE is ours or a subclass, as Django's admin does.
+
+    An entry that can't be imported is another one: Django reports it.
+    """
+    if entry == MIDDLEWARE:
+        return True
+    try:
+        ours, candidate = import_string(MIDDLEWARE), import_string(entry)
+    except Exception:  # whatever the import of somebody else's module may raise
+        return False
+    return isinstance(candidate, type) and issubclass(candidate, ours)
+
+
+def _server(alias: str) -> tuple[Any, ...]:
+    """Return what two aliases on one server have in common."""
+    database = connections.settings[alias]
+    options = database["OPTIONS"]
+    return (
+        str(database["HOST"] or options.get("host", "")),
+        str(database["PORT"] or options.get("port", "")),
+        str(options.get("service", "")),
+    )
+
+
+def _room(alias: str) -> int | None:
+    """Ask a server how many connections ordinary roles may have; None for no answer.
+
+    Leaves Django's wrapper as it was found: open or closed.
+    """
+    connection = connections[alias]
+    closed = connection.connection is None
+    try:
+        with connection.cursor() as cursor:
+            # Only PostgreSQL 16 and later have reserved_connections.
+            cursor.execute(
+                "SELECT name, setting FROM pg_settings WHERE name IN "
+                "('max_connections', 'superuser_reserved_connections', "
+                "'reserved_connections')"
+            )
+            said = {name: int(setting) for name, setting in cursor.fetchall()}
+    except (DatabaseError, ImproperlyConfigured):
+        return None
+    finally:
+        if closed:
+            connection.close()
+    return said.pop("max_connections") - sum(said.values())

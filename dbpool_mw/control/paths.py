@@ -1,0 +1,189 @@
+"""Find, make and judge the control directory and the sockets in it.
+
+Every worker of a project has one socket, `<pid>-<8 random hex>.sock`, in the project's
+control directory. Whoever can write to that directory can pose as a worker, so both
+sides refuse one that another user owns or may write to, and one behind a symlink.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import re
+import secrets
+import socket
+import stat
+import sys
+from pathlib import Path
+
+_NAME = re.compile(r"(\d{1,10})-[0-9a-f]{8}\.sock")
+# sun_path of <sys/un.h>, less the closing NUL.
+MAX_SOCKET_PATH = 107 if sys.platform == "linux" else 103
+
+
+class ControlDirError(Exception):
+    """A control directory that can't be used or can't be trusted; the text says why."""
+
+
+class ControlDirMissing(ControlDirError):
+    """A control directory that doesn't exist: no worker has made it yet."""
+
+
+def default_directory(key: str) -> Path:
+    """Return the directory of the project `key` for the current user.
+
+    The base is fixed: a service and a shell rarely agree on TMPDIR or
+    XDG_RUNTIME_DIR, and then they would never meet.
+    """
+    digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
+    return Path("/tmp") / f"dbpool_mw-{os.geteuid()}" / digest[:16]
+
+
+def ensure_directory(directory: Path) -> None:
+    """Make `directory` (0700) unless it is there; refuse one that isn't ours alone.
+
+    Raises ControlDirError. An existing directory's mode is judged, not repaired.
+    """
+    try:
+        directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _check_planted(directory.parent)
+        with contextlib.suppress(FileExistsError):
+            directory.mkdir(mode=0o700)
+    except OSError as error:
+        raise ControlDirError(f"can't make {directory}: {error.strerror}") from error
+    owner = check_directory(directory)
+    if owner != os.geteuid():
+        raise ControlDirError(_foreign(directory, owner))
+
+
+def check_directory(directory: Path) -> int:
+    """Return the uid of the owner of a directory that may be trusted.
+
+    It must be a real directory, owned by the effective user (root may look at anyone's)
+    and writable by its owner only. Raises ControlDirMissing or ControlDirError.
+    """
+    try:
+        status = directory.lstat()
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ControlDirMissing(f"{directory} doesn't exist") from error
+    except OSError as error:
+        raise ControlDirError(f"can't look at {directory}: {error.strerror}") from error
+    if stat.S_ISLNK(status.st_mode):
+        raise ControlDirError(f"{directory} is a symbolic link; name its target")
+    if not stat.S_ISDIR(status.st_mode):
+        raise ControlDirError(f"{directory} isn't a directory")
+    if os.geteuid() not in (0, status.st_uid):
+        raise ControlDirError(_foreign(directory, status.st_uid))
+    if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        mode = stat.S_IMODE(status.st_mode)
+        raise ControlDirError(
+            f"{directory} may be written by others than its owner (mode {mode:04o}); "
+            f"chmod 700 it"
+        )
+    return status.st_uid
+
+
+def _check_planted(parent: Path) -> None:
+    # In a directory like /tmp anybody may have made `parent` before us, as a
+    # directory of his own or as a link to one of ours.
+    if not parent.parent.stat().st_mode & stat.S_IWOTH:
+        return
+    status = parent.lstat()
+    if stat.S_ISDIR(status.st_mode) and status.st_uid in (0, os.geteuid()):
+        return
+    raise ControlDirError(
+        f"{parent} isn't a directory of uid {os.geteuid()} or root: in "
+        f"{parent.parent}, where anybody may write, it can't be trusted"
+    )
+
+
+def _foreign(directory: Path, owner: int) -> str:
+    return f"{directory} belongs to uid {owner}, this process runs as {os.geteuid()}"
+
+
+def socket_path(directory: Path) -> Path:
+    """Return a new socket path for this process; raise ControlDirError if too long."""
+    path = directory / f"{os.getpid()}-{secrets.token_hex(4)}.sock"
+    length = len(os.fsencode(path))
+    if length > MAX_SOCKET_PATH:
+        raise ControlDirError(
+            f"the socket path {path} has {length} bytes, the system allows "
+            f"{MAX_SOCKET_PATH}: choose a shorter control directory"
+        )
+    return path
+
+
+def pid_of(path: Path) -> int:
+    """Return the process id in a socket's name; raise ValueError for other names."""
+    match = _NAME.fullmatch(path.name)
+    if match is None:
+        raise ValueError(f"not the name of a control socket: {path.name!r}")
+    return int(match[1])
+
+
+def discover(directory: Path) -> list[Path]:
+    """Return the sockets in `directory` that are named like a worker's, by pid.
+
+    Regular files and links are passed over. A socket found may still be stale. Raises
+    ControlDirError when the directory can't be listed.
+    """
+    found = []
+    try:
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                if not _NAME.fullmatch(entry.name):
+                    continue
+                with contextlib.suppress(FileNotFoundError):
+                    if stat.S_ISSOCK(entry.stat(follow_symlinks=False).st_mode):
+                        found.append(Path(entry.path))
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise ControlDirError(f"can't list {directory}: {error.strerror}") from error
+    return sorted(found, key=lambda path: (pid_of(path), path.name))
+
+
+def remove_stale(path: Path, owner: int) -> None:
+    """Remove a socket that refused a connection, if its directory (`owner`) is ours.
+
+    Only a process that died without goodbye leaves one: a worker's socket gets its
+    name after it listens and loses the name before it closes.
+    """
+    if owner == os.geteuid():
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def sweep(directory: Path) -> None:
+    """Remove the sockets of dead processes, so that killed workers don't pile up.
+
+    The test is a connection, not the pid: a directory may be shared by containers,
+    each with process ids of its own. Raises ControlDirError.
+    """
+    owner = check_directory(directory)
+    for path in discover(directory):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+            probe.setblocking(False)
+            if probe.connect_ex(str(path)) == errno.ECONNREFUSED:
+                remove_stale(path, owner)
+
+
+def other_users(directory: Path) -> list[Path]:
+    """Return the default directories other users have for the same project.
+
+    Only root sees them all; others see those they may look into. Empty for a directory
+    that isn't a default one.
+    """
+    base = directory.parent
+    if not base.name.startswith("dbpool_mw-"):
+        return []
+    found = []
+    with contextlib.suppress(OSError):
+        for sibling in base.parent.glob("dbpool_mw-*"):
+            candidate = sibling / directory.name
+            with contextlib.suppress(OSError):
+                if sibling != base and stat.S_ISDIR(candidate.lstat().st_mode):
+                    found.append(candidate)
+    return sorted(found)

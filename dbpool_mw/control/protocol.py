@@ -1,0 +1,222 @@
+"""Frame and check the messages of the control socket.
+
+One connection carries one request and one reply, then the worker closes it. Each
+message is a frame::
+
+    0        4                                    4 + length
+    +--------+------------------------------------+
+    | length | payload                            |
+    +--------+------------------------------------+
+     uint32   one JSON object, UTF-8
+     big-
+     endian   at most MAX_REQUEST bytes to a worker, MAX_REPLY bytes from it
+
+    request: {"version": 1, "verb": "stats" | "drain" | "pause" | "recycle" | "resume",
+              "aliases": ["default", ...] | null, "holders": true | false}
+    reply:   {"version": 1, "ok": true, "pid": 123, "command": "gunicorn: worker",
+              "uptime": 12.5, "pools": [...], "holders": [...]}
+    error:   {"version": 1, "ok": false, "pid": 123, "error": "unknown verb 'x'"}
+
+A length above the cap is refused as soon as it is read, so a stray client can't make
+a worker buy memory. A reader that meets an unknown version says so; it never guesses.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from dbpool_mw.core import stats
+
+VERSION = 1
+VERBS = ("stats", "drain", "pause", "recycle", "resume")
+MAX_REQUEST = 64 * 1024
+MAX_REPLY = 4 * 1024 * 1024
+
+_HEADER = struct.Struct(">I")
+
+
+class ProtocolError(Exception):
+    """A message that breaks the rules of this protocol; the text says which one."""
+
+
+class TooLarge(ProtocolError):
+    """A message above the cap of its direction."""
+
+
+class BadMessage(ProtocolError):
+    """A frame that holds no JSON object, or an object of the wrong shape."""
+
+
+class BadVersion(ProtocolError):
+    """A message in a version of the protocol that isn't spoken here."""
+
+
+class Truncated(ProtocolError):
+    """The other end closed before its message was complete."""
+
+
+def encode(message: Mapping[str, Any], limit: int) -> bytes:
+    """Return the frame of `message`.
+
+    Raises TooLarge above `limit` bytes of payload and BadMessage for what JSON can't
+    say. The payload is pure ASCII, so a lone surrogate in a request path survives.
+    """
+    try:
+        payload = json.dumps(message, allow_nan=False, separators=(",", ":")).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise BadMessage(f"not expressible in JSON: {error}") from error
+    if len(payload) > limit:
+        raise TooLarge(f"a message of {len(payload)} bytes, the limit is {limit}")
+    return _HEADER.pack(len(payload)) + payload
+
+
+class Decoder:
+    """Gather the bytes of one message, however they are cut."""
+
+    __slots__ = ("_buffer", "_limit")
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> dict[str, Any] | None:
+        """Take `data`; return the message once it is complete, else None.
+
+        Raises TooLarge as soon as the length is known and BadMessage for a complete
+        frame that holds no JSON object or has bytes after it.
+        """
+        self._buffer += data
+        if len(self._buffer) < _HEADER.size:
+            return None
+        (length,) = _HEADER.unpack_from(self._buffer)
+        if length > self._limit:
+            raise TooLarge(f"a message of {length} bytes, the limit is {self._limit}")
+        end = _HEADER.size + length
+        if len(self._buffer) < end:
+            return None
+        if len(self._buffer) > end:
+            raise BadMessage("bytes after the end of the message")
+        return _parse(bytes(self._buffer[_HEADER.size :]))
+
+    def closed(self) -> Truncated:
+        """Return the error for a stream that ended before the message did."""
+        if not self._buffer:
+            return Truncated("closed the connection without a message")
+        return Truncated(
+            f"closed the connection after {len(self._buffer)} bytes of a message"
+        )
+
+
+def _parse(payload: bytes) -> dict[str, Any]:
+    try:
+        message = json.loads(payload.decode())
+    except (ValueError, RecursionError) as error:
+        raise BadMessage(f"not a JSON text: {error}") from error
+    if not isinstance(message, dict):
+        raise BadMessage("not a JSON object")
+    return message
+
+
+def request(
+    verb: str, aliases: Sequence[str] | None = None, *, holders: bool = False
+) -> dict[str, Any]:
+    """Return a request; `aliases` None means every pool the worker has."""
+    return {
+        "version": VERSION,
+        "verb": verb,
+        "aliases": None if aliases is None else list(aliases),
+        "holders": holders,
+    }
+
+
+def error_reply(text: str) -> dict[str, Any]:
+    """Return the reply of this process to a request it can't answer."""
+    return {"version": VERSION, "ok": False, "pid": os.getpid(), "error": text}
+
+
+def check_request(message: Mapping[str, Any]) -> None:
+    """Raise BadVersion or BadMessage unless `message` is a request of this version."""
+    _check_version(message)
+    verb = message.get("verb")
+    if verb not in VERBS:
+        raise BadMessage(f"unknown verb {verb!r:.80}; known: {', '.join(VERBS)}")
+    aliases = message.get("aliases")
+    if aliases is not None and not _are_strings(aliases):
+        raise BadMessage("'aliases' must be null or a list of strings")
+    if not isinstance(message.get("holders", False), bool):
+        raise BadMessage("'holders' must be true or false")
+
+
+def check_reply(message: Mapping[str, Any]) -> None:
+    """Raise BadVersion or BadMessage unless `message` is a reply of this version.
+
+    What passes can be rendered and added up without a further look.
+    """
+    _check_version(message)
+    if message.get("ok") is False:
+        return
+    pools: Any = message.get("pools")
+    holders: Any = message.get("holders", [])
+    if (
+        message.get("ok") is not True
+        or not isinstance(message.get("command"), str)
+        or not _is_number(message.get("uptime"))
+        or not _are_objects(pools)
+        or not _are_objects(holders)
+    ):
+        raise BadMessage("a reply of an unknown shape")
+    for pool in pools:
+        _check_pool(pool)
+    for holder in holders:
+        known = holder.keys() >= {"alias", "backend_pid", "thread", "method", "path"}
+        if not known or not _is_number(holder.get("seconds")):
+            raise BadMessage("a holder of an unknown shape")
+
+
+def _check_pool(pool: Mapping[str, Any]) -> None:
+    wrong = [key for key in ("alias", "state") if not isinstance(pool.get(key), str)]
+    wrong += [key for key in stats.SUMMED if not _is_number(pool.get(key))]
+    wrong += [key for key in stats.HISTOGRAMS if not _is_histogram(pool.get(key))]
+    discarded = pool.get("discarded")
+    if not isinstance(discarded, dict) or not all(map(_is_number, discarded.values())):
+        wrong.append("discarded")
+    if wrong:
+        raise BadMessage(
+            f"a pool's report lacks {', '.join(wrong)}; "
+            f"do both ends run the same dbpool_mw?"
+        )
+
+
+def _is_histogram(value: object) -> bool:
+    return (
+        isinstance(value, dict)
+        and all(_is_number(value.get(key)) for key in ("count", "sum", "max"))
+        and isinstance(value.get("buckets"), list)
+        and len(value["buckets"]) == len(stats.BOUNDS) + 1
+        and all(map(_is_number, value["buckets"]))
+    )
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _are_objects(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(item, dict) for item in value)
+
+
+def _check_version(message: Mapping[str, Any]) -> None:
+    version = message.get("version")
+    if version != VERSION:
+        raise BadVersion(
+            f"control protocol version {version!r:.20} isn't spoken here "
+            f"(this is version {VERSION}); do both ends run the same dbpool_mw?"
+        )
+
+
+def _are_strings(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(item, str) for item in value)

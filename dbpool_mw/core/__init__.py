@@ -1,0 +1,1 @@
+"""A connection pool that knows nothing of Django."""

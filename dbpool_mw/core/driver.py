@@ -1,0 +1,339 @@
+"""Everything the pool knows of psycopg2 and of SQL.
+
+A pooled connection is a ``TrackedConnection``: psycopg2's own, which also remembers
+whether a statement may have changed its session. That is how the pool knows, without
+asking the server, which sessions have to be reset before another request gets them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import select
+from collections.abc import Callable
+from functools import cache, lru_cache
+from typing import Any
+
+import psycopg2
+from psycopg2 import extensions, sql
+
+Connection = extensions.connection
+
+#: What libpq says of a connection that is neither in a transaction nor busy.
+_IDLE = extensions.TRANSACTION_STATUS_IDLE
+_BUSY = extensions.TRANSACTION_STATUS_ACTIVE
+_UNKNOWN = extensions.TRANSACTION_STATUS_UNKNOWN
+
+# --- Noticing what a statement does to its session -----------------------------------
+
+# Where a statement can begin: at the start, after a semicolon, after a comment.
+_START = r"(?:^|;|\*/|--[^\n]*\n)[\s(]*"
+
+# Statements whose effect outlives a transaction. SET LOCAL, SET CONSTRAINTS and SET
+# TRANSACTION end with theirs. DO and CALL run code that the text does not show.
+_SESSION_STATEMENT = re.compile(
+    _START + r"(?:SET\s(?!\s*(?:LOCAL|CONSTRAINTS|TRANSACTION)\b)|RESET\b|DISCARD\b"
+    r"|LISTEN\b|UNLISTEN\b|PREPARE\s(?!\s*TRANSACTION\b)|DEALLOCATE\b|DECLARE\b"
+    r"|LOAD\b|DO\b|CALL\b"
+    r"|CREATE\s+(?:OR\s+REPLACE\s+)?(?:(?:LOCAL|GLOBAL)\s+)?TEMP(?:ORARY)?\b)",
+    re.IGNORECASE,
+)
+
+# The same from within a statement: functions, and the target of SELECT … INTO.
+_SESSION_EXPRESSION = re.compile(
+    r"\b(?:set_config|pg_(?:try_)?advisory_(?:un)?lock\w*|dblink_connect\w*|setseed)\b"
+    r"|\bINTO\s+(?:(?:LOCAL|GLOBAL)\s+)?TEMP(?:ORARY)?\b|\bpg_temp\b",
+    re.IGNORECASE,
+)
+
+# Longer statements are judged anew each time, so that the cache stays small.
+_CACHED_LENGTH = 2000
+
+
+def _changes_session(statement: str) -> bool:
+    return bool(
+        _SESSION_STATEMENT.search(statement) or _SESSION_EXPRESSION.search(statement)
+    )
+
+
+_changes_session_cached = lru_cache(maxsize=2048)(_changes_session)
+
+
+def changes_session(statement: str) -> bool:
+    """Tell whether a statement's text may leave something behind in its session.
+
+    It errs towards True, which costs a reset. What a function or a procedure does
+    inside the server is not in the text and is not seen.
+    """
+    if len(statement) > _CACHED_LENGTH:
+        return _changes_session(statement)
+    return _changes_session_cached(statement)
+
+
+class _TrackedCursor(extensions.cursor):
+    """Tell the connection what a statement may do to its session."""
+
+    connection: TrackedConnection
+
+    def execute(self, query: Any, vars: Any = None) -> None:
+        connection = self.connection
+        if not connection.touched and changes_session(_text(query, self)):
+            connection.touch()
+        super().execute(query, vars)
+        if self.name is not None:
+            connection.suspect = True
+            connection.open_cursors.add(self.name)
+
+    def executemany(self, query: Any, vars_list: Any) -> None:
+        if changes_session(_text(query, self)):
+            self.connection.touch()
+        super().executemany(query, vars_list)
+
+    def callproc(self, procname: Any, parameters: Any = None) -> Any:
+        if changes_session(str(procname)):
+            self.connection.touch()
+        return super().callproc(procname, *([] if parameters is None else [parameters]))
+
+    def copy_expert(self, sql: Any, file: Any, size: int = 8192) -> None:
+        if changes_session(_text(sql, self)):
+            self.connection.touch()
+        super().copy_expert(sql, file, size)
+
+    def close(self) -> None:
+        super().close()
+        if self.name is not None:
+            self.connection.open_cursors.discard(self.name)
+
+
+def _text(query: Any, cursor: extensions.cursor) -> str:
+    if isinstance(query, str):
+        return query
+    if isinstance(query, sql.Composable):
+        return query.as_string(cursor)
+    if isinstance(query, (bytes, bytearray)):
+        return query.decode("utf-8", "replace")
+    return ""  # psycopg2 refuses it
+
+
+class TrackedConnection(Connection):
+    """A psycopg2 connection that remembers whether its session was touched.
+
+    ``touched`` says that the session must be reset; ``open_cursors`` holds the names of
+    the named cursors that were opened and not closed. ``suspect`` says that either may
+    be so: the one flag to look at while there is nothing to see. ``marks`` is for
+    whoever opened the connection.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.suspect = False
+        self.touched = False
+        self.open_cursors: set[str] = set()
+        self.marks: dict[str, Any] = {}
+
+    def cursor(self, *args: Any, **kwargs: Any) -> Any:
+        """Open a cursor of the class asked for, with tracking added to it."""
+        if len(args) > 1:
+            base, args = args[1], (args[0], *args[2:])
+        else:
+            base = kwargs.pop("cursor_factory", None)
+        kwargs["cursor_factory"] = _tracked_cursor(base or self.cursor_factory)
+        return super().cursor(*args, **kwargs)
+
+    def touch(self) -> None:
+        """Note that the session may differ from a fresh one."""
+        self.suspect = self.touched = True
+
+    def reset(self) -> None:
+        """Reset the session psycopg2's way, which forgets its time zone and role."""
+        self.touch()
+        super().reset()
+
+
+def _touching(name: str) -> Any:
+    """Make a method that notes a touch and does what psycopg2's own does."""
+
+    def method(self: TrackedConnection, *args: Any, **kwargs: Any) -> Any:
+        self.touch()
+        return getattr(Connection, name)(self, *args, **kwargs)
+
+    return method
+
+
+def _touching_attribute(name: str) -> Any:
+    """Make a property of psycopg2's attribute that notes a touch when it is set."""
+    original: Any = getattr(Connection, name)
+
+    def set_value(self: TrackedConnection, value: Any) -> None:
+        self.touch()
+        original.__set__(self, value)
+
+    return property(original.__get__, set_value)
+
+
+for _name in ("set_session", "set_isolation_level", "set_client_encoding"):
+    setattr(TrackedConnection, _name, _touching(_name))
+for _name in ("isolation_level", "readonly", "deferrable"):
+    setattr(TrackedConnection, _name, _touching_attribute(_name))
+
+
+@cache
+def _tracked_cursor(base: Any) -> Any:
+    return _mixed(_TrackedCursor, base)
+
+
+@cache
+def tracked_connection(base: Any = None) -> Any:
+    """Give the connection factory to pass to ``psycopg2.connect``.
+
+    ``base`` is the factory that would be used without the pool, if there is one.
+    """
+    return _mixed(TrackedConnection, base or Connection)
+
+
+def _mixed(tracked: type, base: type) -> type:
+    if issubclass(base, tracked):
+        return base
+    if issubclass(tracked, base):
+        return tracked
+    return type(base.__name__, (tracked, base), {"__module__": base.__module__})
+
+
+# --- One physical connection ---------------------------------------------------------
+
+Character = tuple[object, ...]
+
+
+def character(connection: Connection) -> Character:
+    """Give what psycopg2's own attributes say of a session; no round trip."""
+    return (
+        connection.autocommit,
+        connection.isolation_level,
+        connection.readonly,
+        connection.deferrable,
+    )
+
+
+def is_clean(connection: Any, origin: Character) -> bool:
+    """Tell whether a connection can go to another holder just as it is.
+
+    Reads libpq's and psycopg2's own memory: no round trip, so that it may be called
+    under a lock. ``origin`` is the connection's character when it was opened.
+    """
+    return (
+        connection.get_transaction_status() == _IDLE
+        and not connection.suspect
+        and connection.autocommit == origin[0]
+    )
+
+
+def why_unusable(connection: Any) -> str | None:
+    """Give the reason why a connection can't be cleaned at all, or None if it can."""
+    if connection.closed:
+        return "closed"
+    status = connection.get_transaction_status()
+    if status == _BUSY:
+        return "busy"
+    if status == _UNKNOWN:
+        return "dead"
+    if connection.open_cursors:
+        # Whoever still has the cursor object would close it in the next one's session.
+        return "cursor left open"
+    return None
+
+
+def roll_back(connection: Connection) -> bool:
+    """End an open transaction; tell whether there was one.
+
+    A round trip if there was. Raises psycopg2.Error when the connection is broken.
+    """
+    # psycopg2 sends nothing for a transaction that it did not begin itself, as with
+    # BEGIN by SQL in autocommit.
+    if connection.get_transaction_status() == _IDLE:
+        connection.rollback()
+        return False
+    connection.rollback()
+    if connection.get_transaction_status() != _IDLE:
+        with connection.cursor() as cursor:
+            cursor.execute("ROLLBACK")
+    return True
+
+
+def is_touched(connection: Any) -> bool:
+    """Tell whether the session has to be reset before another holder gets it."""
+    return bool(connection.touched)
+
+
+def forget_session(connection: Any, origin: Character) -> None:
+    """Throw away everything that was set in the session; not in a transaction.
+
+    One round trip, and one more for each session characteristic that was changed or
+    that ``origin`` sets. What Django and the application set up when the connection
+    was opened is gone as well: the caller has to do it again. Raises psycopg2.Error
+    when the connection is broken.
+    """
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        cursor.execute("DISCARD ALL")
+    # psycopg2 keeps its own copy of the characteristics and sends them with BEGIN, or
+    # as defaults of the session when autocommit is switched on.
+    connection.autocommit = False
+    connection.isolation_level, connection.readonly, connection.deferrable = origin[1:]
+    connection.autocommit = origin[0]
+    connection.notices.clear()
+    connection.notifies.clear()
+    settle(connection)
+
+
+def settle(connection: Any) -> None:
+    """Take the session as it is now for one that nobody touched."""
+    connection.suspect = connection.touched = False
+
+
+def restore_autocommit(connection: Any, origin: Character) -> None:
+    """Put autocommit back to what it was; not in a transaction; no round trip.
+
+    For a session that is found untouched.
+    """
+    connection.autocommit = origin[0]
+    connection.suspect = False
+
+
+def ping(connection: Connection) -> bool:
+    """Ask the server for an answer: one round trip. Never raises a psycopg2 error."""
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT 1")
+        if not connection.autocommit:
+            connection.rollback()
+    except psycopg2.Error:
+        return False
+    return True
+
+
+def liveness(connection: Connection) -> Callable[[], bool]:
+    """Give a function that tells whether an idle connection is still alive.
+
+    It looks at the socket with a zero-time poll: what can be read on an idle connection
+    is the server's farewell, or its end. No round trip.
+    """
+    poller = select.poll()
+    poller.register(
+        connection.fileno(), select.POLLIN | select.POLLHUP | select.POLLERR
+    )
+    poll = poller.poll
+    return lambda: not poll(0)
+
+
+def close(connection: Connection) -> None:
+    """Close a connection, whatever its state. Never raises a psycopg2 error."""
+    with contextlib.suppress(psycopg2.Error):
+        connection.close()
+
+
+def backend_pid(connection: Connection) -> int | None:
+    """Give the server's process id for a connection; no round trip."""
+    try:
+        return connection.get_backend_pid()
+    except psycopg2.Error:
+        return None

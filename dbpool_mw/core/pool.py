@@ -1,0 +1,645 @@
+"""The pool: who gets which connection, and when.
+
+Rules that hold everywhere in this file:
+
+- Decide under the lock, do I/O outside it. ``_lock`` is held for a few microseconds;
+  nothing that can block, or call code of others, runs while it is held.
+- ``_entries`` holds every place taken: connections and those being opened. Its length
+  never exceeds MAX_CONNS. A place is taken out only after its connection was closed.
+- An entry that is IDLE is in ``_idle``, and nowhere else is one.
+- ``_idle`` and ``_waiters`` are never both non-empty, unless the pool is paused, when
+  ``_idle`` is empty.
+
+The hand-over to the oldest waiter follows psycopg_pool, the short list of states with
+verbs that refuse the wrong one puddle, the reason for every close HikariCP.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from . import driver as psycopg2_driver
+from .config import PoolConfig
+from .entry import BUSY, CLOSED, CONNECTING, IDLE, IN_USE, Owner, PoolEntry
+from .errors import PoolClosed, PoolError, PoolTimeout, TooManyRequests
+from .stats import Histogram
+from .waiter import Waiter
+
+logger = logging.getLogger("dbpool_mw.pool")
+
+# The states of a pool.
+RUNNING = "running"
+DRAINING = "draining"
+PAUSED = "paused"
+SHUT = "closed"
+
+#: Lifetimes are shortened by up to this share, at random, so that connections opened
+#: together don't all expire together.
+_LIFETIME_JITTER = 0.1
+
+#: How many holders the text of an error names, the longest first.
+_NAMED_HOLDERS = 5
+
+
+class ConnectionPool:
+    """At most ``config.max_conns`` connections, each with one holder at a time.
+
+    ``name`` stands in every message, ``database`` in the reports. ``connect(owner)``
+    opens a physical connection on behalf of whoever asked, or of nobody (None: a
+    refill); ``reset(owner, connection, origin)`` makes a touched session as good as
+    new. Both run outside the lock, in the thread that checks out or in, and may raise
+    anything.
+
+    Every public method may be called from any thread.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: PoolConfig,
+        *,
+        database: str = "",
+        connect: Callable[[Owner | None], Any],
+        reset: Callable[[Owner | None, Any, psycopg2_driver.Character], None],
+        driver: Any = psycopg2_driver,
+        clock: Callable[[], float] = time.monotonic,
+        make_waiter: Callable[[], Waiter] = Waiter,
+    ) -> None:
+        self.name = name
+        self.database = database
+        self.config = config
+        self._check_after_idle = config.check_after_idle
+        self._connect = connect
+        self._reset = reset
+        self._driver = driver
+        self._clock = clock
+        self._make_waiter = make_waiter
+
+        self._lock = threading.Lock()
+        # All below belongs to the lock.
+        self._state = RUNNING
+        self._generation = 0
+        self._stale_reason = "recycled"
+        self._entries: set[PoolEntry] = set()
+        self._idle: list[PoolEntry] = []
+        self._waiters: deque[Waiter] = deque()
+        self._wait_time = Histogram()
+        self._hold_time = Histogram()
+        self._connect_time = Histogram()
+        self._found_at_once = 0
+        self._opened = 0
+        self._counts: Counter[str] = Counter()
+        self._discarded: Counter[str] = Counter()
+
+    # --- Checkout --------------------------------------------------------------------
+
+    def checkout(self, owner: Owner, timeout: float | None = None) -> PoolEntry:
+        """Give the caller a connection of its own until it checks it in.
+
+        Waits its turn for at most ``timeout`` seconds (None: as configured). Raises
+        PoolTimeout, TooManyRequests or PoolClosed, or what ``connect`` raised.
+        """
+        began = self._clock()
+        with self._lock:
+            entry = self._idle.pop() if self._idle else None
+            if entry is not None:
+                entry.state = IN_USE
+        # A checkout that finds a living idle connection waits for nothing.
+        waited = 0.0
+        if (
+            entry is None
+            or not entry.alive()
+            or began - entry.idle_since >= self._check_after_idle
+        ):
+            entry = self._find(entry, owner, timeout, began)
+            waited = self._clock() - began
+        entry.owner = owner
+        entry.checked_out_at = began + waited
+        entry.waited = waited
+        return entry
+
+    def _find(
+        self, entry: PoolEntry | None, owner: Owner, timeout: float | None, now: float
+    ) -> PoolEntry:
+        """Check out what isn't at hand; ``entry`` is an idle one, if there was one."""
+        if entry is None:
+            entry = self._place_or_wait(timeout)
+        try:
+            while entry.state is IN_USE and not self._is_good(entry, now):
+                entry = self._replace(entry)
+            if entry.state is CONNECTING:
+                self._open(entry, owner)
+        except BaseException:
+            self._give_up(entry)
+            raise
+        return entry
+
+    def _place_or_wait(self, timeout: float | None) -> PoolEntry:
+        """Find a connection or a place for one, or queue for either."""
+        waiter = None
+        with self._lock:
+            shut = self._state is SHUT
+            limit = self.config.max_waiting
+            if self._idle:
+                entry = self._idle.pop()
+                entry.state = IN_USE
+                return entry
+            if self._may_open():
+                return self._reserve()
+            if not shut and not (limit and len(self._waiters) >= limit):
+                self._counts["waits"] += 1
+                waiter = self._make_waiter()
+                self._waiters.append(waiter)
+            elif not shut:
+                self._counts["refused"] += 1
+        if waiter is not None:
+            return self._wait(waiter, timeout)
+        if shut:
+            raise PoolClosed(self.name, f"pool {self.name!r} is closed")
+        raise TooManyRequests(
+            self.name,
+            f"pool {self.name!r}: {limit} callers wait for a connection already",
+            self._explain(),
+        )
+
+    def _may_open(self) -> bool:
+        """Tell whether a place is free and may be filled. The lock is held."""
+        return (
+            self._state in (RUNNING, DRAINING)
+            and len(self._entries) < self.config.max_conns
+        )
+
+    def _reserve(self) -> PoolEntry:
+        """Take a place for a connection to be opened. The lock is held."""
+        entry = PoolEntry(self._generation)
+        self._entries.add(entry)
+        return entry
+
+    def _wait(self, waiter: Waiter, timeout: float | None) -> PoolEntry:
+        """Wait for a hand-over, and leave the queue if none comes."""
+        seconds = self.config.timeout if timeout is None else timeout
+        try:
+            waiter.wait(seconds)
+        except BaseException:
+            with self._lock:
+                self._leave_queue(waiter)
+            if waiter.gift is not None:
+                self._give_up(waiter.gift)
+            raise
+        with self._lock:
+            timed_out = self._leave_queue(waiter)
+            if timed_out:
+                self._counts["timeouts"] += 1
+        if timed_out:
+            raise PoolTimeout(
+                self.name,
+                f"pool {self.name!r}: no connection within {seconds:g} s",
+                self._explain(),
+            )
+        if waiter.error is not None:
+            raise waiter.error
+        assert waiter.gift is not None
+        return waiter.gift
+
+    def _leave_queue(self, waiter: Waiter) -> bool:
+        """Take a waiter that got nothing out of the queue. The lock is held."""
+        if waiter.gift is not None or waiter.error is not None:
+            return False
+        self._waiters.remove(waiter)
+        return True
+
+    def _is_good(self, entry: PoolEntry, now: float) -> bool:
+        """Look whether an idle connection still lives; ask only after a long sleep."""
+        if not entry.alive():
+            return False
+        if now - entry.idle_since < self._check_after_idle:
+            return True
+        with self._lock:
+            self._counts["checks"] += 1
+        return bool(self._driver.ping(entry.connection))
+
+    def _replace(self, dead: PoolEntry) -> PoolEntry:
+        """Close a dead connection; go on with another idle one, or with its place."""
+        with self._lock:
+            dead.state = BUSY
+        self._driver.close(dead.connection)
+        logger.info("%s: a connection died while idle; replacing it", self.name)
+        with self._lock:
+            self._entries.remove(dead)
+            dead.state = CLOSED
+            self._discarded["dead"] += 1
+            if self._idle:
+                entry = self._idle.pop()
+                entry.state = IN_USE
+                self._grant()
+            else:
+                entry = self._reserve()
+            return entry
+
+    def _open(self, entry: PoolEntry, owner: Owner | None) -> None:
+        """Open the connection of a reserved place. Raises what ``connect`` raises."""
+        began = self._clock()
+        connection = None
+        try:
+            connection = self._connect(owner)
+            entry.alive = self._driver.liveness(connection)
+            entry.origin = self._driver.character(connection)
+        except BaseException:
+            with self._lock:
+                self._counts["connect_errors"] += 1
+            if connection is not None:
+                self._driver.close(connection)
+            raise
+        now = self._clock()
+        shorter = 1 - random.random() * _LIFETIME_JITTER
+        entry.expires_at = now + self.config.max_lifetime * shorter
+        entry.idle_since = now
+        entry.connection = connection
+        with self._lock:
+            entry.state = IN_USE
+            self._opened += 1
+            self._connect_time.record(now - began)
+            size, shut = len(self._entries), self._state is SHUT
+        logger.info("%s: opened a connection (%d of %d)", self.name, size, self._max)
+        if shut:
+            raise PoolClosed(self.name, f"pool {self.name!r} was closed meanwhile")
+
+    def _give_up(self, entry: PoolEntry) -> None:
+        """Free the place of an entry whose checkout failed half-way."""
+        with self._lock:
+            if entry.state is CONNECTING:
+                self._forget(entry)
+                return
+            entry.state = BUSY
+        self._close(entry, "interrupted")
+
+    # --- Checkin ---------------------------------------------------------------------
+
+    def checkin(self, entry: PoolEntry) -> None:
+        """Take a connection back from its holder. Never raises for what it finds.
+
+        A clean connection goes to the oldest waiter, else to the idle ones, without a
+        round trip. An open transaction is rolled back, a touched session is reset;
+        what can't be cleaned is closed. Raises PoolError for an entry not in use.
+        """
+        now = self._clock()
+        with self._lock:
+            self._end_hold(entry, now)
+            if self._driver.is_clean(entry.connection, entry.origin):
+                reason = self._keep(entry, now)
+                if reason is None:
+                    return
+            else:
+                reason = self._must_go(entry, now)
+            entry.state = BUSY
+        if reason is None:
+            reason = self._clean(entry)
+        if reason is None:
+            with self._lock:
+                reason = self._keep(entry, self._clock())
+        if reason is not None:
+            self._close(entry, reason)
+
+    def discard(self, entry: PoolEntry, reason: str) -> None:
+        """Take a connection back from its holder and close it, for a reason counted.
+
+        Raises PoolError for an entry not in use.
+        """
+        with self._lock:
+            self._end_hold(entry, self._clock())
+            entry.state = BUSY
+        self._close(entry, reason)
+
+    def reclaim(self, entry: PoolEntry) -> None:
+        """Take back what a holder that no longer exists left checked out."""
+        with self._lock:
+            self._counts["reclaimed"] += 1
+        owner = dict(entry.owner.describe()) if entry.owner is not None else {}
+        logger.warning(
+            "%s: reclaimed a connection from a holder that is gone (%s)",
+            self.name,
+            _holder_text(owner),
+        )
+        self.checkin(entry)
+
+    def _end_hold(self, entry: PoolEntry, now: float) -> None:
+        """Book the end of a hold. The lock is held."""
+        if entry.state is not IN_USE:
+            raise PoolError(
+                self.name,
+                f"bug: pool {self.name!r} got an entry back that is {entry.state}",
+            )
+        if entry.waited:
+            self._wait_time.record(entry.waited)
+        else:
+            self._found_at_once += 1
+        self._hold_time.record(now - entry.checked_out_at)
+
+    def _must_go(self, entry: PoolEntry, now: float) -> str | None:
+        """Give the reason to close a connection given back, if any. Lock held."""
+        if self._state is not RUNNING:
+            return _REASONS[self._state]
+        if entry.generation != self._generation:
+            return self._stale_reason
+        return "expired" if now >= entry.expires_at else None
+
+    def _keep(self, entry: PoolEntry, now: float) -> str | None:
+        """Hand a clean connection on or lay it by, unless it must go. Lock held."""
+        reason = self._must_go(entry, now)
+        if reason is None:
+            entry.owner = None
+            entry.idle_since = now
+            if self._waiters:
+                entry.state = IN_USE
+                self._waiters.popleft().hand_over(entry)
+            else:
+                entry.state = IDLE
+                self._idle.append(entry)
+        return reason
+
+    def _clean(self, entry: PoolEntry) -> str | None:
+        """Make a used connection fit for the next holder, or say why it can't be."""
+        connection, driver = entry.connection, self._driver
+        try:
+            reason: str | None = driver.why_unusable(connection)
+            if reason is not None:
+                return reason
+            rolled_back = driver.roll_back(connection)
+            touched = driver.is_touched(connection)
+            if touched:
+                self._reset(entry.owner, connection, entry.origin)
+            else:
+                driver.restore_autocommit(connection, entry.origin)
+            with self._lock:
+                self._counts["rollbacks"] += rolled_back
+                self._counts["resets"] += touched
+            if not driver.is_clean(connection, entry.origin):
+                return "not clean"
+        except Exception:
+            logger.warning(
+                "%s: could not clean a connection; closing it", self.name, exc_info=True
+            )
+            return "not clean"
+        except BaseException:
+            self._close(entry, "interrupted")
+            raise
+        if rolled_back:
+            logger.warning(
+                "%s: rolled back a transaction left open (%s)",
+                self.name,
+                _holder_text(entry.owner.describe() if entry.owner else {}),
+            )
+        return None
+
+    def _close(self, entry: PoolEntry, reason: str) -> None:
+        """Close the connection of an entry that is BUSY, then free its place."""
+        self._driver.close(entry.connection)
+        with self._lock:
+            self._discarded[reason] += 1
+            self._forget(entry)
+            size = len(self._entries)
+        logger.info(
+            "%s: closed a connection: %s (%d of %d)", self.name, reason, size, self._max
+        )
+
+    def _forget(self, entry: PoolEntry) -> None:
+        """Free a place, for the oldest waiter if there is one. The lock is held."""
+        entry.state = CLOSED
+        entry.owner = None
+        self._entries.remove(entry)
+        self._grant()
+
+    def _grant(self) -> None:
+        """Let waiters connect in the places that are free. The lock is held."""
+        while self._waiters and self._may_open():
+            self._waiters.popleft().hand_over(self._reserve())
+
+    # --- Maintenance -----------------------------------------------------------------
+
+    def maintain(self) -> None:
+        """Close idle connections that are dead, too old or too long idle, and refill.
+
+        The maintenance thread calls it from time to time. Never raises for a server
+        that can't be reached: it logs, and tries again at the next call.
+        """
+        with self._lock:
+            asleep = {entry: entry.idle_since for entry in self._idle}
+        # A poll does no harm to a connection that is checked out meanwhile; its result
+        # counts only for one that is found just as idle afterwards.
+        dead = {entry for entry in asleep if not entry.alive()}
+        now = self._clock()
+        victims: list[tuple[PoolEntry, str]] = []
+        with self._lock:
+            kept = []
+            # The coldest come first.
+            for entry in self._idle:
+                reason = self._must_go(entry, now)
+                if entry in dead and entry.idle_since == asleep[entry]:
+                    reason = "dead"
+                elif reason is None and self._is_spare(entry, now, len(victims)):
+                    reason = "idle"
+                if reason is None:
+                    kept.append(entry)
+                else:
+                    entry.state = BUSY
+                    victims.append((entry, reason))
+            self._idle[:] = kept
+        for entry, reason in victims:
+            self._close(entry, reason)
+        self._refill()
+
+    def _is_spare(self, entry: PoolEntry, now: float, leaving: int) -> bool:
+        """Tell whether an entry slept too long and isn't needed. The lock is held."""
+        return (
+            now - entry.idle_since >= self.config.max_idle
+            and len(self._entries) - leaving > self.config.min_conns
+        )
+
+    def _refill(self) -> None:
+        """Open connections until there are MIN_CONNS."""
+        while True:
+            with self._lock:
+                if (
+                    self._state is not RUNNING
+                    or len(self._entries) >= self.config.min_conns
+                ):
+                    return
+                entry = self._reserve()
+            try:
+                self._open(entry, None)
+            except Exception as error:
+                self._give_up(entry)
+                logger.warning("%s: can't refill: %s", self.name, str(error).strip())
+                return
+            except BaseException:
+                self._give_up(entry)
+                raise
+            with self._lock:
+                reason = self._keep(entry, self._clock())
+                if reason is not None:
+                    entry.state = BUSY
+            if reason is not None:
+                self._close(entry, reason)
+
+    # --- Control ---------------------------------------------------------------------
+
+    def drain(self) -> None:
+        """Close idle connections now and every other at its checkin, until resumed.
+
+        Checkouts go on: each opens a connection, which is closed at its checkin.
+        """
+        self._turn(DRAINING, "drained")
+
+    def pause(self) -> None:
+        """Drain, and let checkouts wait in the queue until the pool is resumed."""
+        self._turn(PAUSED, "paused")
+
+    def recycle(self) -> None:
+        """Replace every connection by a new one, and go on pooling."""
+        self._turn(RUNNING, "recycled")
+
+    def resume(self) -> None:
+        """End a drain or a pause."""
+        self._turn(RUNNING, None)
+
+    def close(self) -> None:
+        """Close the pool for good: waiters get PoolClosed, holders finish first."""
+        self._turn(SHUT, "pool closed")
+        with self._lock:
+            while self._waiters:
+                self._waiters.popleft().fail(
+                    PoolClosed(self.name, f"pool {self.name!r} was closed")
+                )
+
+    def _turn(self, state: str, stale_reason: str | None) -> None:
+        """Change the state; with a reason, everything open now has become stale."""
+        victims: list[PoolEntry] = []
+        with self._lock:
+            if self._state is SHUT:
+                return
+            self._state = state
+            if stale_reason is not None:
+                self._generation += 1
+                self._stale_reason = stale_reason
+                victims, self._idle[:] = self._idle[:], []
+                for entry in victims:
+                    entry.state = BUSY
+            self._grant()
+        logger.info("%s: %s", self.name, stale_reason or "resumed")
+        for entry in victims:
+            self._close(entry, stale_reason or "")
+
+    # --- Reports ---------------------------------------------------------------------
+
+    @property
+    def state(self) -> str:
+        """The pool's state: running, draining, paused or closed."""
+        return self._state
+
+    @property
+    def _max(self) -> int:
+        return self.config.max_conns
+
+    def stats(self) -> dict[str, Any]:
+        """Give everything the pool knows of itself, as plain data at one moment."""
+        with self._lock:
+            states = Counter(entry.state for entry in self._entries)
+            wait_time = self._wait_time.as_dict()
+            wait_time["count"] += self._found_at_once
+            wait_time["buckets"][0] += self._found_at_once
+            return {
+                "alias": self.name,
+                "database": self.database,
+                "state": self._state,
+                "min": self.config.min_conns,
+                "max": self.config.max_conns,
+                "size": len(self._entries),
+                # What the pool is cleaning or closing is nobody else's yet.
+                "in_use": states[IN_USE] + states[BUSY],
+                "idle": states[IDLE],
+                "connecting": states[CONNECTING],
+                "waiting": len(self._waiters),
+                "stale": sum(map(self._is_stale, self._entries)),
+                # Each is booked when it ends; those in use have not ended.
+                "checkouts": wait_time["count"]
+                + sum(e.state is IN_USE and e.owner is not None for e in self._entries),
+                **{
+                    key: self._counts[key]
+                    for key in (
+                        "waits",
+                        "timeouts",
+                        "refused",
+                        "connect_errors",
+                        "checks",
+                        "rollbacks",
+                        "resets",
+                        "reclaimed",
+                    )
+                },
+                "opened": self._opened,
+                "discarded": dict(self._discarded),
+                "wait_seconds": wait_time,
+                "hold_seconds": self._hold_time.as_dict(),
+                "connect_seconds": self._connect_time.as_dict(),
+            }
+
+    def holders(self) -> list[dict[str, Any]]:
+        """Give every connection in use now and who holds it, the longest first."""
+        now = self._clock()
+        with self._lock:
+            held = [
+                (now - e.checked_out_at, e.owner, e.connection, self._is_stale(e))
+                for e in self._entries
+                if e.state is IN_USE and e.owner is not None
+            ]
+        held.sort(key=lambda hold: hold[0], reverse=True)
+        return [
+            {
+                "alias": self.name,
+                "backend_pid": self._driver.backend_pid(connection),
+                "seconds": seconds,
+                "stale": stale,
+                **owner.describe(),
+            }
+            for seconds, owner, connection, stale in held
+            if owner is not None
+        ]
+
+    def _is_stale(self, entry: PoolEntry) -> bool:
+        """Tell whether a drain waits for this entry. The lock is held."""
+        return self._state is PAUSED or entry.generation != self._generation
+
+    def _explain(self) -> str:
+        """Say why there is no connection: the counts, and who holds what."""
+        stats = self.stats()
+        text = (
+            f"{stats['in_use']} in use, {stats['idle']} idle and "
+            f"{stats['connecting']} connecting of at most {stats['max']}, "
+            f"{stats['waiting']} waiting"
+        )
+        if self._state is not RUNNING:
+            text += f", the pool is {self._state}"
+        holders = self.holders()
+        if holders:
+            named = ", ".join(map(_holder_text, holders[:_NAMED_HOLDERS]))
+            more = len(holders) - _NAMED_HOLDERS
+            text += f"; held by {named}" + (f" and {more} more" if more > 0 else "")
+        return text
+
+
+#: Why a connection given back to a pool in such a state is closed.
+_REASONS = {DRAINING: "drained", PAUSED: "paused", SHUT: "pool closed"}
+
+
+def _holder_text(holder: Mapping[str, Any]) -> str:
+    """Put a holder into words: who, and for how long if that is known."""
+    what = f"{holder['method']} {holder['path']}" if holder.get("path") else ""
+    who = f"thread {holder['thread']}" if holder.get("thread") else "unknown"
+    text = f"{what} in {who}" if what else who
+    return f"{text} for {holder['seconds']:.1f} s" if "seconds" in holder else text

@@ -1,0 +1,38 @@
+"""A caller that waits for a place in the pool."""
+
+from __future__ import annotations
+
+import threading
+
+from .entry import PoolEntry
+
+
+class Waiter:
+    """One caller in the queue, and what it is handed.
+
+    ``hand_over`` and ``fail`` are called under the pool's lock, and so is every look at
+    ``gift``; only ``wait`` is called outside. So a waiter whose time ended takes the
+    lock, and either finds its gift or leaves the queue: no hand-over is ever swallowed.
+    """
+
+    __slots__ = ("_gate", "error", "gift")
+
+    def __init__(self) -> None:
+        self.gift: PoolEntry | None = None
+        self.error: Exception | None = None
+        self._gate = threading.Lock()
+        self._gate.acquire()
+
+    def wait(self, seconds: float) -> bool:
+        """Wait for a hand-over or a failure; tell whether one came in time."""
+        return self._gate.acquire(timeout=max(seconds, 0.0))
+
+    def hand_over(self, entry: PoolEntry) -> None:
+        """Give an entry to this waiter: a connection, or a place to connect in."""
+        self.gift = entry
+        self._gate.release()
+
+    def fail(self, error: Exception) -> None:
+        """End the wait with an error."""
+        self.error = error
+        self._gate.release()

@@ -1,0 +1,49 @@
+"""Views that need no database."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import wraps
+from inspect import iscoroutinefunction
+from typing import Any
+
+#: The attribute that marks a view; Django's ``as_view()`` copies it from ``dispatch``.
+_MARK = "dbpool_mw_no_pool"
+
+_used = False
+
+
+def no_pool(view: Callable[..., Any]) -> Callable[..., Any]:
+    """Serve a view, sync or async, without checking a connection out for it.
+
+    It then works while the pool is exhausted or the database is down. A query in the
+    view still works: it gets a connection when it asks for one. For a class-based view,
+    decorate what ``as_view()`` returns, or ``dispatch`` with ``method_decorator``.
+    """
+    global _used
+    _used = True
+
+    if iscoroutinefunction(view):
+
+        @wraps(view)
+        async def wrapped(*args: Any, **kwargs: Any) -> Any:
+            return await view(*args, **kwargs)
+
+    else:
+
+        @wraps(view)
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            return view(*args, **kwargs)
+
+    setattr(wrapped, _MARK, True)
+    return wrapped
+
+
+def is_used() -> bool:
+    """Tell whether any view of the process was decorated so far."""
+    return _used
+
+
+def is_exempt(view: Callable[..., Any]) -> bool:
+    """Tell whether a view was decorated with ``no_pool``."""
+    return getattr(view, _MARK, False)

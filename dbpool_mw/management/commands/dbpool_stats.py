@@ -1,0 +1,161 @@
+"""Show what the pools of every running worker are doing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from django.core.management.base import CommandError, CommandParser
+
+from dbpool_mw import conf
+from dbpool_mw.control import protocol, render
+from dbpool_mw.control.client import Answer
+from dbpool_mw.control.prometheus import prometheus
+from dbpool_mw.management.asking import (
+    NO_ANSWER,
+    USAGE,
+    AskingCommand,
+    named,
+    positive_seconds,
+    say,
+)
+
+_CLEAR = "\x1b[H\x1b[2J"
+
+
+class Command(AskingCommand):
+    """Ask every worker for its figures and print them."""
+
+    help = """\
+Show the connection pools of this project's running worker processes.
+
+Each worker is asked over its control socket; the database is not needed. There is a row
+for each worker and alias, and a row of totals. WAIT is the time a checkout took, HOLD
+the time from checkout to checkin, both as mean/95th percentile/maximum since the worker
+started. A worker that doesn't answer in time is a row that says so."""
+
+    examples = """\
+examples:
+  manage.py dbpool_stats                     one look
+  manage.py dbpool_stats --watch             a look every 2 seconds, until Ctrl-C
+  manage.py dbpool_stats --holders           and who holds each connection, how long
+  manage.py dbpool_stats --alias default --pid 4711
+  manage.py dbpool_stats --format json | jq .totals.in_use
+  manage.py dbpool_stats --format json --watch 10 >> pools.jsonl
+  manage.py dbpool_stats --format prometheus > /var/lib/node_exporter/dbpool.prom
+
+columns:
+  SIZE       connections open, counting those being opened; USED and IDLE of them
+  WAITING    checkouts waiting right now; MAX is the limit they wait for
+  WAITS      checkouts that had to wait so far; TIMEOUTS those that waited in vain
+  DISCARDED  connections closed, by reason
+
+exit codes:
+  0  at least one worker answered
+  2  wrong usage, or an --alias or --pid that no worker has
+  3  no worker was found
+  4  workers were found, and none answered"""
+
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Add the options."""
+        super().add_arguments(parser)
+        parser.add_argument(
+            "--format",
+            choices=["table", "json", "prometheus"],
+            default="table",
+            help="What to print (default: table).",
+        )
+        parser.add_argument(
+            "--holders",
+            action="store_true",
+            help="Also show every connection in use: worker, thread, request, how "
+            "long. For table and json.",
+        )
+        parser.add_argument(
+            "--watch",
+            nargs="?",
+            type=positive_seconds,
+            const=2.0,
+            metavar="SECONDS",
+            help="Look again every SECONDS (2) until Ctrl-C.",
+        )
+        parser.add_argument(
+            "--timeout",
+            type=positive_seconds,
+            default=2.0,
+            metavar="SECONDS",
+            help="How long to wait for the workers' answers (default: 2).",
+        )
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Look once, or again and again."""
+        if options["holders"] and options["format"] == "prometheus":
+            raise CommandError(
+                "--holders has no Prometheus form: paths are no labels.",
+                returncode=USAGE,
+            )
+        if options["watch"] is None:
+            self._look(options)
+            return
+        try:
+            while self._look_again(options):
+                time.sleep(options["watch"])
+        except KeyboardInterrupt:
+            return
+
+    def _look(self, options: dict[str, Any], heading: str = "") -> bool:
+        """Ask and print; return whether anybody reads it. Raises CommandError."""
+        directory = conf.control_dir()
+        answers = self.ask(
+            directory,
+            protocol.request("stats", holders=options["holders"]),
+            options["timeout"],
+            aliases=options["alias"],
+            pids=options["pid"],
+        )
+        text = _FORMATS[options["format"]](directory, answers, options["holders"])
+        read = say(self.stdout, heading + text)
+        if all(answer.reply is None for answer in answers):
+            raise CommandError(
+                f"None of {len(answers)} workers answered:\n{named(answers)}",
+                returncode=NO_ANSWER,
+            )
+        return read
+
+    def _look_again(self, options: dict[str, Any]) -> bool:
+        """Look, and take what is wrong for now as something that may pass."""
+        heading = ""
+        tty = self.stdout.isatty()
+        if options["format"] == "table":
+            heading = f"{datetime.now():%Y-%m-%d %H:%M:%S}\n"
+        if tty:
+            heading = _CLEAR + heading
+        try:
+            return self._look(options, heading)
+        except CommandError as error:
+            if tty and error.returncode != NO_ANSWER:
+                say(self.stdout, heading, "")
+            return say(self.stderr, str(error))
+
+
+def _table(directory: Path, answers: Sequence[Answer], holders: bool) -> str:
+    text = render.table(answers)
+    return f"{text}\n\n{render.holders(answers)}" if holders else text
+
+
+def _json(directory: Path, answers: Sequence[Answer], holders: bool) -> str:
+    return render.json_text(render.document(str(directory), answers))
+
+
+def _prometheus(directory: Path, answers: Sequence[Answer], holders: bool) -> str:
+    return prometheus(answers)
+
+
+_FORMATS: dict[str, Callable[[Path, Sequence[Answer], bool], str]] = {
+    "table": _table,
+    "json": _json,
+    "prometheus": _prometheus,
+}

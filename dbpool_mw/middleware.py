@@ -1,0 +1,116 @@
+"""The middleware: every request runs on pooled connections."""
+
+from __future__ import annotations
+
+from asyncio import CancelledError
+from collections.abc import Awaitable, Callable
+from inspect import iscoroutinefunction
+from typing import Any
+
+from asgiref.sync import markcoroutinefunction, sync_to_async
+from django.conf import settings
+from django.db import OperationalError
+from django.http import HttpRequest
+from django.http.response import HttpResponseBase
+from django.urls import Resolver404, get_resolver, resolve
+
+from dbpool_mw import conf, decorators, strays, unavailable, wrapper
+
+
+class ConnectionPoolMiddleware:
+    """Check a connection of each pooled alias out before a request is handled.
+
+    Put it first in ``MIDDLEWARE``. The receivers of ``request_finished`` and
+    ``got_request_exception`` return the connections. Answers 503 when there is none.
+    """
+
+    sync_capable = True
+    async_capable = True
+
+    def __init__(self, get_response: Callable[[HttpRequest], Any]) -> None:
+        self.get_response = get_response
+        self._urls_loaded = False
+        self._is_async = iscoroutinefunction(get_response)
+        if self._is_async:
+            markcoroutinefunction(self)
+
+    def __call__(
+        self, request: HttpRequest
+    ) -> HttpResponseBase | Awaitable[HttpResponseBase]:
+        """Handle a request on pooled connections."""
+        if self._is_async:
+            return self._handle_async(request)
+        refusal = self._enter(request)
+        if refusal is not None:
+            return refusal
+        try:
+            response: HttpResponseBase = self.get_response(request)
+        except BaseException:
+            # Django makes a response of every Exception: what comes here is worse, and
+            # no request_finished may follow.
+            wrapper.leave()
+            raise
+        return response
+
+    async def _handle_async(self, request: HttpRequest) -> HttpResponseBase:
+        strays.expect(request)
+        # To the request's own thread: the wrappers are there, and a checkout may wait.
+        refusal = await sync_to_async(self._enter)(request)
+        if refusal is not None:
+            return refusal
+        try:
+            response: HttpResponseBase = await self.get_response(request)
+        except CancelledError:
+            # The request's thread may be in the middle of a query. Django ends the
+            # request there, in its turn: request_finished, or the thread's own end.
+            raise
+        except BaseException:
+            await sync_to_async(wrapper.leave)()
+            raise
+        if strays.release(request):
+            await sync_to_async(wrapper.leave)()
+        return response
+
+    def process_exception(
+        self, request: HttpRequest, exception: Exception
+    ) -> HttpResponseBase | None:
+        """Answer 503 when a view's own query found no connection."""
+        if isinstance(exception, OperationalError):
+            error = unavailable.why(exception)
+            if error is not None:
+                return unavailable.respond(request, error)
+        return None
+
+    def _enter(self, request: HttpRequest) -> HttpResponseBase | None:
+        """Check connections out, or give the response that says why there are none."""
+        aliases, lazy, exempt = conf.for_request()
+        try:
+            wrapper.enter(request, aliases, lazy or self._is_exempt(request, exempt))
+        except OperationalError as exception:
+            wrapper.leave()
+            error = unavailable.why(exception)
+            if error is None:
+                raise
+            return unavailable.respond(request, error)
+        except BaseException:
+            wrapper.leave()
+            raise
+        return None
+
+    def _is_exempt(self, request: HttpRequest, prefixes: tuple[str, ...]) -> bool:
+        """Tell whether a request is for a path or a view that needs no database."""
+        if prefixes and request.path_info.startswith(prefixes):
+            return True
+        if not self._urls_loaded:
+            self._urls_loaded = True
+            if hasattr(settings, "ROOT_URLCONF"):
+                # Loading the URLconf loads the views, and with them their decorators.
+                # Django would do it a moment later.
+                get_resolver().url_patterns  # noqa: B018
+        if not decorators.is_used():
+            return False
+        try:
+            match: Any = resolve(request.path_info)
+        except Resolver404:
+            return False
+        return decorators.is_exempt(match.func)

@@ -1,0 +1,172 @@
+"""What this process owns: its pools by alias, its threads, its control socket.
+
+The threads start with the first pool, and so does the control socket: a management
+command, which makes no pool, has neither.
+
+A fork gives the child an empty house. ``after_fork_in_child`` forgets everything
+without closing it, because the sockets are the parent's; psycopg2 leaves alone what
+another process opened.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from django.db import connections
+
+from dbpool_mw import conf
+from dbpool_mw.control import protocol
+from dbpool_mw.control.server import ControlServer
+from dbpool_mw.core.driver import Character
+from dbpool_mw.core.entry import Owner, PoolEntry
+from dbpool_mw.core.maintenance import Maintenance
+from dbpool_mw.core.pool import ConnectionPool
+
+Connect = Callable[["Owner | None"], Any]
+Reset = Callable[["Owner | None", Any, Character], None]
+
+
+class _House:
+    """Everything that a fork must leave behind."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.pools: dict[str, ConnectionPool] = {}
+        self.maintenance: Maintenance | None = None
+        self.control: ControlServer | None = None
+        self.began: float | None = None
+
+
+_house = _House()
+
+#: The database of each alias as the project configured it; see ``remember_databases``.
+_configured: dict[str, str] = {}
+
+
+def remember_databases() -> None:
+    """Note which database each alias is configured for; called once, at start.
+
+    Django's test runner changes the names later. A pool made after that never keeps a
+    connection, so that the test database can be dropped.
+    """
+    _configured.update(
+        (alias, values["NAME"]) for alias, values in connections.settings.items()
+    )
+
+
+def pool(alias: str, database: str) -> ConnectionPool | None:
+    """Give the pool of an alias, None if there is none for this database yet.
+
+    Called at every checkout, from any thread.
+    """
+    found = _house.pools.get(alias)
+    return found if found is not None and found.database == database else None
+
+
+def make_pool(
+    alias: str, database: str, connect: Connect, reset: Reset
+) -> ConnectionPool:
+    """Make the pool of an alias, in the place of one for another database.
+
+    ``database`` is what the alias is called on the server now. Of several threads that
+    come at once, all get the same pool. Raises ImproperlyConfigured when the settings
+    are wrong.
+    """
+    config = conf.config_for(alias)
+    house = _house
+    with house.lock:
+        old = house.pools.get(alias)
+        if old is not None and old.database == database:
+            return old
+        new = ConnectionPool(
+            alias, config, database=database, connect=connect, reset=reset
+        )
+        house.pools[alias] = new
+        house.began = house.began or time.monotonic()
+        if database != _configured.get(alias, database):
+            new.drain()
+        elif house.maintenance is None:
+            _start_threads(house)
+    if old is not None:
+        old.close()
+    return new
+
+
+def _start_threads(house: _House) -> None:
+    """Start what runs beside the requests. The house's lock is held."""
+    house.maintenance = Maintenance(lambda: list(house.pools.values()))
+    house.maintenance.start()
+    house.control = ControlServer(conf.control_dir(), handle)
+    house.control.start()
+
+
+def pools() -> list[ConnectionPool]:
+    """Give the pools that this process has now."""
+    return list(_house.pools.values())
+
+
+def reclaim(pool: ConnectionPool, entry: PoolEntry) -> None:
+    """Have a connection taken back whose holder is gone; safe in a finaliser."""
+    maintenance = _house.maintenance
+    if maintenance is not None:
+        maintenance.reclaim(pool, entry)
+
+
+def close() -> None:
+    """Close the pools, end the threads and remove the control socket.
+
+    Connections in use close at their checkin. A later checkout starts all anew.
+    """
+    global _house
+    old, _house = _house, _House()
+    if old.control is not None:
+        old.control.stop()
+    if old.maintenance is not None:
+        old.maintenance.stop()
+    for each in old.pools.values():
+        each.close()
+
+
+def after_fork_in_child() -> None:
+    """Forget the parent's pools, threads and socket without touching them."""
+    global _house
+    old, _house = _house, _House()
+    _inherited.append(old)
+    if old.control is not None:
+        old.control.forget()
+
+
+#: What a parent left to its forks: kept, because a finaliser must not run on it.
+_inherited: list[_House] = []
+
+
+def handle(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Answer a request of the control socket; runs on the control thread."""
+    wanted = request.get("aliases")
+    chosen = [p for p in pools() if wanted is None or p.name in wanted]
+    verb = request["verb"]
+    if verb != "stats":
+        for each in chosen:
+            getattr(each, verb)()
+    reply: dict[str, Any] = {
+        "version": protocol.VERSION,
+        "ok": True,
+        "pid": os.getpid(),
+        "command": _command(),
+        "uptime": time.monotonic() - (_house.began or time.monotonic()),
+        "pools": [each.stats() for each in chosen],
+    }
+    if request.get("holders"):
+        reply["holders"] = [holder for each in chosen for holder in each.holders()]
+    return reply
+
+
+def _command() -> str:
+    """Say what this process runs as, in the words it was started with."""
+    program, *arguments = sys.argv or [""]
+    return " ".join([os.path.basename(program) or "python", *arguments])[:200]

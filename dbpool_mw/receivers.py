@@ -1,0 +1,49 @@
+"""Handlers of Django's signals: where a request gives its connections back."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from django.core.signals import got_request_exception, request_finished, setting_changed
+
+from dbpool_mw import conf, process, strays, wrapper
+
+
+def return_connections(**signal: Any) -> None:
+    """Give back what the request of this thread still holds.
+
+    A receiver of ``request_finished``. With CONN_MAX_AGE = 0, Django's own receiver ran
+    before this one and closed the wrappers, which is how they gave theirs back.
+    """
+    wrapper.leave()
+
+
+def return_after_exception(request: Any = None, **signal: Any) -> None:
+    """Give back what a failed request holds, before its error page is rendered.
+
+    A receiver of ``got_request_exception``, which may come several times. Under ASGI it
+    comes in another thread than the request's, with other wrappers; what the error page
+    queries there comes from the pool as well. The request's own thread gives back when
+    the response passes the middleware.
+    """
+    for attachment in wrapper.of_thread():
+        if attachment.held and (request is None or attachment.request is request):
+            wrapper.give_back(attachment)
+    strays.admit(request)
+
+
+def settings_changed(*, setting: str | None, **signal: Any) -> None:
+    """Start anew with the settings of a test; a receiver of ``setting_changed``."""
+    if setting is not None and setting.startswith(conf.PREFIX):
+        conf.reset_cache()
+        process.close()
+
+
+def connect() -> None:
+    """Connect the receivers; called once, when the app is ready."""
+    for signal, receiver in (
+        (request_finished, return_connections),
+        (got_request_exception, return_after_exception),
+        (setting_changed, settings_changed),
+    ):
+        signal.connect(receiver, dispatch_uid=f"dbpool_mw.{receiver.__name__}")

@@ -1,0 +1,77 @@
+"""Error pages that are rendered in another thread than their request's.
+
+Under ASGI, Django renders the response to an unhandled exception in a thread of the
+event loop's executor (``sync_to_async(response_for_exception, thread_sensitive=False)``
+in ``django.core.handlers.exception``). That thread serves anybody, and nothing tells
+when the page is done. So the page gets wrappers of its own, that work only in its
+context: whatever runs next in the thread is in another context and finds them retired.
+"""
+
+from __future__ import annotations
+
+from contextvars import ContextVar
+from functools import partial
+from typing import Any
+
+from django.db import connections
+
+from dbpool_mw import conf, wrapper
+
+#: Where a request keeps its strays; there only if the middleware ran asynchronously.
+ATTRIBUTE = "_dbpool_mw_strays"
+
+_failed_request: ContextVar[Any] = ContextVar("dbpool_mw_failed_request", default=None)
+
+
+def expect(request: Any) -> None:
+    """Let the error pages of a request be rendered in other threads."""
+    setattr(request, ATTRIBUTE, [])
+
+
+def admit(request: Any) -> None:
+    """Give this thread fresh wrappers for the error page of a request.
+
+    Does nothing for a request that doesn't expect it, and where a wrapper is in use.
+    """
+    admitted = getattr(request, ATTRIBUTE, None)
+    if admitted is None:
+        return
+    _failed_request.set(request)
+    for alias in conf.pooled_aliases():
+        if connections[alias].connection is not None:
+            continue
+        fresh: Any = connections.create_connection(alias)
+        attachment = wrapper.Attachment(fresh)
+        attachment.request = request
+        wrapper.install(fresh, attachment)
+        fresh.ensure_connection = partial(_ensure_connection, fresh, attachment)
+        connections[alias] = fresh
+        admitted.append((fresh, attachment))
+
+
+def release(request: Any) -> bool:
+    """Give back what the error pages of a request held; tell whether there was one.
+
+    Called when the response is there, so the pages are done; from any thread.
+    """
+    admitted = getattr(request, ATTRIBUTE, ())
+    for _, attachment in admitted:
+        held = attachment.take()
+        if held is not None:
+            pool, entry = held
+            pool.checkin(entry)
+    return bool(admitted)
+
+
+def _ensure_connection(stray: Any, attachment: wrapper.Attachment) -> None:
+    """Stand in for ``ensure_connection`` on a stray; runs in the stray's thread."""
+    if _failed_request.get() is not attachment.request:
+        # The page is done, and this is somebody else: Django's own ways from here on.
+        held = attachment.take()
+        if held is not None:
+            pool, entry = held
+            pool.checkin(entry)
+        stray.connection = None
+        for name in ("ensure_connection", "connect", "_close", wrapper.KEY):
+            del vars(stray)[name]
+    type(stray).ensure_connection(stray)

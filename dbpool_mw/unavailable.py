@@ -1,0 +1,62 @@
+"""The answer to a request for which there is no connection."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import Any
+
+from django.conf import settings
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.http.response import HttpResponseBase
+from django.utils.module_loading import import_string
+
+from dbpool_mw import conf
+from dbpool_mw.core.errors import PoolError
+
+logger = logging.getLogger("dbpool_mw.pool")
+
+
+def why(exception: BaseException) -> PoolError | None:
+    """Give the pool's error behind one of Django's, if there is one."""
+    cause = exception.__cause__
+    return cause if isinstance(cause, PoolError) else None
+
+
+def respond(request: HttpRequest, error: PoolError) -> HttpResponseBase:
+    """Answer 503 with Retry-After and the reason, and log one warning.
+
+    Plain text, or JSON where the request prefers it, or what the view named by
+    ``DBPOOL_MW_UNAVAILABLE_VIEW`` makes of it. The log names the holders; the response
+    does not, because it may go to a stranger.
+    """
+    # The subject ends in a path that came from outside; %r keeps it on one line.
+    logger.warning("503 for %s %r: %s", request.method, request.path, error)
+    if settings.DBPOOL_MW_UNAVAILABLE_VIEW is not None:
+        view = import_string(settings.DBPOOL_MW_UNAVAILABLE_VIEW)
+        response: HttpResponseBase = view(request, error)
+        return response
+    reason = f"No database connection: {error.summary}."
+    seconds = max(1, math.ceil(conf.config_for(error.alias).timeout))
+    if _prefers_json(request):
+        answer: Any = JsonResponse(
+            {"error": "unavailable", "detail": reason, "retry_after": seconds},
+            status=503,
+        )
+    else:
+        text = f"503 Service Unavailable\n{reason}\n"
+        answer = HttpResponse(text, status=503, content_type="text/plain")
+    answer.headers["Retry-After"] = str(seconds)
+    answer.headers["Cache-Control"] = "no-store"
+    return answer  # type: ignore[no-any-return]
+
+
+def _prefers_json(request: HttpRequest) -> bool:
+    """Tell whether the request's Accept puts JSON first among what is offered."""
+    for accepted in request.headers.get("Accept", "").lower().split(","):
+        kind = accepted.partition(";")[0].strip()
+        if kind == "application/json" or kind.endswith("+json"):
+            return True
+        if kind.startswith("text/"):
+            return False
+    return False

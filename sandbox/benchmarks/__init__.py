@@ -1,0 +1,1 @@
+"""What a pooled request costs, measured: ``python -m sandbox.benchmarks``."""

@@ -1,0 +1,104 @@
+"""Measure, and print, print as JSON, or write into docs/benchmarks.rst."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import tempfile
+from pathlib import Path
+
+from sandbox.benchmarks import report
+from sandbox.benchmarks.figures import Part
+from sandbox.database import Observer, own_database
+from sandbox.server import ROOT, environment, set_up, stop_in_order
+
+PAGE = ROOT / "docs" / "benchmarks.rst"
+PARTS = ("cost", "pages")
+
+
+def main() -> int:
+    """Run the benchmarks; a missed target is told and does not fail the run."""
+    options = _parse()
+    stop_in_order()
+    try:
+        return _run(options)
+    except KeyboardInterrupt:
+        _tell("Stopped; nothing that was started is left.")
+        return 130
+
+
+def _run(options: argparse.Namespace) -> int:
+    with (
+        own_database() as dsn,
+        tempfile.TemporaryDirectory(prefix="dbpool_mw-bench-") as name,
+    ):
+        directory = Path(name)
+        env = environment(dsn, control_dir=str(directory / "control"))
+        _tell(set_up(env))
+        observer = Observer(dsn, "")
+        about = report.surroundings(observer.version())
+        observer.close()
+        parts: list[Part] = []
+        if "cost" in options.only:
+            parts.append(_cost(dsn, env, options.rounds or 30, options.quick))
+        if "pages" in options.only:
+            parts.append(_pages(dsn, directory, options.rounds or 15, options.quick))
+    if options.json:
+        print(report.as_json(about, parts))
+    else:
+        print(report.table(about, parts))
+    if options.write_docs:
+        report.write_into(PAGE, report.restructured_text(about, parts))
+        _tell(f"Wrote the figures into {PAGE}.")
+    return 0
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m sandbox.benchmarks", description=__doc__
+    )
+    parser.add_argument("--rounds", type=int, help="rounds of each benchmark")
+    parser.add_argument("--quick", action="store_true", help="a few short rounds")
+    parser.add_argument("--only", choices=PARTS, help="one benchmark of the two")
+    parser.add_argument("--json", action="store_true", help="JSON instead of a table")
+    parser.add_argument(
+        "--write-docs", action="store_true", help=f"rewrite the figures in {PAGE.name}"
+    )
+    options = parser.parse_args()
+    if options.rounds is not None and options.rounds < 1:
+        parser.error("--rounds must be 1 or more")
+    if options.write_docs and (options.only or options.quick):
+        parser.error("--write-docs takes a whole run, without --only and --quick")
+    options.only = (options.only,) if options.only else PARTS
+    if options.quick and options.rounds is None:
+        options.rounds = 3
+    return options
+
+
+def _cost(dsn: str, env: dict[str, str], rounds: int, quick: bool) -> Part:
+    _tell("cost in the worker ...")
+    os.environ.update(env)
+    import django
+
+    django.setup()
+    # It reads the settings at its import.
+    from sandbox.benchmarks import cost
+
+    return cost.measure(dsn, rounds, operations=1_000 if quick else 5_000)
+
+
+def _pages(dsn: str, directory: Path, rounds: int, quick: bool) -> Part:
+    _tell("pages per second ...")
+    from sandbox.benchmarks import pages
+
+    return pages.measure(dsn, directory, rounds, 1.0 if quick else 2.0, _tell)
+
+
+def _tell(text: str) -> None:
+    """Say how far it is, apart from the figures."""
+    print(text, file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

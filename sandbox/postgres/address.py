@@ -1,0 +1,62 @@
+"""Address a PostgreSQL, whoever runs it."""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import quote
+
+
+class Server:
+    """Address a PostgreSQL that somebody runs, and make databases on it."""
+
+    def __init__(
+        self, host: str, port: int, user: str, password: str, dbname: str = "postgres"
+    ) -> None:
+        self.host = host
+        self.port = port
+        self.user = user
+        self.password = password
+        self.dbname = dbname
+
+    @classmethod
+    def from_dsn(cls, dsn: str) -> Server:
+        """Build the address from a libpq URL or keyword string."""
+        from psycopg2.extensions import parse_dsn
+
+        parts: dict[str, Any] = parse_dsn(dsn)
+        return Server(
+            host=parts.get("host", "127.0.0.1"),
+            port=int(parts.get("port", 5432)),
+            user=parts.get("user", "postgres"),
+            password=parts.get("password", ""),
+            dbname=parts.get("dbname", "postgres"),
+        )
+
+    def dsn(self, dbname: str | None = None) -> str:
+        """Return the libpq URL of one of the server's databases."""
+        name = quote(self.dbname if dbname is None else dbname, safe="")
+        account = f"{quote(self.user, safe='')}:{quote(self.password, safe='')}"
+        return f"postgresql://{account}@{quote(self.host, safe='')}:{self.port}/{name}"
+
+    def create_database(self, name: str) -> None:
+        """Create an empty database."""
+        self._execute(f"CREATE DATABASE {_quoted(name)}")
+
+    def drop_database(self, name: str) -> None:
+        """Drop a database, and end the sessions that still use it."""
+        self._execute(f"DROP DATABASE IF EXISTS {_quoted(name)} WITH (FORCE)")
+
+    def _execute(self, sql: str) -> None:
+        import psycopg2
+
+        connection = psycopg2.connect(self.dsn())
+        try:
+            connection.autocommit = True
+            with connection.cursor() as cursor:
+                cursor.execute(sql)
+        finally:
+            connection.close()
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'

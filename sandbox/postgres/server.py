@@ -1,0 +1,287 @@
+"""Own a private PostgreSQL that is gone when its owner is.
+
+A watchdog stops the server and removes its directory however the owner ends, kill -9
+included.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import select
+import shutil
+import signal
+import subprocess
+import time
+import weakref
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from sandbox.postgres import machine
+from sandbox.postgres.address import Server
+
+START_SECONDS = 30.0
+STOP_SECONDS = 30.0
+STOP_SIGNALS = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT}
+
+DEFAULT_SETTINGS: dict[str, object] = {
+    "listen_addresses": "127.0.0.1",
+    "fsync": False,
+    "full_page_writes": False,
+    # Its workers would show among the sessions that tests count.
+    "autovacuum": False,
+    # The other kinds leave files outside the directory after a kill -9.
+    "dynamic_shared_memory_type": "mmap",
+}
+
+# Reads process ids until its owner's end of the pipe closes. The last one is alive;
+# an empty line says that nothing is. A zombie still answers kill -0 where nobody
+# reaps it, so a removed pid file counts as gone too.
+WATCHDOG = """
+trap '' HUP INT TERM
+pid=
+while read -r line; do pid=$line; done
+if [ -n "$pid" ] && kill -QUIT "$pid" 2>/dev/null; then
+    n=0
+    while kill -0 "$pid" 2>/dev/null && [ -e "$1/data/postmaster.pid" ]; do
+        n=$((n + 1))
+        if [ "$n" -gt 400 ]; then kill -KILL "$pid"; break; fi
+        sleep 0.02
+    done
+fi
+n=0
+until rm -rf "$1" 2>/dev/null || [ "$n" -gt 100 ]; do n=$((n + 1)); sleep 0.05; done
+"""
+
+
+class PostgresServer(Server):
+    """Own a private PostgreSQL: start, stop, kill and restart it, then remove it.
+
+    One thread at a time may call its methods. A process forked from the owner may use
+    the address, and never ends the server.
+    """
+
+    _servers: ClassVar[weakref.WeakSet[PostgresServer]] = weakref.WeakSet()
+
+    def __init__(self, settings: Mapping[str, object] | None = None) -> None:
+        super().__init__("127.0.0.1", 0, "postgres", secrets.token_hex(16))
+        self.settings = {**DEFAULT_SETTINGS, **(settings or {})}
+        self.directory: Path | None = None
+        self._binaries = Path()
+        self._account: dict[str, Any] = {}
+        self._process: subprocess.Popen[bytes] | None = None
+        self._watchdog: subprocess.Popen[bytes] | None = None
+        self._lifeline = -1  # Our end of the watchdog's pipe.
+        self._gone = -1  # Ends when the last process of the server does.
+
+    def __enter__(self) -> PostgresServer:
+        try:
+            self.start()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    @property
+    def running(self) -> bool:
+        """Tell whether the postmaster is alive."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def log(self) -> str:
+        """Return what the server has logged so far."""
+        path = self.directory and self.directory / "log"
+        return path.read_text(errors="replace") if path and path.exists() else ""
+
+    def start(self) -> None:
+        """Start the server and wait until it takes connections.
+
+        The first start picks a free port, later ones keep it. Raises PostgresMissing,
+        or RuntimeError with the server's log.
+        """
+        if self._process is not None:
+            if self._process.poll() is None:
+                raise RuntimeError("the server is running already")
+            self._reap()
+        if self.directory is None:
+            self._prepare()
+        for _ in range(10):
+            port = self.port or machine.free_port()
+            if self._launch(port):
+                self.port = port
+                return
+        raise RuntimeError(f"no port to listen on; the server's log says:\n{self.log}")
+
+    def stop(self, mode: Literal["fast", "immediate"] = "fast") -> None:
+        """Stop the server: sessions end at once, "immediate" also skips its checkpoint.
+
+        Does nothing when it is not running.
+        """
+        if self._process is not None:
+            self._process.send_signal(STOP_SIGNALS[mode])
+            self._reap()
+
+    def kill(self) -> None:
+        """Kill the postmaster with SIGKILL and wait until its sessions are gone too."""
+        if self._process is not None:
+            self._process.kill()
+            self._reap()
+
+    def restart(self, mode: Literal["fast", "immediate"] = "fast") -> None:
+        """Stop the server and start it again on the same port."""
+        self.stop(mode)
+        self.start()
+
+    def close(self) -> None:
+        """Stop the server and remove all that it left. May be called again."""
+        if self._watchdog is None or self.directory is None:
+            return
+        with contextlib.suppress(subprocess.TimeoutExpired, TimeoutError):
+            self.stop("immediate")
+        os.close(self._lifeline)
+        self._watchdog.wait(STOP_SECONDS)
+        shutil.rmtree(self.directory, ignore_errors=True)
+        self._watchdog = self.directory = None
+
+    def _prepare(self) -> None:
+        source = machine.find_binaries()
+        self._account = machine.unprivileged_account()
+        self.directory = machine.new_directory(self._account)
+        ours, theirs = os.pipe()
+        self._lifeline = theirs
+        self._watchdog = subprocess.Popen(
+            ["/bin/sh", "-c", WATCHDOG, "watchdog", str(self.directory)],
+            cwd="/",
+            stdin=ours,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+        )
+        os.close(ours)
+        self._servers.add(self)
+        self._binaries = source
+        if self._account and not self._can_run(source / "postgres"):
+            self._binaries = self._copy(source)
+        self._initdb()
+
+    def _can_run(self, program: Path) -> bool:
+        command = [str(program), "--version"]
+        try:
+            return self._popen(command, stdout=subprocess.DEVNULL).wait() == 0
+        except PermissionError:
+            return False
+
+    def _copy(self, source: Path) -> Path:
+        assert self.directory is not None
+        installed = source.parent
+        # The wheel's programs look for their libraries beside the package.
+        copy = self.directory / "wheel" / installed.parent.name / installed.name
+        for name in ("bin", "lib", "share"):
+            shutil.copytree(installed / name, copy / name)
+        libraries = installed.parent.with_name(f"{installed.parent.name}.libs")
+        if libraries.is_dir():
+            shutil.copytree(libraries, self.directory / "wheel" / libraries.name)
+        machine.give(self.directory / "wheel", self._account)
+        return copy / "bin"
+
+    def _initdb(self) -> None:
+        assert self.directory is not None
+        data, password = self.directory / "data", self.directory / "password"
+        password.write_text(self.password)
+        machine.give(password, self._account)
+        initdb = [str(self._binaries / "initdb"), "-D", str(data), "-U", self.user]
+        initdb += ["-A", "scram-sha-256", "--pwfile", str(password), "-E", "UTF8"]
+        initdb += ["--locale=C", "--no-sync"]
+        with (self.directory / "log").open("ab") as log:
+            process = self._popen(initdb, stdout=log)
+        self._tell_watchdog(process.pid)
+        failed = process.wait()
+        self._tell_watchdog(None)
+        if failed:
+            raise RuntimeError(f"initdb failed:\n{self.log}")
+        password.unlink()
+        settings = {"unix_socket_directories": str(self.directory), **self.settings}
+        with (data / "postgresql.conf").open("a") as file:
+            for name, value in settings.items():
+                file.write(f"{name} = {_setting(value)}\n")
+
+    def _launch(self, port: int) -> bool:
+        assert self.directory is not None
+        data, seen = self.directory / "data", len(self.log)
+        self._gone, ours = os.pipe()
+        postgres = [str(self._binaries / "postgres"), "-D", str(data), "-p", str(port)]
+        with (self.directory / "log").open("ab") as log:
+            self._process = self._popen(postgres, stdout=log, pass_fds=(ours,))
+        os.close(ours)
+        self._tell_watchdog(self._process.pid)
+        deadline = time.monotonic() + START_SECONDS
+        while self._process.poll() is None:
+            with contextlib.suppress(OSError, IndexError):
+                state = (data / "postmaster.pid").read_text().splitlines()
+                # A pid file of a killed server stays until the next one writes its own.
+                if int(state[0]) == self._process.pid and state[7].strip() == "ready":
+                    return True
+            if time.monotonic() > deadline:
+                self.kill()
+                raise RuntimeError(f"the server did not become ready:\n{self.log}")
+            time.sleep(0.01)
+        self._reap()
+        if "could not bind" in self.log[seen:]:
+            return False
+        raise RuntimeError(f"the server did not start:\n{self.log}")
+
+    def _reap(self) -> None:
+        assert self._process is not None
+        self._process.wait(STOP_SECONDS)
+        self._process = None
+        self._tell_watchdog(None)
+        # Every process of the server has the other end of this pipe.
+        ready, _, _ = select.select([self._gone], [], [], STOP_SECONDS)
+        os.close(self._gone)
+        if not ready:
+            raise TimeoutError("the postmaster has ended and its sessions have not")
+
+    def _tell_watchdog(self, pid: int | None) -> None:
+        os.write(self._lifeline, b"\n" if pid is None else b"%d\n" % pid)
+
+    def _popen(self, command: list[str], **options: Any) -> subprocess.Popen[bytes]:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("PG")}
+        return subprocess.Popen(
+            command,
+            cwd=self.directory,
+            # The log is read for messages, so keep them in English.
+            env={**environment, "LC_ALL": "C"},
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.STDOUT,
+            # A Ctrl-C in the owner's terminal is the owner's to handle.
+            start_new_session=True,
+            **self._account,
+            **options,
+        )
+
+    @classmethod
+    def _forget_in_child(cls) -> None:
+        for server in cls._servers:
+            if server._watchdog is None:
+                continue
+            # Held open, the pipe would keep the watchdog waiting for this child too.
+            os.close(server._lifeline)
+            # Neither is a child of ours to wait for.
+            server._watchdog.returncode = 0
+            if server._process is not None:
+                server._process.returncode = 0
+            server._watchdog = server._process = None
+
+
+os.register_at_fork(after_in_child=PostgresServer._forget_in_child)
+
+
+def _setting(value: object) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return "'" + str(value).replace("'", "''") + "'"

@@ -1,0 +1,1 @@
+"""The sandbox's Django project: settings, URLs and the server's entry points."""

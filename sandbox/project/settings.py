@@ -1,0 +1,93 @@
+"""Settings of the sandbox project; the environment chooses database and pooling.
+
+``SANDBOX_DSN``
+    The database, as ``postgresql://user:password@host:port/name`` or as libpq's
+    ``key=value`` words. Required.
+``SANDBOX_POOLING``
+    ``dbpool`` (the default) runs requests on pooled connections, ``none`` opens a
+    connection for each request as Django does by default, ``persistent`` sets
+    ``CONN_MAX_AGE = None``.
+``SANDBOX_CONTROL_DIR``
+    Where workers and commands meet, when it is not to be the default place.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from django.core.exceptions import ImproperlyConfigured
+from psycopg2.extensions import parse_dsn
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+
+APPLICATION_NAME = "dbpool_mw sandbox"
+
+POOLING = os.environ.get("SANDBOX_POOLING") or "dbpool"
+if POOLING not in ("dbpool", "none", "persistent"):
+    raise ImproperlyConfigured(
+        f"SANDBOX_POOLING is {POOLING!r}; it must be dbpool, none or persistent."
+    )
+if not os.environ.get("SANDBOX_DSN"):
+    raise ImproperlyConfigured(
+        "Set SANDBOX_DSN to the sandbox's database, for example "
+        "postgresql://user:password@127.0.0.1:5432/shop. "
+        "'make sandbox SERVE=1' starts one and prints its SANDBOX_DSN."
+    )
+
+_dsn = {"application_name": APPLICATION_NAME, **parse_dsn(os.environ["SANDBOX_DSN"])}
+DATABASES = {
+    "default": {
+        "ENGINE": "django.db.backends.postgresql",
+        "NAME": _dsn.pop("dbname", "postgres"),
+        "USER": _dsn.pop("user", ""),
+        "PASSWORD": _dsn.pop("password", ""),
+        "HOST": _dsn.pop("host", ""),
+        "PORT": _dsn.pop("port", ""),
+        "CONN_MAX_AGE": None if POOLING == "persistent" else 0,
+        "OPTIONS": _dsn,
+    }
+}
+
+INSTALLED_APPS = ["sandbox.shop"]
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "django.middleware.common.CommonMiddleware",
+]
+if POOLING == "dbpool":
+    # These two lines are all that a project adds.
+    INSTALLED_APPS = ["dbpool_mw", *INSTALLED_APPS]
+    MIDDLEWARE = ["dbpool_mw.middleware.ConnectionPoolMiddleware", *MIDDLEWARE]
+
+DBPOOL_MW_CONTROL_DIR = os.environ.get("SANDBOX_CONTROL_DIR") or None
+
+DEBUG = False
+SECRET_KEY = "the sandbox serves on the loopback interface only"
+ALLOWED_HOSTS = ["127.0.0.1", "localhost", "[::1]"]
+ROOT_URLCONF = "sandbox.project.urls"
+WSGI_APPLICATION = "sandbox.project.wsgi.application"
+ASGI_APPLICATION = "sandbox.project.asgi.application"
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+USE_TZ = True
+TIME_ZONE = "UTC"
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+    }
+]
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {
+        "line": {
+            "format": "%(asctime)s [%(process)d] %(levelname)s %(name)s: %(message)s"
+        }
+    },
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
+    "loggers": {
+        "dbpool_mw": {"handlers": ["stderr"], "level": "INFO"},
+        # /fail/ fails on purpose, many times: its tracebacks would bury the rest.
+        "django.request": {"level": "CRITICAL"},
+    },
+}

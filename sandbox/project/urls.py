@@ -1,0 +1,19 @@
+"""Every page of the sandbox."""
+
+from __future__ import annotations
+
+from django.urls import path
+
+from sandbox.shop import views
+
+handler500 = "sandbox.shop.views.sorry"
+
+urlpatterns = [
+    path("", views.home, name="home"),
+    path("plain/", views.plain, name="plain"),
+    path("slow/", views.slow, name="slow"),
+    path("fail/", views.fail, name="fail"),
+    path("stream/", views.stream, name="stream"),
+    path("async/", views.listing, name="async"),
+    path("health/", views.health, name="health"),
+]

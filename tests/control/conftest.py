@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, suppress
+from pathlib import Path
+from typing import IO, Any, cast
+
+import pytest
+
+from dbpool_mw.control.server import ControlServer
+from tests.control.fakes import FakeWorker
+
+ROOT = Path(__file__).resolve().parents[2]
+Serve = Callable[..., ControlServer]
+Plant = Callable[..., Path]
+
+
+class WorkerProcess:
+    """A process with a control server, that does what it is told line by line."""
+
+    def __init__(self, directory: Path) -> None:
+        self.process = subprocess.Popen(
+            [sys.executable, "-W", "ignore", "-m", "tests.control.worker", directory],
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._stdout.readline() == "ready\n"
+        (self.path,) = directory.glob(f"{self.pid}-*.sock")
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def _stdout(self) -> IO[str]:
+        return cast("IO[str]", self.process.stdout)
+
+    def tell(self, line: str) -> None:
+        stdin = cast("IO[str]", self.process.stdin)
+        stdin.write(line + "\n")
+        stdin.flush()
+        assert self._stdout.readline() == "done\n"
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def close(self) -> None:
+        self.kill()
+        self._stdout.close()
+        with suppress(BrokenPipeError):
+            cast("IO[str]", self.process.stdin).close()
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """Give a directory of our own whose path is short enough for a socket."""
+    path = Path(tempfile.mkdtemp(prefix="dbp", dir="/tmp"))
+    yield path
+    shutil.rmtree(path)
+
+
+@pytest.fixture
+def serve(directory: Path) -> Iterator[Serve]:
+    """Start servers in this process; stop them at the end."""
+    servers: list[ControlServer] = []
+
+    def start(handle: Any = None, where: Path = directory) -> ControlServer:
+        server = ControlServer(where, handle or FakeWorker())
+        servers.append(server)
+        assert server.start()
+        return server
+
+    yield start
+    for server in servers:
+        thread = server._thread
+        server.stop()
+        if thread is not None:
+            thread.join(10)
+            assert not thread.is_alive()
+
+
+@pytest.fixture
+def plant(directory: Path) -> Iterator[Plant]:
+    """Put a listening socket in the directory that nobody answers."""
+    with ExitStack() as stack:
+
+        def put(pid: int = 1, backlog: int = 8) -> Path:
+            path = directory / f"{pid}-0000000a.sock"
+            listener = stack.enter_context(
+                socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            )
+            listener.bind(str(path))
+            listener.listen(backlog)
+            return path
+
+        yield put
+
+
+@pytest.fixture
+def spawn(directory: Path) -> Iterator[Callable[[], WorkerProcess]]:
+    """Start worker processes; end them at the end."""
+    with ExitStack() as stack:
+
+        def start() -> WorkerProcess:
+            worker = WorkerProcess(directory)
+            stack.callback(worker.close)
+            return worker
+
+        yield start
+
+
+@pytest.fixture(autouse=True)
+def _warnings_are_errors() -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield

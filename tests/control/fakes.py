@@ -1,0 +1,81 @@
+"""A worker without a database: what it reports, and a handle that remembers."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any
+
+from dbpool_mw.core import stats
+
+
+def histogram(*seconds: float) -> dict[str, Any]:
+    counted = stats.Histogram()
+    for value in seconds:
+        counted.record(value)
+    return counted.as_dict()
+
+
+def pool(alias: str = "default", **changes: Any) -> dict[str, Any]:
+    return {
+        "alias": alias,
+        "database": "shop",
+        "state": "running",
+        **dict.fromkeys(stats.SUMMED, 0),
+        "max": 10,
+        "discarded": {},
+        **{key: histogram() for key in stats.HISTOGRAMS},
+        **changes,
+    }
+
+
+def holder(alias: str = "default", **changes: Any) -> dict[str, Any]:
+    return {
+        "alias": alias,
+        "backend_pid": 4242,
+        "thread": "ThreadPoolExecutor-0_1",
+        "method": "GET",
+        "path": "/slow/",
+        "seconds": 1.25,
+        "stale": False,
+        **changes,
+    }
+
+
+def reply(*pools: dict[str, Any], **changes: Any) -> dict[str, Any]:
+    return {
+        "version": 1,
+        "ok": True,
+        "pid": os.getpid(),
+        "command": "gunicorn: worker [shop]",
+        "uptime": 12.5,
+        "pools": list(pools),
+        **changes,
+    }
+
+
+class FakeWorker:
+    """Answer every request with the pools given, and keep the requests.
+
+    Each request for stats takes the next of `stale`, so that a drain makes progress.
+    """
+
+    def __init__(self, *pools: dict[str, Any]) -> None:
+        self.pools = list(pools) or [pool()]
+        self.holders: list[dict[str, Any]] = []
+        self.stale: list[int] = []
+        self.requests: list[dict[str, Any]] = []
+        self.asked = threading.Event()
+
+    @property
+    def verbs(self) -> list[str]:
+        return [request["verb"] for request in self.requests]
+
+    def __call__(self, request: dict[str, Any]) -> dict[str, Any]:
+        self.requests.append(request)
+        self.asked.set()
+        if self.stale:
+            now = self.stale.pop(0) if len(self.stale) > 1 else self.stale[0]
+            self.pools[0]["stale"] = now
+        extra = {"holders": self.holders} if request["holders"] else {}
+        return reply(*self.pools, **extra)

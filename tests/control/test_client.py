@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dbpool_mw.control import client, paths, peer, protocol
+from dbpool_mw.control.client import Answer
+from tests.control.conftest import Plant, Serve, WorkerProcess
+from tests.control.fakes import FakeWorker, holder, pool, reply
+
+STATS = protocol.request("stats")
+PATIENCE = 10.0
+
+
+def test_all_workers_are_asked_and_answer_by_pid(
+    directory: Path, spawn: Callable[[], WorkerProcess]
+) -> None:
+    workers = [spawn() for _ in range(3)]
+    answers = client.ask_all(directory, STATS, PATIENCE)
+    assert [a.pid for a in answers] == sorted(w.pid for w in workers)
+    assert [a.reply["pid"] for a in answers if a.reply] == [a.pid for a in answers]
+
+
+def test_only_the_workers_chosen_are_asked(
+    directory: Path, spawn: Callable[[], WorkerProcess]
+) -> None:
+    one, _ = spawn(), spawn()
+    (answer,) = client.ask_all(directory, STATS, PATIENCE, pids={one.pid})
+    assert answer.pid == one.pid
+
+
+def test_no_directory_and_an_empty_one_have_no_workers(directory: Path) -> None:
+    assert client.ask_all(directory, STATS, PATIENCE) == []
+    assert client.ask_all(directory / "missing", STATS, PATIENCE) == []
+
+
+def test_a_directory_that_cannot_be_trusted_is_not_asked(
+    directory: Path, serve: Serve
+) -> None:
+    worker = FakeWorker()
+    serve(worker)
+    directory.chmod(0o777)
+    with pytest.raises(paths.ControlDirError):
+        client.ask_all(directory, STATS, PATIENCE)
+    assert worker.requests == []
+
+
+def test_a_silent_worker_costs_its_time_out_and_the_others_nothing(
+    directory: Path, serve: Serve, plant: Plant
+) -> None:
+    for pid in range(1, 6):
+        plant(pid)
+    serve()
+    began = time.monotonic()
+    answers = client.ask_all(directory, STATS, 0.2)
+    assert time.monotonic() - began < 2
+    assert [a.error for a in answers[:5]] == ["no answer within 0.2 s"] * 5
+    assert answers[5].reply is not None
+
+
+def test_a_worker_whose_queue_is_full_is_asked_again_until_it_has_room(
+    directory: Path,
+) -> None:
+    path = directory / "1-0000000a.sock"
+    with (
+        socket.socket(socket.AF_UNIX) as listener,
+        socket.socket(socket.AF_UNIX) as first,
+    ):
+        listener.bind(str(path))
+        listener.listen(0)
+        first.connect(str(path))
+        assert client.ask(path, STATS, 0.1).error == "no answer within 0.1 s"
+
+        def work() -> None:
+            listener.settimeout(PATIENCE)
+            for _ in range(2):
+                sock, _ = listener.accept()
+                with sock:
+                    if sock.recv(65536):
+                        sock.sendall(protocol.encode(reply(), 10_000))
+
+        thread = threading.Thread(target=work)
+        first.close()
+        thread.start()
+        assert client.ask(path, STATS, PATIENCE).reply == reply()
+        thread.join(PATIENCE)
+
+
+def test_the_socket_of_a_killed_worker_is_removed_and_not_reported(
+    directory: Path, spawn: Callable[[], WorkerProcess]
+) -> None:
+    worker = spawn()
+    worker.kill()
+    assert worker.path.exists()
+    assert client.ask_all(directory, STATS, PATIENCE) == []
+    assert not worker.path.exists()
+
+
+def test_a_worker_that_is_gone_is_told_from_one_that_is_silent(
+    directory: Path, plant: Plant
+) -> None:
+    answers = client.ask_paths([plant(1), directory / "2-0000000a.sock"], STATS, 0.05)
+    assert [a.gone for a in answers] == [False, True]
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_root_removes_nothing_from_the_directory_of_another_user(
+    directory: Path, spawn: Callable[[], WorkerProcess]
+) -> None:
+    worker = spawn()
+    worker.kill()
+    os.chown(directory, 4711, -1)
+    assert client.ask_all(directory, STATS, PATIENCE) == []
+    assert worker.path.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_a_server_that_is_not_the_directorys_owners_is_not_asked(
+    directory: Path, serve: Serve
+) -> None:
+    worker = FakeWorker()
+    serve(worker)
+    os.chown(directory, 4711, -1)
+    (answer,) = client.ask_all(directory, STATS, PATIENCE)
+    assert answer.error is not None
+    assert answer.error.startswith("not asked: its socket belongs to uid 0")
+    assert worker.requests == []
+
+
+def test_a_server_of_another_user_is_not_asked(
+    directory: Path, plant: Plant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(peer, "uid_of", lambda sock: 4711)
+    answer = client.ask(plant(), STATS, PATIENCE)
+    assert "not asked: its socket belongs to uid 4711" in (answer.error or "")
+
+
+def test_a_planted_regular_file_is_passed_over_and_left(directory: Path) -> None:
+    planted = directory / "1-0000000a.sock"
+    planted.write_text("not a socket")
+    assert client.ask_all(directory, STATS, PATIENCE) == []
+    assert planted.exists()
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (b"", "closed the connection without"),
+        (b"\0\0\0\x09{", "closed the connection after 5 bytes"),
+        (b"\xff\xff\xff\xff", "the limit is 4194304"),
+        (b"\0\0\0\x02[]", "not a JSON object"),
+        (protocol.encode({"version": 9, "ok": True}, 100), "version 9 isn't spoken"),
+        (protocol.encode({"version": 1, "ok": True}, 100), "unknown shape"),
+        (protocol.encode(protocol.error_reply("no such thing"), 200), "no such thing"),
+        (protocol.encode({"version": 1, "ok": False}, 200), "without a text"),
+    ],
+)
+def test_whatever_a_worker_answers_is_an_answer(
+    directory: Path, data: bytes, text: str
+) -> None:
+    path = directory / "1-0000000a.sock"
+
+    def work() -> None:
+        sock, _ = listener.accept()
+        with sock:
+            sock.recv(65536)
+            sock.sendall(data)
+
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.settimeout(PATIENCE)
+        listener.bind(str(path))
+        listener.listen()
+        thread = threading.Thread(target=work)
+        thread.start()
+        answer = client.ask(path, STATS, PATIENCE)
+        thread.join(PATIENCE)
+    assert answer.reply is None
+    assert not answer.gone
+    assert text in (answer.error or "")
+
+
+def test_a_worker_that_closes_at_once_is_an_answer(directory: Path) -> None:
+    path = directory / "1-0000000a.sock"
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.settimeout(PATIENCE)
+        listener.bind(str(path))
+        listener.listen()
+        thread = threading.Thread(target=lambda: listener.accept()[0].close())
+        thread.start()
+        answer = client.ask(path, STATS, PATIENCE)
+        thread.join(PATIENCE)
+    assert "closed the connection without" in (answer.error or "")
+
+
+def test_a_large_reply_arrives_whole(serve: Serve) -> None:
+    held = [holder(path="/" + "x" * 1000) for _ in range(3000)]
+    server = serve(lambda request: reply(pool(), holders=held))
+    assert server.path is not None
+    answer = client.ask(server.path, STATS, PATIENCE)
+    assert answer.reply is not None
+    assert answer.reply["holders"] == held
+
+
+def test_a_socket_that_cannot_be_connected_is_an_answer(
+    directory: Path, plant: Plant, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: Any) -> socket.socket:
+        raise OSError(24, "Too many open files")
+
+    path = plant()
+    monkeypatch.setattr(client.socket, "socket", refuse)
+    assert client.ask(path, STATS, PATIENCE).error == (
+        "can't connect: Too many open files"
+    )
+
+
+def test_a_request_above_the_cap_is_not_sent(plant: Plant) -> None:
+    with pytest.raises(protocol.TooLarge):
+        client.ask(plant(), protocol.request("stats", ["x" * 70_000]), PATIENCE)
+
+
+def test_an_answer_can_be_cut_down_to_some_aliases() -> None:
+    whole = Answer(
+        1,
+        Path("/x"),
+        reply(pool("a"), pool("b"), holders=[holder("a"), holder("b")]),
+    )
+    cut = whole.only(["b"])
+    assert cut.aliases == ["b"]
+    assert cut.reply is not None
+    assert cut.reply["holders"] == [holder("b")]
+    assert whole.only(None) is whole
+    assert whole.aliases == ["a", "b"]
+    silent = Answer(1, Path("/x"), error="no answer")
+    assert silent.only(["b"]) is silent
+    assert silent.aliases == []

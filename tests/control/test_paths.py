@@ -1,0 +1,190 @@
+from __future__ import annotations
+
+import os
+import re
+import socket
+import stat
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dbpool_mw.control import paths
+from tests.control.conftest import Plant, Serve, WorkerProcess
+
+STRANGER = 4711
+
+
+def mode(path: Path) -> int:
+    return stat.S_IMODE(path.lstat().st_mode)
+
+
+def test_two_projects_never_share_a_default_directory() -> None:
+    one, other = paths.default_directory("one"), paths.default_directory("other")
+    assert one != other
+    assert one == paths.default_directory("one")
+    assert re.fullmatch(rf"/tmp/dbpool_mw-{os.geteuid()}/[0-9a-f]{{16}}", str(one))
+
+
+def test_the_default_directory_does_not_follow_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = paths.default_directory("key")
+    for name in ("TMPDIR", "XDG_RUNTIME_DIR", "HOME"):
+        monkeypatch.setenv(name, "/elsewhere")
+    assert paths.default_directory("key") == before
+
+
+def test_a_new_directory_and_its_parents_are_private(directory: Path) -> None:
+    made = directory / "a" / "b"
+    paths.ensure_directory(made)
+    paths.ensure_directory(made)
+    assert mode(made) == mode(made.parent) == 0o700
+
+
+@pytest.mark.parametrize("bits", [0o770, 0o707, 0o777, 0o1777])
+def test_a_directory_that_others_may_write_is_refused(
+    directory: Path, bits: int
+) -> None:
+    directory.chmod(bits)
+    for look in (paths.ensure_directory, paths.check_directory):
+        with pytest.raises(paths.ControlDirError, match="chmod 700"):
+            look(directory)
+    assert mode(directory) == bits
+
+
+def test_a_symlink_is_refused_even_to_a_directory_of_ours(directory: Path) -> None:
+    target, link = directory / "target", directory / "link"
+    target.mkdir(0o700)
+    link.symlink_to(target)
+    for look in (paths.ensure_directory, paths.check_directory):
+        with pytest.raises(paths.ControlDirError, match="symbolic link"):
+            look(link)
+
+
+def test_a_file_in_the_directorys_place_is_refused(directory: Path) -> None:
+    planted = directory / "planted"
+    planted.touch()
+    for look in (paths.ensure_directory, paths.check_directory):
+        with pytest.raises(paths.ControlDirError, match="isn't a directory"):
+            look(planted)
+
+
+def test_a_directory_of_another_user_is_refused(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: STRANGER)
+    for look in (paths.ensure_directory, paths.check_directory):
+        with pytest.raises(paths.ControlDirError, match="belongs to uid"):
+            look(directory)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
+def test_root_may_look_into_anyones_directory_but_opens_no_socket_there(
+    directory: Path,
+) -> None:
+    os.chown(directory, STRANGER, -1)
+    assert paths.check_directory(directory) == STRANGER
+    with pytest.raises(paths.ControlDirError, match=f"belongs to uid {STRANGER}"):
+        paths.ensure_directory(directory)
+
+
+def test_a_base_planted_where_anybody_may_write_is_refused(directory: Path) -> None:
+    shared, own = directory / "shared", directory / "own"
+    own.mkdir(0o700)
+    shared.mkdir()
+    shared.chmod(0o1777)
+    (shared / "base").symlink_to(own)
+    with pytest.raises(paths.ControlDirError, match="can't be trusted"):
+        paths.ensure_directory(shared / "base" / "leaf")
+    assert list(own.iterdir()) == []
+
+
+def test_a_missing_directory_is_an_error_of_its_own(directory: Path) -> None:
+    with pytest.raises(paths.ControlDirMissing):
+        paths.check_directory(directory / "missing")
+
+
+def test_a_directory_that_cannot_be_made_says_why(directory: Path) -> None:
+    (directory / "file").touch()
+    with pytest.raises(paths.ControlDirError, match="can't make"):
+        paths.ensure_directory(directory / "file" / "leaf")
+
+
+def test_each_socket_has_a_name_of_its_own_that_tells_the_pid(directory: Path) -> None:
+    one, other = paths.socket_path(directory), paths.socket_path(directory)
+    assert one != other
+    assert paths.pid_of(one) == os.getpid()
+    assert re.fullmatch(rf"{os.getpid()}-[0-9a-f]{{8}}\.sock", one.name)
+
+
+def test_a_path_too_long_for_a_socket_says_so_and_what_to_do(directory: Path) -> None:
+    with pytest.raises(paths.ControlDirError, match="choose a shorter"):
+        paths.socket_path(directory / ("x" * 100))
+
+
+def test_the_longest_path_allowed_can_be_bound(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = paths.socket_path(directory).name
+    room = paths.MAX_SOCKET_PATH - len(str(directory)) - len(name) - 2
+    deep = directory / ("x" * room)
+    deep.mkdir()
+    path = paths.socket_path(deep)
+    assert len(str(path)) == paths.MAX_SOCKET_PATH
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(path))
+    monkeypatch.setattr(paths, "MAX_SOCKET_PATH", paths.MAX_SOCKET_PATH - 1)
+    with pytest.raises(paths.ControlDirError):
+        paths.socket_path(deep)
+
+
+def test_only_sockets_named_like_a_workers_are_found(
+    directory: Path, plant: Plant
+) -> None:
+    ten, nine = plant(10), plant(9)
+    (directory / "8-0000000a.sock").touch()
+    (directory / "7-0000000a.sock").symlink_to(nine)
+    (directory / "6-0000000a.sock").mkdir()
+    ten.with_name("5-0000000a.bind").hardlink_to(ten)
+    ten.with_name("five-0000000a.sock").hardlink_to(ten)
+    assert paths.discover(directory) == [nine, ten]
+    assert paths.discover(directory / "missing") == []
+
+
+def test_other_names_have_no_pid() -> None:
+    with pytest.raises(ValueError, match="not the name"):
+        paths.pid_of(Path("/tmp/x.sock"))
+
+
+def test_the_sockets_of_killed_workers_are_swept_and_no_others(
+    directory: Path, serve: Serve, spawn: Callable[[], WorkerProcess]
+) -> None:
+    killed, living = spawn(), spawn()
+    planted = directory / "1-0000000a.sock"
+    planted.touch()
+    killed.kill()
+    assert killed.path.exists()
+    paths.sweep(directory)
+    assert not killed.path.exists()
+    assert living.path.exists()
+    assert planted.exists()
+
+
+def test_a_socket_in_anothers_directory_is_not_removed(
+    directory: Path, plant: Plant
+) -> None:
+    path = plant()
+    paths.remove_stale(path, os.geteuid() + 1)
+    assert path.exists()
+    paths.remove_stale(path, os.geteuid())
+    assert not path.exists()
+
+
+def test_the_same_project_of_other_users_is_found(directory: Path) -> None:
+    mine = directory / "dbpool_mw-1" / "abc"
+    for base in ("dbpool_mw-1", "dbpool_mw-2", "else-3"):
+        (directory / base / "abc").mkdir(parents=True)
+    (directory / "dbpool_mw-4").mkdir()
+    assert paths.other_users(mine) == [directory / "dbpool_mw-2" / "abc"]
+    assert paths.other_users(directory / "chosen") == []

@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import json
+import struct
+from typing import Any
+
+import pytest
+
+from dbpool_mw.control import protocol
+from tests.control.fakes import holder, pool, reply
+
+
+def frame(payload: bytes) -> bytes:
+    return struct.pack(">I", len(payload)) + payload
+
+
+def test_a_message_survives_being_cut_anywhere() -> None:
+    message = protocol.request("stats", ["default"], holders=True)
+    data = protocol.encode(message, protocol.MAX_REQUEST)
+    for cut in range(1, len(data)):
+        decoder = protocol.Decoder(protocol.MAX_REQUEST)
+        assert decoder.feed(data[:cut]) is None
+        assert decoder.feed(data[cut:]) == message
+
+
+def test_the_frame_is_a_big_endian_length_and_json() -> None:
+    data = protocol.encode({"a": "ü"}, 100)
+    assert data[:4] == b"\0\0\0\x0e"
+    assert json.loads(data[4:]) == {"a": "ü"}
+
+
+def test_a_lone_surrogate_in_a_path_survives() -> None:
+    data = protocol.encode({"path": "/\udcff"}, 100)
+    assert protocol.Decoder(100).feed(data) == {"path": "/\udcff"}
+
+
+def test_a_message_above_the_cap_is_refused_before_its_body_arrives() -> None:
+    with pytest.raises(protocol.TooLarge, match="101 bytes, the limit is 100"):
+        protocol.Decoder(100).feed(struct.pack(">I", 101))
+
+
+def test_a_message_above_the_cap_is_not_sent() -> None:
+    with pytest.raises(protocol.TooLarge):
+        protocol.encode({"a": "x" * 100}, 100)
+
+
+@pytest.mark.parametrize("value", [object(), float("nan"), float("inf")])
+def test_what_json_cannot_say_is_a_typed_error(value: Any) -> None:
+    with pytest.raises(protocol.BadMessage):
+        protocol.encode({"a": value}, 1000)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b"",
+        b"nonsense",
+        b"\xff\xfe",
+        b"[1]",
+        b"7",
+        b'{"a": 1',
+        b"[" * 60_000,
+        b'{"a":' + b"9" * 5000,
+    ],
+    ids=["empty", "text", "bytes", "list", "number", "half", "deep", "long number"],
+)
+def test_a_frame_without_a_json_object_is_a_typed_error(payload: bytes) -> None:
+    with pytest.raises(protocol.BadMessage):
+        protocol.Decoder(protocol.MAX_REQUEST).feed(frame(payload))
+
+
+def test_bytes_after_the_message_are_refused() -> None:
+    with pytest.raises(protocol.BadMessage, match="after the end"):
+        protocol.Decoder(100).feed(frame(b"{}") + b"x")
+
+
+def test_a_stream_that_ends_early_says_how_far_it_came() -> None:
+    decoder = protocol.Decoder(100)
+    assert "without a message" in str(decoder.closed())
+    decoder.feed(b"\0\0\0\x09{")
+    assert "after 5 bytes" in str(decoder.closed())
+
+
+@pytest.mark.parametrize("verb", protocol.VERBS)
+def test_every_verb_makes_a_request_that_passes(verb: str) -> None:
+    protocol.check_request(protocol.request(verb))
+    protocol.check_request(protocol.request(verb, ["default"], holders=True))
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"version": 2}, "version 2 isn't spoken here"),
+        ({"version": "x" * 5000}, "isn't spoken here"),
+        ({"verb": "explode"}, "unknown verb 'explode'"),
+        ({"verb": ["stats"]}, "unknown verb"),
+        ({"verb": {}}, "unknown verb"),
+        ({"aliases": "default"}, "aliases"),
+        ({"aliases": [1]}, "aliases"),
+        ({"holders": "yes"}, "holders"),
+    ],
+)
+def test_a_wrong_request_is_told_what_is_wrong(
+    change: dict[str, Any], text: str
+) -> None:
+    with pytest.raises(protocol.ProtocolError, match=text) as caught:
+        protocol.check_request({**protocol.request("stats"), **change})
+    assert len(str(caught.value)) < 300
+
+
+def test_a_complete_reply_passes() -> None:
+    protocol.check_reply(reply(pool(), holders=[holder()]))
+    protocol.check_reply(protocol.error_reply("no"))
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {**reply(), "version": None},
+        {**reply(), "ok": 1},
+        {**reply(), "pools": None},
+        {**reply(), "pools": [7]},
+        {**reply(), "uptime": "long"},
+        {**reply(), "command": None},
+        {**reply(), "holders": [{"path": "/"}]},
+        reply(pool(alias=7)),
+        reply(pool(size=None)),
+        reply(pool(size=True)),
+        reply(pool(discarded=[])),
+        reply(pool(wait_seconds={"count": 1})),
+        reply(pool(wait_seconds={"count": 0, "sum": 0, "max": 0, "buckets": [0]})),
+    ],
+)
+def test_a_reply_of_another_shape_is_a_typed_error(message: dict[str, Any]) -> None:
+    with pytest.raises(protocol.ProtocolError):
+        protocol.check_reply(message)
+
+
+def test_a_report_of_another_release_names_what_it_lacks() -> None:
+    old = pool()
+    del old["reclaimed"]
+    with pytest.raises(protocol.BadMessage, match="lacks reclaimed"):
+        protocol.check_reply(reply(old))

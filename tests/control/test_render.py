@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from dbpool_mw.control import render
+from dbpool_mw.control.client import Answer
+from dbpool_mw.core import stats
+from tests.control.fakes import histogram, holder, pool, reply
+
+
+def answered(pid: int, *pools: dict, suffix: str = "a", **changes: object) -> Answer:
+    path = Path(f"/run/x/{pid}-0000000{suffix}.sock")
+    return Answer(pid, path, reply=reply(*pools, **changes))
+
+
+def silent(pid: int, error: str = "no answer within 2 s") -> Answer:
+    return Answer(pid, Path(f"/run/x/{pid}-0000000a.sock"), error=error)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0us"),
+        (-1e-9, "0us"),
+        (0.0000123, "12us"),
+        (0.0009994, "999us"),
+        (0.0009996, "1.0ms"),
+        (0.0012, "1.2ms"),
+        (0.00994, "9.9ms"),
+        (0.00996, "10ms"),
+        (0.34, "340ms"),
+        (0.9994, "999ms"),
+        (0.9996, "1.0s"),
+        (2.54, "2.5s"),
+        (59.94, "59.9s"),
+        (59.96, "1m00s"),
+        (250, "4m10s"),
+        (3599.6, "1h00m"),
+        (11_100, "3h05m"),
+        (86_400, "1d00h"),
+        (187_200, "2d04h"),
+    ],
+)
+def test_a_duration_reads_at_a_glance(seconds: float, text: str) -> None:
+    assert render.duration(seconds) == text
+
+
+def test_a_row_for_each_worker_and_alias_and_one_of_totals() -> None:
+    text = render.table(
+        [
+            answered(
+                7,
+                pool(size=3, in_use=1, idle=2, checkouts=12, opened=4),
+                pool("replica", state="draining"),
+            ),
+            answered(11, pool(size=1, in_use=1, discarded={"idle": 2, "expired": 9})),
+        ]
+    )
+    header, first, second, third, totals = text.splitlines()
+    assert header.split()[:6] == ["PID", "COMMAND", "ALIAS", "STATE", "SIZE", "USED"]
+    assert first.split()[:2] == ["7", "gunicorn:"]
+    assert first.split()[4:13] == ["default", "running", *"3 1 2 10 0 12 0".split()]
+    assert second.split()[4:6] == ["replica", "draining"]
+    assert "expired:9 idle:2" in third
+    assert third.endswith("12.5s")
+    assert totals.split()[:6] == ["total", "4", "2", "2", "30", "0"]
+    assert len({line.rindex("USED") for line in [header]}) == 1
+
+
+def test_columns_line_up_with_their_titles() -> None:
+    text = render.table(
+        [answered(1, pool(size=1234)), answered(123456, pool("a_long_alias"))]
+    )
+    header, *rows = text.splitlines()
+    end = header.index("SIZE") + len("SIZE")
+    assert [row[:end].split()[-1] for row in rows] == ["1234", "0", "1234"]
+    alias = header.index("ALIAS")
+    assert [row[alias:].split()[0] for row in rows[:2]] == ["default", "a_long_alias"]
+
+
+def test_one_row_needs_no_totals() -> None:
+    assert "total" not in render.table([answered(7, pool())])
+
+
+def test_wait_and_hold_show_mean_p95_and_max() -> None:
+    held = histogram(*[0.001] * 99, 0.5)
+    text = render.table([answered(7, pool(hold_seconds=held))])
+    p95 = render.duration(stats.quantile(held, 0.95) or 0)
+    assert f"6.0ms/{p95}/500ms" in text
+
+
+def test_a_silent_worker_is_a_row_that_says_so() -> None:
+    text = render.table([silent(5), answered(7, pool())])
+    header, first, second = text.splitlines()
+    assert first.split(maxsplit=1) == ["5", "no answer within 2 s"]
+    assert second[header.index("ALIAS") :].startswith("default")
+
+
+def test_a_worker_without_a_pool_is_a_row_that_says_so() -> None:
+    assert "(no pool open)" in render.table([answered(7)])
+
+
+def test_a_long_command_is_cut() -> None:
+    text = render.table([answered(7, pool(), command="python " + "x" * 200)])
+    assert max(map(len, text.splitlines())) < 200
+    assert "xxx..." in text
+
+
+def test_nothing_from_outside_steers_the_terminal() -> None:
+    evil = "/\x1b[2J\r\n\x07\u202e\udcff/ü"
+    held = holder(path=evil, thread=evil, alias=evil)
+    answer = answered(
+        7,
+        pool(evil, state=evil, discarded={evil: 1}, stale=3),
+        command=evil,
+        holders=[held, {**held, "stale": True}],
+    )
+    texts = [
+        render.table([answer, silent(8, evil)]),
+        render.holders([answer]),
+        *render.held([answer, silent(8, evil)], 0.0),
+    ]
+    for text in texts:
+        assert all(c.isprintable() for line in text.split("\n") for c in line)
+        assert "\\x1b[2J\\r\\n" in text
+        assert "ü" in text
+
+
+def test_holders_are_shown_the_longest_first() -> None:
+    text = render.holders(
+        [
+            answered(7, pool(), holders=[holder(path="/quick/", seconds=0.1)]),
+            answered(
+                11,
+                pool(),
+                holders=[holder(path=None, method=None, seconds=70, stale=True)],
+            ),
+            silent(13),
+        ]
+    )
+    header, first, second = text.splitlines()
+    assert header.split() == "PID THREAD ALIAS BACKEND FOR STALE REQUEST".split()
+    assert first.split() == (
+        "11 ThreadPoolExecutor-0_1 default 4242 1m10s yes -".split()
+    )
+    assert second.split()[-3:] == ["-", "GET", "/quick/"]
+
+
+def test_no_holder_is_said_in_words() -> None:
+    assert render.holders([answered(7, pool())]) == "No connection is in use."
+
+
+def test_what_a_drain_waits_for_is_named_with_its_start() -> None:
+    lines = render.held(
+        [
+            answered(
+                7,
+                pool(stale=2),
+                holders=[
+                    holder(seconds=2.0, stale=True, path="/report/"),
+                    holder(path="/new/"),
+                ],
+            ),
+            silent(8),
+        ],
+        1_700_000_000.0,
+    )
+    assert len(lines) == 3
+    assert lines[0].startswith(
+        "  worker 7: default: backend 4242, thread ThreadPoolExecutor-0_1, "
+        "GET /report/, since "
+    )
+    assert lines[0].endswith("(2.0s)")
+    assert lines[1] == "  worker 7: default: 1 being opened, cleaned or closed"
+    assert lines[2] == "  worker 8: no answer within 2 s"
+
+
+def test_pids_that_collide_are_told_apart() -> None:
+    answers = [answered(7, pool()), answered(7, pool(), suffix="b"), silent(8)]
+    assert list(render.worker_names(answers).values()) == [
+        "7-0000000a",
+        "7-0000000b",
+        "8",
+    ]
+    assert "7-0000000b" in render.table(answers)
+
+
+def test_the_document_has_the_schema_it_promises() -> None:
+    waits = histogram(0.001, 0.003)
+    data = render.document(
+        "/run/x",
+        [
+            answered(7, pool(size=2, wait_seconds=waits), holders=[holder()]),
+            answered(8, pool("replica", size=3)),
+            silent(9),
+        ],
+    )
+    assert data == json.loads(render.json_text(data))
+    assert data["version"] == 1
+    assert data["control_dir"] == "/run/x"
+    assert data["bucket_bounds"] == list(stats.BOUNDS)
+    first, second, third = data["workers"]
+    assert set(first) == {"pid", "command", "uptime", "pools", "holders"}
+    assert first["holders"] == [holder()]
+    found = first["pools"][0]["wait_seconds"]
+    assert found["mean"] == pytest.approx(0.002)
+    assert found["p95"] == 0.003
+    assert found["buckets"] == waits["buckets"]
+    assert first["pools"][0]["hold_seconds"]["mean"] is None
+    assert "holders" not in second
+    assert third == {
+        "pid": 9,
+        "command": None,
+        "uptime": None,
+        "pools": [],
+        "error": "no answer within 2 s",
+    }
+    assert data["totals"]["size"] == 5
+    assert data["totals"]["wait_seconds"]["p95"] == 0.003
+    assert "alias" not in data["totals"]
+
+
+def test_json_is_one_line_of_ascii() -> None:
+    text = render.json_text({"path": "/ü\n\udcff"})
+    assert text.isascii()
+    assert "\n" not in text

@@ -1,0 +1,53 @@
+"""A worker process for tests: `python -m tests.control.worker DIRECTORY`.
+
+It says "ready" when its socket is there, then does what it reads from stdin.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+from pathlib import Path
+
+from dbpool_mw.control.server import ControlServer
+from tests.control.fakes import FakeWorker
+
+
+def main() -> None:
+    server = ControlServer(Path(sys.argv[1]), FakeWorker())
+    server.start()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    print("ready", flush=True)
+    for line in sys.stdin:
+        if line == "no more descriptors\n":
+            lowest_free = os.open(os.devnull, os.O_RDONLY)
+            os.close(lowest_free)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest_free, hard))
+        elif line == "more descriptors\n":
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        elif line == "fork\n":
+            fork(server)
+        elif line == "stop\n":
+            server.stop()
+        print("done", flush=True)
+
+
+def fork(server: ControlServer) -> None:
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            path = server.path
+            # An inherited atexit handler would call it.
+            server.stop()
+            status = 0 if path is not None and path.exists() else 2
+        finally:
+            os._exit(status)
+    _, code = os.waitpid(child, 0)
+    if code:
+        raise RuntimeError(f"the child failed with status {code}")
+
+
+if __name__ == "__main__":
+    main()

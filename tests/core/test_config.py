@@ -1,0 +1,242 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+
+from dbpool_mw.core.config import (
+    APP_KEYS,
+    MAX_CONTROL_DIR_BYTES,
+    POOL_KEYS,
+    PoolConfig,
+    Problem,
+    app_problems,
+    build,
+    problems,
+    unknown,
+)
+
+
+def only(found: list[Problem]) -> Problem:
+    assert len(found) == 1, found
+    return found[0]
+
+
+def test_nothing_said_gives_the_defaults() -> None:
+    assert problems({}) == []
+    assert build({}) == PoolConfig()
+    assert PoolConfig() == PoolConfig(0, 10, 5.0, 0, 600.0, 3600.0, 30.0)
+
+
+def test_what_is_said_is_what_is_built_with_seconds_as_floats() -> None:
+    config = build({"MAX_CONNS": 20, "TIMEOUT": 3, "CHECK_AFTER_IDLE": 0})
+    assert config == PoolConfig(max_conns=20, timeout=3.0, check_after_idle=0.0)
+    assert isinstance(config.timeout, float)
+
+
+def test_none_means_never_and_is_an_infinite_time() -> None:
+    config = build({"MAX_IDLE": None, "MAX_LIFETIME": None})
+    assert config.max_idle == config.max_lifetime == math.inf
+
+
+@pytest.mark.parametrize("key", ["MIN_CONNS", "MAX_CONNS", "MAX_WAITING"])
+@pytest.mark.parametrize("value", [True, 1.0, None, [], "many"])
+def test_a_count_must_be_a_whole_number(key: str, value: object) -> None:
+    problem = only(problems({key: value}))
+    assert (problem.key, problem.code) == (key, "type")
+    assert problem.message == f"must be a whole number, not {value!r}."
+    assert problem.hint
+
+
+@pytest.mark.parametrize(
+    ("key", "least"), [("MIN_CONNS", 0), ("MAX_CONNS", 1), ("MAX_WAITING", 0)]
+)
+def test_a_count_has_a_least_value(key: str, least: int) -> None:
+    assert problems({key: least}) == []
+    problem = only(problems({key: least - 1}))
+    assert problem.code == "range"
+    assert f"must be {least} or more" in problem.message
+
+
+SECONDS = ["TIMEOUT", "MAX_IDLE", "MAX_LIFETIME", "CHECK_AFTER_IDLE"]
+
+
+@pytest.mark.parametrize("key", SECONDS)
+@pytest.mark.parametrize("value", [True, [], "soon", 1j])
+def test_a_duration_must_be_a_number(key: str, value: object) -> None:
+    problem = only(problems({key: value}))
+    assert (problem.key, problem.code) == (key, "type")
+    assert problem.message == f"must be a number of seconds, not {value!r}."
+    assert problem.hint
+
+
+@pytest.mark.parametrize("key", SECONDS)
+@pytest.mark.parametrize("value", [-1, -0.5, math.inf, math.nan, 10**400])
+def test_a_duration_must_be_one_that_can_pass(key: str, value: float) -> None:
+    assert only(problems({key: value})).code == "range"
+
+
+@pytest.mark.parametrize("key", SECONDS)
+@pytest.mark.parametrize("value", [1, 0.001, 86400.0])
+def test_a_duration_may_be_any_other_number(key: str, value: float) -> None:
+    assert problems({key: value}) == []
+
+
+def test_only_the_check_may_be_due_after_no_time_at_all() -> None:
+    assert problems({"CHECK_AFTER_IDLE": 0}) == []
+    found = problems({"TIMEOUT": 0, "MAX_IDLE": 0.0, "MAX_LIFETIME": 0})
+    assert [problem.code for problem in found] == ["range"] * 3
+
+
+def test_only_idle_time_and_lifetime_may_be_none() -> None:
+    found = problems(dict.fromkeys(SECONDS))
+    assert [problem.key for problem in found] == ["TIMEOUT", "CHECK_AFTER_IDLE"]
+
+
+@pytest.mark.parametrize(
+    ("key", "convert"), [("MAX_CONNS", "int"), ("TIMEOUT", "float")]
+)
+def test_a_number_in_a_text_is_told_about_the_environment(
+    key: str, convert: str
+) -> None:
+    problem = only(problems({key: "20"}))
+    assert problem.code == "type"
+    assert "Environment variables are strings" in problem.hint
+    assert f"{convert}(os.environ" in problem.hint
+
+
+def test_the_minimum_may_reach_the_maximum_and_not_pass_it() -> None:
+    assert problems({"MIN_CONNS": 10}) == []
+    problem = only(problems({"MIN_CONNS": 11}))
+    assert (problem.key, problem.code) == ("MIN_CONNS", "order")
+    assert problem.message == "is 11, which is more than MAX_CONNS, 10."
+    assert "Lower MIN_CONNS or raise MAX_CONNS" in problem.hint
+
+
+def test_a_bound_that_is_wrong_by_itself_is_not_compared() -> None:
+    assert only(problems({"MIN_CONNS": 5, "MAX_CONNS": "2"})).code == "type"
+    assert only(problems({"MIN_CONNS": 5, "MAX_CONNS": 0})).code == "range"
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [
+        ("max_conns", "MAX_CONNS"),
+        ("DBPOOL_MW_MAX_CONNS", "MAX_CONNS"),
+        ("dbpool_mw_timeout", "TIMEOUT"),
+        ("MAX_CONN", "MAX_CONNS"),
+        ("MAXLIFETIME", "MAX_LIFETIME"),
+        ("max_size", "MAX_CONNS"),
+        ("CONN_MAX_AGE", "MAX_LIFETIME"),
+    ],
+)
+def test_a_key_that_is_nearly_right_is_asked_about(key: str, meant: str) -> None:
+    problem = only(problems({key: 5}))
+    assert (problem.key, problem.code) == (key, "unknown")
+    assert problem.message == "is not a setting."
+    assert problem.hint == f"Did you mean {meant}?"
+
+
+@pytest.mark.parametrize("key", ["COLOUR", 7, None])
+def test_a_key_like_no_other_is_told_all_of_them(key: object) -> None:
+    problem = unknown(key, POOL_KEYS)
+    assert problem.key == str(key)
+    assert problem.hint == f"The settings are {', '.join(POOL_KEYS)}."
+
+
+def test_the_hint_writes_the_prefix_where_the_key_had_one() -> None:
+    assert unknown("TIMEOT", POOL_KEYS, "APP_").hint == "Did you mean APP_TIMEOUT?"
+
+
+def test_what_holds_for_all_aliases_is_refused_for_one() -> None:
+    problem = only(problems({"LAZY": True}))
+    assert problem.code == "unknown"
+    assert problem.message == "can't be set for one alias."
+    assert "LAZY holds for all of them" in problem.hint
+
+
+def test_build_refuses_with_every_problem_and_its_hint() -> None:
+    with pytest.raises(ValueError, match="MAX_CONNS must be 1 or more") as caught:
+        build({"MAX_CONNS": 0, "TIMEOUT": None})
+    assert "TIMEOUT must be a number of seconds" in str(caught.value)
+    assert "for example 5.0" in str(caught.value)
+
+
+GOOD: dict[str, list[object]] = {
+    "ENABLED": [True, False],
+    "LAZY": [True, False],
+    "EXEMPT": [(), [], ["/health/"], ("/a", "/b/")],
+    "POOLS": [{}, {"default": {}, "legacy": None}],
+    "UNAVAILABLE_VIEW": [None, "project.views.busy"],
+    "CONTROL_DIR": [None, "/run/project", Path("/run/project")],
+    "WORKERS": [None, 1, 64],
+}
+BAD: dict[str, list[tuple[object, str]]] = {
+    "ENABLED": [(None, "type"), (1, "type"), ("True", "type")],
+    "LAZY": [(0, "type"), ("", "type")],
+    "EXEMPT": [
+        ("/health/", "exempt"),
+        (None, "exempt"),
+        ({"/health/"}, "exempt"),
+        (["health/"], "exempt"),
+        ([b"/health/"], "exempt"),
+        ([""], "exempt"),
+    ],
+    "POOLS": [
+        (None, "pools"),
+        (["default"], "pools"),
+        ({"default": 20}, "pools"),
+        ({"default": False}, "pools"),
+    ],
+    "UNAVAILABLE_VIEW": [("busy", "view"), ("", "view"), (len, "view")],
+    "CONTROL_DIR": [
+        ("", "control_dir"),
+        ("run", "control_dir"),
+        ("~/run", "control_dir"),
+        (Path("run"), "control_dir"),
+        (b"/run", "control_dir"),
+        (7, "control_dir"),
+        ("/" + "x" * MAX_CONTROL_DIR_BYTES, "control_dir"),
+        ("/" + "é" * (MAX_CONTROL_DIR_BYTES // 2), "control_dir"),
+    ],
+    "WORKERS": [(0, "range"), (-1, "range"), ("4", "type"), (True, "type")],
+}
+
+
+def test_every_setting_of_the_app_has_cases_here() -> None:
+    assert set(GOOD) == set(BAD) == set(APP_KEYS)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"), [(key, value) for key in GOOD for value in GOOD[key]]
+)
+def test_a_good_value_is_no_problem(key: str, value: object) -> None:
+    assert app_problems({key: value}) == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "code"), [(key, *case) for key in BAD for case in BAD[key]]
+)
+def test_a_bad_value_is_a_problem_with_a_hint(
+    key: str, value: object, code: str
+) -> None:
+    problem = only(app_problems({key: value}))
+    assert (problem.key, problem.code) == (key, code)
+    assert problem.message.endswith(".")
+    assert problem.hint.endswith((".", "]."))
+
+
+def test_a_lone_path_is_shown_in_a_list() -> None:
+    problem = only(app_problems({"EXEMPT": "/health/"}))
+    assert problem.hint == "Put the text into a list: ['/health/']."
+
+
+def test_a_path_at_the_limit_still_fits() -> None:
+    path = "/" + "x" * (MAX_CONTROL_DIR_BYTES - 1)
+    assert app_problems({"CONTROL_DIR": path}) == []
+
+
+def test_a_flag_in_a_text_is_told_about_the_environment() -> None:
+    problem = only(app_problems({"ENABLED": "False"}))
+    assert 'os.environ.get("NAME") == "1"' in problem.hint

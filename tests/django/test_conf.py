@@ -1,0 +1,295 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import setting_changed
+from django.db import connections
+from django.db.utils import ConnectionHandler
+from django.test import override_settings
+
+from dbpool_mw import conf
+from dbpool_mw.control import paths
+from dbpool_mw.core.config import POOL_KEYS, PoolConfig
+
+POSTGRESQL = "django.db.backends.postgresql"
+SQLITE = "django.db.backends.sqlite3"
+
+Engines = Callable[..., None]
+
+
+@pytest.fixture(autouse=True)
+def defaults() -> Iterator[None]:
+    """Take the defaults for every setting, and notice the changes of a test."""
+    setting_changed.connect(conf.reset_cache, dispatch_uid="test_conf")
+    with override_settings(**conf.DbpoolMwConf._meta.defaults):
+        yield
+    setting_changed.disconnect(dispatch_uid="test_conf")
+    conf.reset_cache()
+
+
+@pytest.fixture
+def engines(monkeypatch: pytest.MonkeyPatch) -> Engines:
+    """Give the project other databases: an ENGINE for each alias."""
+
+    def put(**aliases: str) -> None:
+        said = {alias: {"ENGINE": engine} for alias, engine in aliases.items()}
+        made = ConnectionHandler({"default": {}, **said}).settings
+        monkeypatch.setitem(connections.__dict__, "settings", made)
+        conf.reset_cache()
+
+    return put
+
+
+def test_a_setting_that_the_project_leaves_out_has_its_default() -> None:
+    config = PoolConfig()
+    for key in POOL_KEYS:
+        default = conf.DbpoolMwConf._meta.defaults[conf.PREFIX + key]
+        assert default == getattr(config, key.lower())
+    assert set(conf.DbpoolMwConf._meta.names) == set(conf.KEYS)
+    assert settings.DBPOOL_MW_ENABLED is True
+
+
+def test_the_aliases_on_postgresql_have_a_pool(engines: Engines) -> None:
+    engines(default=POSTGRESQL, cache=SQLITE, stock=POSTGRESQL)
+    assert conf.pooled_aliases() == ("default", "stock")
+
+
+def test_none_leaves_an_alias_out_and_a_dict_does_not(engines: Engines) -> None:
+    engines(default=POSTGRESQL, legacy=POSTGRESQL)
+    with override_settings(DBPOOL_MW_POOLS={"default": {}, "legacy": None}):
+        assert conf.pooled_aliases() == ("default",)
+
+
+def test_naming_an_alias_does_not_make_it_postgresql(engines: Engines) -> None:
+    engines(default=SQLITE)
+    with override_settings(DBPOOL_MW_POOLS={"default": {}, "other": {}}):
+        assert conf.pooled_aliases() == ()
+
+
+def test_a_disabled_pool_has_no_aliases(engines: Engines) -> None:
+    engines(default=POSTGRESQL)
+    with override_settings(DBPOOL_MW_ENABLED=False):
+        assert conf.pooled_aliases() == ()
+    assert conf.pooled_aliases() == ("default",)
+
+
+def test_an_engine_built_on_postgresql_counts(
+    engines: Engines, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from django.db.backends.postgresql.base import DatabaseWrapper
+
+    package, base = types.ModuleType("tenants"), types.ModuleType("tenants.base")
+    package.__path__ = []
+    base.DatabaseWrapper = type("DatabaseWrapper", (DatabaseWrapper,), {})  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "tenants", package)
+    monkeypatch.setitem(sys.modules, "tenants.base", base)
+    engines(default="tenants")
+    assert conf.pooled_aliases() == ("default",)
+
+
+@pytest.mark.parametrize("engine", ["no.such.engine", "json", "django", ""])
+def test_an_engine_that_is_none_has_no_pool(engines: Engines, engine: str) -> None:
+    engines(default=engine)
+    assert conf.vendor("default") != "postgresql"
+    assert conf.pooled_aliases() == ()
+
+
+def test_an_alias_that_is_not_there_has_no_vendor() -> None:
+    assert conf.vendor("no such alias") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "wrong", "said"),
+    [
+        ("DBPOOL_MW_ENABLED", "False", "DBPOOL_MW_ENABLED must be True or False"),
+        ("DBPOOL_MW_POOLS", ["default"], "DBPOOL_MW_POOLS must be a dict"),
+        ("DBPOOL_MW_POOLS", {"default": 3}, "DBPOOL_MW_POOLS must give a dict"),
+    ],
+)
+def test_aliases_that_cant_be_told_are_an_error(
+    name: str, wrong: object, said: str
+) -> None:
+    with (
+        override_settings(**{name: wrong}),
+        pytest.raises(ImproperlyConfigured, match=said),
+    ):
+        conf.pooled_aliases()
+
+
+def test_the_configuration_of_an_alias_differs_where_it_says_so() -> None:
+    with override_settings(
+        DBPOOL_MW_TIMEOUT=2, DBPOOL_MW_POOLS={"stock": {"MAX_CONNS": 20}}
+    ):
+        assert conf.config_for("default") == PoolConfig(timeout=2.0)
+        assert conf.config_for("stock") == PoolConfig(timeout=2.0, max_conns=20)
+
+
+def test_the_configuration_follows_the_settings_and_is_kept_between() -> None:
+    first = conf.config_for("default")
+    assert conf.config_for("default") is first
+    with override_settings(DBPOOL_MW_MAX_CONNS=3):
+        assert conf.config_for("default").max_conns == 3
+    assert conf.config_for("default") == first
+
+
+def test_a_wrong_configuration_is_refused_with_everything_that_is_wrong() -> None:
+    with (
+        override_settings(
+            DBPOOL_MW_TIMEOUT="5",
+            DBPOOL_MW_MAX_IDLE=-1,
+            DBPOOL_MW_POOLS={"default": {"MAX_CONN": 2, "MIN_CONNS": 99}},
+        ),
+        pytest.raises(ImproperlyConfigured) as caught,
+    ):
+        conf.config_for("default")
+    lines = str(caught.value).splitlines()
+    assert [line.split(" must ")[0].split(" is ")[0] for line in lines] == [
+        "DBPOOL_MW_TIMEOUT",
+        "DBPOOL_MW_MAX_IDLE",
+        "DBPOOL_MW_POOLS: MAX_CONN of 'default'",
+        "DBPOOL_MW_POOLS: MIN_CONNS of 'default'",
+    ]
+    assert "Did you mean MAX_CONNS?" in lines[2]
+
+
+def test_a_maximum_of_an_alias_below_the_general_minimum_is_refused() -> None:
+    with override_settings(
+        DBPOOL_MW_MIN_CONNS=5, DBPOOL_MW_POOLS={"stock": {"MAX_CONNS": 2}}
+    ):
+        assert conf.config_for("default").min_conns == 5
+        with pytest.raises(ImproperlyConfigured, match="MIN_CONNS of 'stock' is 5"):
+            conf.config_for("stock")
+
+
+def test_no_pool_is_configured_on_psycopg_3(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("django.db.backends.postgresql.psycopg_any.is_psycopg3", True)
+    with pytest.raises(ImproperlyConfigured, match="Django runs on psycopg 3"):
+        conf.config_for("default")
+
+
+def test_the_driver_of_this_test_run_is_psycopg2() -> None:
+    assert conf.uses_psycopg3() is False
+
+
+@pytest.mark.parametrize(
+    ("said", "environment", "workers"),
+    [
+        (None, None, None),
+        (None, "4", 4),
+        (3, "4", 3),
+        (None, "0", None),
+        (None, "many", None),
+        (None, "-2", None),
+    ],
+)
+def test_the_number_of_workers_comes_from_the_setting_then_the_environment(
+    monkeypatch: pytest.MonkeyPatch,
+    said: int | None,
+    environment: str | None,
+    workers: int | None,
+) -> None:
+    monkeypatch.delenv("WEB_CONCURRENCY", raising=False)
+    if environment is not None:
+        monkeypatch.setenv("WEB_CONCURRENCY", environment)
+    with override_settings(DBPOOL_MW_WORKERS=said):
+        assert conf.workers() == workers
+
+
+def test_a_number_of_workers_that_is_none_is_refused() -> None:
+    with (
+        override_settings(DBPOOL_MW_WORKERS="4"),
+        pytest.raises(ImproperlyConfigured, match="DBPOOL_MW_WORKERS must be"),
+    ):
+        conf.workers()
+
+
+@pytest.mark.parametrize("said", ["/run/shop", Path("/run/shop")])
+def test_the_control_directory_is_the_one_that_is_set(said: str | Path) -> None:
+    with override_settings(DBPOOL_MW_CONTROL_DIR=said):
+        assert conf.control_dir() == Path("/run/shop")
+
+
+def test_a_wrong_control_directory_is_refused() -> None:
+    with (
+        override_settings(DBPOOL_MW_CONTROL_DIR="run"),
+        pytest.raises(ImproperlyConfigured, match="must be an absolute path"),
+    ):
+        conf.control_dir()
+
+
+def test_the_default_control_directory_is_that_of_the_settings_file() -> None:
+    name = os.environ["DJANGO_SETTINGS_MODULE"]
+    file = os.path.realpath(str(sys.modules[name].__file__))
+    assert conf.control_dir() == paths.default_directory(f"{name}:{file}")
+    with override_settings(DEBUG=True), override_settings(USE_TZ=False):
+        assert conf.control_dir() == paths.default_directory(f"{name}:{file}")
+
+
+def control_dir_in(directory: Path, *command: str) -> str:
+    """Run a program that prints its control directory, and return that."""
+    root = str(Path(conf.__file__).parent.parent)
+    environment = {**os.environ, "PYTHONPATH": root}
+    environment.pop("DJANGO_SETTINGS_MODULE", None)
+    done = subprocess.run(
+        [sys.executable, *command],
+        cwd=directory,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return done.stdout.strip()
+
+
+ONE_FILE = """\
+from django.conf import settings
+settings.configure(ROOT_URLCONF=__name__)
+from dbpool_mw import conf
+print(conf.control_dir())
+"""
+
+
+def test_a_project_of_one_file_is_the_same_as_a_script_and_as_a_module(
+    tmp_path: Path,
+) -> None:
+    for checkout in ("one", "two"):
+        (tmp_path / checkout).mkdir()
+        (tmp_path / checkout / "app.py").write_text(ONE_FILE)
+    one, two = tmp_path / "one", tmp_path / "two"
+    script = control_dir_in(one, "app.py")
+    assert script == control_dir_in(one, "-c", "import app")
+    assert script == control_dir_in(tmp_path, str(one / "app.py"))
+    assert script != control_dir_in(two, "app.py")
+
+
+def test_two_checkouts_of_one_project_have_two_control_directories(
+    tmp_path: Path,
+) -> None:
+    code = (
+        "import os; os.environ['DJANGO_SETTINGS_MODULE'] = 'shop_settings'; "
+        "from dbpool_mw import conf; print(conf.control_dir())"
+    )
+    for checkout in ("one", "two"):
+        (tmp_path / checkout).mkdir()
+        (tmp_path / checkout / "shop_settings.py").write_text("DEBUG = False\n")
+    (tmp_path / "current").symlink_to("one")
+    one = control_dir_in(tmp_path / "one", "-c", code)
+    assert one != control_dir_in(tmp_path / "two", "-c", code)
+    assert one == control_dir_in(tmp_path / "current", "-c", code)
+
+
+def test_without_settings_module_and_urls_the_directory_of_the_program_counts(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "bare.py").write_text(ONE_FILE.replace("ROOT_URLCONF=__name__", ""))
+    bare = control_dir_in(tmp_path, "bare.py")
+    assert bare.startswith("/tmp/dbpool_mw-")
+    assert bare == control_dir_in(Path("/"), str(tmp_path / "bare.py"))
