@@ -10,7 +10,8 @@ from typing import Any
 #: The attribute that marks a view; Django's ``as_view()`` copies it from ``dispatch``.
 _MARK = "dbpool_mw_no_pool"
 
-_used = False
+#: Whether any view of this process was decorated so far.
+used = False
 
 
 def no_pool(view: Callable[..., Any]) -> Callable[..., Any]:
@@ -20,8 +21,8 @@ def no_pool(view: Callable[..., Any]) -> Callable[..., Any]:
     view still works: it gets a connection when it asks for one. For a class-based view,
     decorate what ``as_view()`` returns, or ``dispatch`` with ``method_decorator``.
     """
-    global _used
-    _used = True
+    global used
+    used = True
 
     if iscoroutinefunction(view):
 
@@ -37,11 +38,6 @@ def no_pool(view: Callable[..., Any]) -> Callable[..., Any]:
 
     setattr(wrapped, _MARK, True)
     return wrapped
-
-
-def is_used() -> bool:
-    """Tell whether any view of the process was decorated so far."""
-    return _used
 
 
 def is_exempt(view: Callable[..., Any]) -> bool:

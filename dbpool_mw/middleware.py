@@ -40,10 +40,10 @@ class ConnectionPoolMiddleware:
         """Handle a request on pooled connections."""
         if self._is_async:
             return self._handle_async(request)
-        refusal = self._enter(request)
-        if refusal is not None:
-            return refusal
         try:
+            refusal = self._enter(request)
+            if refusal is not None:
+                return refusal
             response: HttpResponseBase = self.get_response(request)
         except BaseException:
             # Django makes a response of every Exception: what comes here is worse, and
@@ -54,11 +54,11 @@ class ConnectionPoolMiddleware:
 
     async def _handle_async(self, request: HttpRequest) -> HttpResponseBase:
         strays.expect(request)
-        # To the request's own thread: the wrappers are there, and a checkout may wait.
-        refusal = await sync_to_async(self._enter)(request)
-        if refusal is not None:
-            return refusal
         try:
+            # To the request's own thread: the wrappers are there, and it may wait.
+            refusal = await sync_to_async(self._enter)(request)
+            if refusal is not None:
+                return refusal
             response: HttpResponseBase = await self.get_response(request)
         except CancelledError:
             # The request's thread may be in the middle of a query. Django ends the
@@ -84,17 +84,16 @@ class ConnectionPoolMiddleware:
     def _enter(self, request: HttpRequest) -> HttpResponseBase | None:
         """Check connections out, or give the response that says why there are none."""
         aliases, lazy, exempt = conf.for_request()
+        if not lazy and (exempt or decorators.used or not self._urls_loaded):
+            lazy = self._is_exempt(request, exempt)
         try:
-            wrapper.enter(request, aliases, lazy or self._is_exempt(request, exempt))
+            wrapper.enter(request, aliases, lazy)
         except OperationalError as exception:
-            wrapper.leave()
             error = unavailable.why(exception)
             if error is None:
                 raise
-            return unavailable.respond(request, error)
-        except BaseException:
             wrapper.leave()
-            raise
+            return unavailable.respond(request, error)
         return None
 
     def _is_exempt(self, request: HttpRequest, prefixes: tuple[str, ...]) -> bool:
@@ -107,7 +106,7 @@ class ConnectionPoolMiddleware:
                 # Loading the URLconf loads the views, and with them their decorators.
                 # Django would do it a moment later.
                 get_resolver().url_patterns  # noqa: B018
-        if not decorators.is_used():
+        if not decorators.used:
             return False
         try:
             match: Any = resolve(request.path_info)

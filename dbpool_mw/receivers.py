@@ -26,7 +26,7 @@ def return_after_exception(request: Any = None, **signal: Any) -> None:
     queries there comes from the pool as well. The request's own thread gives back when
     the response passes the middleware.
     """
-    for attachment in wrapper.of_thread():
+    for attachment in wrapper.here.attachments.values():
         if attachment.held and (request is None or attachment.request is request):
             wrapper.give_back(attachment)
     strays.admit(request)

@@ -27,6 +27,7 @@ from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
 from django.utils.asyncio import async_unsafe
+from django.utils.functional import cached_property
 
 from dbpool_mw import process
 from dbpool_mw.core import driver
@@ -93,61 +94,60 @@ class Attachment:
 
         Raises what ``ConnectionPool.checkout`` raises.
         """
-        pool = pool_of(wrapper)
+        name = wrapper.settings_dict["NAME"]
+        pool = process.pool(self.alias, name) or _make_pool(self.alias, name)
         entry = pool.checkout(self)
         self.held.append((pool, entry))
-        _put(wrapper, entry.connection)
+        _put(wrapper, entry.connection, entry.checked_out_at)
 
 
-def pool_of(wrapper: Any) -> ConnectionPool:
-    """Give the pool of a wrapper's alias, made at the first call.
-
-    Raises ImproperlyConfigured when the settings are wrong.
-    """
-    alias, database = wrapper.alias, wrapper.settings_dict["NAME"]
-    return process.pool(alias, database) or process.make_pool(
+def _make_pool(alias: str, database: str) -> ConnectionPool:
+    return process.make_pool(
         alias, database, partial(_open, alias), partial(_reset, alias)
     )
 
 
-class _OfThread(list[Attachment]):
-    """The attachments of one thread; when it ends, nothing it held is lost."""
+class _OfThread(dict[str, Attachment]):
+    """The attachments of one thread, by alias; when it ends, nothing they hold is lost.
+
+    A look here is cheaper than one at ``connections``. It relies on a thread that
+    serves requests keeping its wrappers, which nothing in Django contradicts.
+    """
 
     def __del__(self) -> None:
-        for attachment in self:
+        for attachment in self.values():
             attachment.lose()
 
 
-_local = threading.local()
+class _Local(threading.local):
+    def __init__(self) -> None:
+        self.attachments = _OfThread()
 
 
-def of_thread() -> list[Attachment]:
-    """Give the attachments that were made in this thread."""
-    try:
-        found: _OfThread = _local.attachments
-    except AttributeError:
-        found = _local.attachments = _OfThread()
-    return found
+#: ``here.attachments`` are those that were made in the running thread.
+here = _Local()
 
 
 def adopt(wrapper: Any) -> Attachment | None:
     """Put a wrapper on its alias's pool, if it isn't yet; in the wrapper's own thread.
 
-    None if it must be left alone: ``connect`` is neither its class's nor ours, as when
-    Django's SimpleTestCase forbids the database.
+    None if it must be left alone: it is another thread's, or its ``connect`` is neither
+    its class's nor ours, as when Django's SimpleTestCase forbids the database.
     """
     state = vars(wrapper)
     attachment: Attachment | None = state.get(KEY)
     replaced = state.get("connect")
-    if attachment is not None:
-        return attachment if replaced is attachment.connect else None
-    if replaced is not None and getattr(replaced, "__func__", None) is not getattr(
-        type(wrapper), "connect", None
-    ):
+    if wrapper._thread_ident != _thread.get_ident():
         return None
-    attachment = Attachment(wrapper)
-    install(wrapper, attachment)
-    of_thread().append(attachment)
+    if attachment is None:
+        own = type(wrapper).connect
+        if replaced is not None and getattr(replaced, "__func__", None) is not own:
+            return None
+        attachment = Attachment(wrapper)
+        install(wrapper, attachment)
+    elif replaced is not attachment.connect:
+        return None
+    here.attachments[wrapper.alias] = attachment
     return attachment
 
 
@@ -168,9 +168,13 @@ def enter(request: Any, aliases: Iterable[str], lazy: bool) -> None:
     With ``lazy``, each gets it at its first query. Raises django.db.OperationalError
     when there is none to be had; what was attached before that stays attached.
     """
+    mine = here.attachments
     for alias in aliases:
-        wrapper: Any = connections[alias]
-        attachment = adopt(wrapper)
+        attachment = mine.get(alias)
+        wrapper: Any = attachment and attachment.wrapper()
+        if wrapper is None or wrapper.connect is not attachment.connect:  # type: ignore[union-attr]
+            wrapper = connections[alias]
+            attachment = adopt(wrapper)
         if attachment is None:
             continue
         attachment.request = request
@@ -192,7 +196,7 @@ def leave() -> None:
     Not from an open atomic block, which is somebody's test: Django's own
     ``close_old_connections`` has closed all others that can be.
     """
-    for attachment in of_thread():
+    for attachment in here.attachments.values():
         if attachment.held:
             give_back(attachment)
         attachment.request = None
@@ -250,7 +254,7 @@ def _close(wrapper: Any) -> None:
     In an atomic block it is closed for good: ``close()`` then leaves it on the wrapper,
     where a use must fail as it does without a pool.
     """
-    attachment: Attachment = vars(wrapper)[KEY]
+    attachment: Attachment = wrapper.__dict__[KEY]
     held = attachment.take()
     if held is None:
         type(wrapper)._close(wrapper)
@@ -266,23 +270,69 @@ def _close(wrapper: Any) -> None:
     pool.checkin(entry)
 
 
-def _put(wrapper: Any, connection: Any) -> None:
-    """Leave a wrapper as Django's ``connect()`` leaves it (read in 4.2 to 6.1)."""
-    settings = wrapper.settings_dict
-    max_age = settings["CONN_MAX_AGE"]
-    wrapper.connection = connection
-    wrapper.in_atomic_block = False
-    wrapper.savepoint_ids = []
-    wrapper.atomic_blocks = []
-    wrapper.needs_rollback = False
-    wrapper.health_check_enabled = settings["CONN_HEALTH_CHECKS"]
-    wrapper.health_check_done = True
-    wrapper.close_at = None if max_age is None else time.monotonic() + max_age
-    wrapper.closed_in_transaction = False
-    wrapper.errors_occurred = False
-    wrapper.autocommit = settings["AUTOCOMMIT"]
-    wrapper.run_on_commit = []
-    vars(wrapper).update(connection.marks)
+def _put(wrapper: Any, connection: Any, now: float) -> None:
+    """Leave a wrapper as Django's ``connect()`` leaves it (read in 4.2 to 6.1).
+
+    ``now`` is by ``time.monotonic()``.
+    """
+    state = wrapper.__dict__
+    state.update(connection.marks)
+    state["connection"] = connection
+    state["savepoint_ids"] = []
+    state["atomic_blocks"] = []
+    state["run_on_commit"] = []
+    max_age = wrapper.settings_dict["CONN_MAX_AGE"]
+    state["close_at"] = None if max_age is None else now + max_age
+
+
+#: What every ``connect()`` sets to one value, besides what ``_put`` sets each time.
+_CONNECTED = {
+    "in_atomic_block": False,
+    "needs_rollback": False,
+    "health_check_done": True,
+    "closed_in_transaction": False,
+    "errors_occurred": False,
+}
+
+#: What is no mark of a connection: set each time, the seam's, or the wrapper's alone.
+_NO_MARKS = frozenset(
+    {
+        KEY,
+        "_close",
+        "atomic_blocks",
+        "close_at",
+        "connect",
+        "connection",
+        "get_connection_params",
+        "queries_log",
+        "run_commit_hooks_on_set_autocommit_on",
+        "run_on_commit",
+        "savepoint_ids",
+        "savepoint_state",
+    }
+)
+
+
+def _marks(wrapper: Any, before: Mapping[str, Any]) -> dict[str, Any]:
+    """Give what ``connect()`` wrote on a wrapper that belongs to the connection.
+
+    Another wrapper that gets the connection gets this with it: autocommit and isolation
+    level, and what an ENGINE of others notes about the session it has just set up.
+    """
+    state, engine = vars(wrapper), type(wrapper)
+    changed = {
+        name: value
+        for name, value in state.items()
+        if name not in _NO_MARKS
+        and before.get(name, state) is not value
+        # What a wrapper computes of itself, it computes for itself alone.
+        and not isinstance(getattr(engine, name, None), cached_property)
+    }
+    always = {
+        "autocommit": state["autocommit"],
+        "health_check_enabled": state["health_check_enabled"],
+    }
+    return {**changed, **always, **_CONNECTED}
 
 
 # --- Opening and resetting, on behalf of the pool ------------------------------------
@@ -322,11 +372,7 @@ def _open(alias: str, attachment: Any) -> Any:
                 "was not made with the connection_factory it was given",
             )
         driver.settle(connection)
-        connection.marks = {
-            name: value
-            for name, value in state.items()
-            if name not in _CONNECT_SETS and before.get(name, state) is not value
-        }
+        connection.marks = _marks(wrapper, before)
     except psycopg2.OperationalError as error:
         _abandon(wrapper)
         raise ConnectFailed(
@@ -339,32 +385,6 @@ def _open(alias: str, attachment: Any) -> Any:
         del state["get_connection_params"]
         wrapper.connection = None
     return connection
-
-
-#: What ``_put`` sets, and what belongs to the seam: no marks of a connection.
-_CONNECT_SETS = frozenset(
-    {
-        KEY,
-        "_close",
-        "atomic_blocks",
-        "autocommit",
-        "close_at",
-        "closed_in_transaction",
-        "connect",
-        "connection",
-        "errors_occurred",
-        "get_connection_params",
-        "health_check_done",
-        "health_check_enabled",
-        "in_atomic_block",
-        "needs_rollback",
-        "queries_log",
-        "run_commit_hooks_on_set_autocommit_on",
-        "run_on_commit",
-        "savepoint_ids",
-        "savepoint_state",
-    }
-)
 
 
 def _abandon(wrapper: Any) -> None:
@@ -383,7 +403,7 @@ def _reset(
     """
     driver.forget_session(connection, origin)
     wrapper = _own_wrapper(alias, attachment)
-    _put(wrapper, connection)
+    _put(wrapper, connection, time.monotonic())
     try:
         wrapper.init_connection_state()
         connection_created.send(sender=type(wrapper), connection=wrapper)

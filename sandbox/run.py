@@ -35,7 +35,7 @@ from sandbox.traffic import SHOP, Page, Report, Traffic
 
 APPLICATION_NAME = "dbpool_mw sandbox"
 MAX_CONNS = 10
-NO_WORKER = 2
+NO_WORKER = 3
 
 #: Half of the senders keep their TCP connection; a short pause leaves the two commands
 #: some of a small machine's time.

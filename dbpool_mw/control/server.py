@@ -16,6 +16,7 @@ import logging
 import os
 import selectors
 import socket
+import stat
 import threading
 import time
 from collections.abc import Callable
@@ -156,7 +157,9 @@ class ControlServer:
             return
         with contextlib.suppress(OSError):
             status = path.lstat()
-            if (status.st_dev, status.st_ino) == self._identity:
+            # Another kind of file may have got our inode when we had lost it.
+            ours = (status.st_dev, status.st_ino) == self._identity
+            if ours and stat.S_ISSOCK(status.st_mode):
                 path.unlink()
 
     def _close(self) -> None:

@@ -315,8 +315,11 @@ def liveness(connection: Connection) -> Callable[[], bool]:
     """Give a function that tells whether an idle connection is still alive.
 
     It looks at the socket with a zero-time poll: what can be read on an idle connection
-    is the server's farewell, or its end. No round trip.
+    is the server's farewell, or its end. No round trip. The function is for one thread
+    at a time: Python refuses a poll while the same one runs elsewhere.
     """
+    if connection.closed:
+        return lambda: False
     poller = select.poll()
     poller.register(
         connection.fileno(), select.POLLIN | select.POLLHUP | select.POLLERR

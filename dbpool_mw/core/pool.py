@@ -78,6 +78,7 @@ class ConnectionPool:
         self._connect = connect
         self._reset = reset
         self._driver = driver
+        self._is_clean = driver.is_clean
         self._clock = clock
         self._make_waiter = make_waiter
 
@@ -291,7 +292,7 @@ class ConnectionPool:
         now = self._clock()
         with self._lock:
             self._end_hold(entry, now)
-            if self._driver.is_clean(entry.connection, entry.origin):
+            if self._is_clean(entry.connection, entry.origin):
                 reason = self._keep(entry, now)
                 if reason is None:
                     return
@@ -351,17 +352,21 @@ class ConnectionPool:
 
     def _keep(self, entry: PoolEntry, now: float) -> str | None:
         """Hand a clean connection on or lay it by, unless it must go. Lock held."""
-        reason = self._must_go(entry, now)
-        if reason is None:
-            entry.owner = None
-            entry.idle_since = now
-            if self._waiters:
-                entry.state = IN_USE
-                self._waiters.popleft().hand_over(entry)
-            else:
-                entry.state = IDLE
-                self._idle.append(entry)
-        return reason
+        if (
+            self._state is not RUNNING
+            or entry.generation != self._generation
+            or now >= entry.expires_at
+        ):
+            return self._must_go(entry, now)
+        entry.owner = None
+        entry.idle_since = now
+        if self._waiters:
+            entry.state = IN_USE
+            self._waiters.popleft().hand_over(entry)
+        else:
+            entry.state = IDLE
+            self._idle.append(entry)
+        return None
 
     def _clean(self, entry: PoolEntry) -> str | None:
         """Make a used connection fit for the next holder, or say why it can't be."""
@@ -430,9 +435,11 @@ class ConnectionPool:
         """
         with self._lock:
             asleep = {entry: entry.idle_since for entry in self._idle}
-        # A poll does no harm to a connection that is checked out meanwhile; its result
-        # counts only for one that is found just as idle afterwards.
-        dead = {entry for entry in asleep if not entry.alive()}
+        # A look does no harm to a connection that is checked out meanwhile, if it isn't
+        # through the entry's own ``alive``, which is its holder's. What it saw counts
+        # only for a connection that is found just as idle afterwards.
+        look = self._driver.liveness
+        dead = {entry for entry in asleep if not look(entry.connection)()}
         now = self._clock()
         victims: list[tuple[PoolEntry, str]] = []
         with self._lock:

@@ -8,6 +8,7 @@ control socket, so it never counts itself.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import math
 import os
 from collections.abc import Sequence
@@ -46,7 +47,6 @@ class Stream(Protocol):
 
     def write(self, msg: str, style_func: Any = ..., ending: Any = ...) -> Any: ...
     def flush(self) -> None: ...
-    def fileno(self) -> int: ...
 
 
 class _Formatter(DjangoHelpFormatter, argparse.RawDescriptionHelpFormatter):
@@ -190,10 +190,11 @@ def say(stream: Stream, text: str, ending: str = "\n") -> bool:
         stream.flush()
     except BrokenPipeError:
         devnull = os.open(os.devnull, os.O_WRONLY)
-        try:
-            os.dup2(devnull, stream.fileno())
-        finally:
-            os.close(devnull)
+        # Django 4.2's wrapper has a fileno() of its own, that always fails.
+        wrapped: Any = getattr(stream, "_out", stream)
+        with contextlib.suppress(OSError):
+            os.dup2(devnull, wrapped.fileno())
+        os.close(devnull)
         return False
     return True
 

@@ -8,29 +8,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from django.core.cache import close_caches
-from django.core.handlers.base import reset_urlconf
 from django.core.handlers.wsgi import WSGIHandler, WSGIRequest
 from django.core.signals import request_finished
-from django.db import close_old_connections
 from django.http import HttpRequest, HttpResponse
 from django.test import RequestFactory
 from psycopg2.pool import ThreadedConnectionPool
 
 from dbpool_mw import process
 from dbpool_mw.middleware import ConnectionPoolMiddleware
+from dbpool_mw.receivers import return_connections
 from sandbox.benchmarks.figures import Part, Ratio, Series
-
-#: What Django itself does at the end of a request; it is no part of this app's cost.
-_DJANGO_OWN: tuple[Callable[..., Any], ...] = (
-    close_old_connections,
-    close_caches,
-    reset_urlconf,
-)
 
 
 def measure(dsn: str, rounds: int, operations: int) -> Part:
-    """Time the three in turn, ``rounds`` times ``operations`` of each.
+    """Time all in turn, ``rounds`` times ``operations`` of each.
 
     One thread, one warm connection in each pool. Django must be set up with the app
     installed and its default alias on the database of ``dsn``.
@@ -38,42 +29,31 @@ def measure(dsn: str, rounds: int, operations: int) -> Part:
     reference = Series("getconn + putconn", "us")
     bare = Series("checkout + checkin", "us")
     cycle = Series("request cycle", "us")
-    with _only_our_receivers():
-        psycopg2_pool = ThreadedConnectionPool(1, 10, dsn)
-        try:
-            _time_cycle(100)  # opens the pool's connection
-            timed: list[tuple[Series, Callable[[int], float]]] = [
-                (reference, lambda number: _time_reference(psycopg2_pool, number)),
-                (bare, _time_bare),
-                (cycle, _time_cycle),
-            ]
-            for number in range(rounds):
-                turn = number % len(timed)
-                for series, take in [*timed[turn:], *timed[:turn]]:
-                    series.rounds.append(take(operations) / operations * 1e6)
-        finally:
-            psycopg2_pool.closeall()
-            process.close()
+    psycopg2_pool = ThreadedConnectionPool(1, 10, dsn)
+    try:
+        _time_cycle(100)  # opens the pool's connection
+        timed: list[tuple[Series, Callable[[int], float]]] = [
+            (reference, lambda number: _time_reference(psycopg2_pool, number)),
+            (bare, _time_bare),
+            (cycle, _time_cycle),
+        ]
+        for number in range(rounds):
+            turn = number % len(timed)
+            for series, take in [*timed[turn:], *timed[:turn]]:
+                series.rounds.append(take(operations) / operations * 1e6)
+    finally:
+        psycopg2_pool.closeall()
+        process.close()
     return Part(
         "Cost in the worker",
         "Microseconds of one thread, each with one warm connection: getconn and "
         "putconn of psycopg2.pool.ThreadedConnectionPool; checkout and checkin of this "
         "app's pool; and a request's cycle, which is the middleware around a view that "
-        "does nothing and the request_finished signal with this app's receivers alone. "
+        "does nothing, and this app's receiver of request_finished. "
         f"{rounds} rounds of {operations} each, in turn.",
         [reference, bare, cycle],
         [Ratio(bare, reference, "at most", 2.5), Ratio(cycle, reference, "at most", 4)],
     )
-
-
-@contextmanager
-def _only_our_receivers() -> Iterator[None]:
-    removed = [own for own in _DJANGO_OWN if request_finished.disconnect(own)]
-    try:
-        yield
-    finally:
-        for own in removed:
-            request_finished.connect(own)
 
 
 @contextmanager
@@ -96,12 +76,22 @@ def _time_reference(pool: ThreadedConnectionPool, number: int) -> float:
         return time.perf_counter() - began
 
 
+class _Nobody:
+    """An owner as the pool wants one."""
+
+    def describe(self) -> dict[str, Any]:
+        return {}
+
+
+_NOBODY = _Nobody()
+
+
 def _time_bare(number: int) -> float:
-    pool = process.pool("default")
+    (pool,) = process.pools()
     with _no_garbage_collection():
         began = time.perf_counter()
         for _ in range(number):
-            entry = pool.checkout(None)
+            entry = pool.checkout(_NOBODY)
             pool.checkin(entry)
         return time.perf_counter() - began
 
@@ -119,5 +109,5 @@ def _time_cycle(number: int) -> float:
         began = time.perf_counter()
         for request in requests:
             middleware(request)
-            request_finished.send(sender=WSGIHandler)
+            return_connections(sender=WSGIHandler, signal=request_finished)
         return time.perf_counter() - began

@@ -16,7 +16,7 @@ def histogram(*seconds: float) -> dict[str, Any]:
     return counted.as_dict()
 
 
-def pool(alias: str = "default", **changes: Any) -> dict[str, Any]:
+def pool(alias: object = "default", **changes: Any) -> dict[str, Any]:
     return {
         "alias": alias,
         "database": "shop",
@@ -29,7 +29,7 @@ def pool(alias: str = "default", **changes: Any) -> dict[str, Any]:
     }
 
 
-def holder(alias: str = "default", **changes: Any) -> dict[str, Any]:
+def holder(alias: object = "default", **changes: Any) -> dict[str, Any]:
     return {
         "alias": alias,
         "backend_pid": 4242,

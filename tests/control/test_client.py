@@ -215,7 +215,7 @@ def test_a_socket_that_cannot_be_connected_is_an_answer(
         raise OSError(24, "Too many open files")
 
     path = plant()
-    monkeypatch.setattr(client.socket, "socket", refuse)
+    monkeypatch.setattr(socket, "socket", refuse)
     assert client.ask(path, STATS, PATIENCE).error == (
         "can't connect: Too many open files"
     )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,9 @@ from dbpool_mw.core import stats
 from tests.control.fakes import histogram, holder, pool, reply
 
 
-def answered(pid: int, *pools: dict, suffix: str = "a", **changes: object) -> Answer:
+def answered(
+    pid: int, *pools: dict[str, Any], suffix: str = "a", **changes: object
+) -> Answer:
     path = Path(f"/run/x/{pid}-0000000{suffix}.sock")
     return Answer(pid, path, reply=reply(*pools, **changes))
 
@@ -62,7 +65,10 @@ def test_a_row_for_each_worker_and_alias_and_one_of_totals() -> None:
     header, first, second, third, totals = text.splitlines()
     assert header.split()[:6] == ["PID", "COMMAND", "ALIAS", "STATE", "SIZE", "USED"]
     assert first.split()[:2] == ["7", "gunicorn:"]
-    assert first.split()[4:13] == ["default", "running", *"3 1 2 10 0 12 0".split()]
+    assert first.split()[4:13] == [
+        *("default", "running"),
+        *("3", "1", "2", "10", "0", "12", "0"),
+    ]
     assert second.split()[4:6] == ["replica", "draining"]
     assert "expired:9 idle:2" in third
     assert third.endswith("12.5s")
@@ -142,9 +148,10 @@ def test_holders_are_shown_the_longest_first() -> None:
         ]
     )
     header, first, second = text.splitlines()
-    assert header.split() == "PID THREAD ALIAS BACKEND FOR STALE REQUEST".split()
+    assert header.split()[:4] == ["PID", "THREAD", "ALIAS", "BACKEND"]
+    assert header.split()[4:] == ["FOR", "STALE", "REQUEST"]
     assert first.split() == (
-        "11 ThreadPoolExecutor-0_1 default 4242 1m10s yes -".split()
+        ["11", "ThreadPoolExecutor-0_1", "default", "4242", "1m10s", "yes", "-"]
     )
     assert second.split()[-3:] == ["-", "GET", "/quick/"]
 

@@ -341,7 +341,11 @@ def test_stop_leaves_a_socket_alone_that_is_not_its_own(
 def test_stop_from_inside_a_request_does_not_wait_for_itself(
     directory: Path,
 ) -> None:
-    server = ControlServer(directory, lambda request: (server.stop(), reply())[1])
+    def stopping(request: dict[str, Any]) -> dict[str, Any]:
+        server.stop()
+        return reply()
+
+    server = ControlServer(directory, stopping)
     server.start()
     client.ask(path_of(server), protocol.request("stats"), PATIENCE)
     assert list(directory.iterdir()) == []

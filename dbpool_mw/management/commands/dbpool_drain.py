@@ -171,7 +171,9 @@ exit codes:
         code = 0
         if progress.ignored:
             code = NO_ANSWER
-            complaints.append(f"Not told, no answer:\n{named(progress.ignored)}")
+            complaints.append(
+                f"No answer, so it may not be done there:\n{named(progress.ignored)}"
+            )
         if waited and not progress.done:
             code = TIMED_OUT
             complaints.append(

@@ -49,9 +49,11 @@ examples:
 
 columns:
   SIZE       connections open, counting those being opened; USED and IDLE of them
-  WAITING    checkouts waiting right now; MAX is the limit they wait for
+  MAX        connections that the pool may open
+  WAITING    checkouts waiting for a connection right now
   WAITS      checkouts that had to wait so far; TIMEOUTS those that waited in vain
   DISCARDED  connections closed, by reason
+  STALE      (of a holder) whether a drain waits for this connection
 
 exit codes:
   0  at least one worker answered

@@ -1,0 +1,139 @@
+"""The commands as a user runs them, each in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.control.commands import Project
+from tests.control.conftest import Serve
+from tests.control.fakes import FakeWorker, holder, pool
+
+
+@pytest.fixture
+def project(directory: Path, tmp_path: Path) -> Project:
+    return Project(directory, tmp_path)
+
+
+def test_they_work_while_the_database_is_down(project: Project, serve: Serve) -> None:
+    serve()
+    ended = project.run("dbpool_stats")
+    assert (ended.code, ended.err) == (0, "")
+    assert "gunicorn: worker [shop]" in ended.out
+    ended = project.run("dbpool_drain")
+    assert ended.code == 0
+    assert ended.out.startswith("Drained:")
+
+
+def test_exit_codes_reach_the_shell(
+    project: Project, serve: Serve, directory: Path
+) -> None:
+    ended = project.run("dbpool_stats")
+    assert ended.code == 3
+    assert f"Looked in {directory}" in ended.err
+    assert project.run("dbpool_drain").code == 3
+    assert project.run("dbpool_stats", "--format", "xml").code == 2
+    serve(FakeWorker(pool(stale=1)))
+    assert project.run("dbpool_stats", "--alias", "x").code == 2
+    assert project.run("dbpool_drain", "--timeout", "0.1").code == 1
+
+
+@pytest.mark.parametrize("command", ["dbpool_stats", "dbpool_drain"])
+def test_help_teaches_with_examples_as_they_are_written(
+    project: Project, command: str
+) -> None:
+    ended = project.run(command, "--help")
+    assert ended.code == 0
+    assert f"\nexamples:\n  manage.py {command} " in ended.out
+    assert "\nexit codes:\n  0  " in ended.out
+    assert max(map(len, ended.out.splitlines())) <= 90
+
+
+@pytest.mark.parametrize(
+    "args", [("dbpool_stats",), ("dbpool_stats", "--watch", "0.01"), ("dbpool_drain",)]
+)
+def test_a_reader_that_leaves_is_no_traceback(
+    project: Project, serve: Serve, args: tuple[str, ...]
+) -> None:
+    serve()
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        ended = project.run(*args, stdout=writer)
+    finally:
+        os.close(writer)
+    assert ended.code == 0
+    assert "Error" not in ended.err
+    assert "Traceback" not in ended.err
+
+
+def test_ctrl_c_ends_a_watch_quietly(project: Project, serve: Serve) -> None:
+    serve()
+    args = ("dbpool_stats", "--watch", "60", "--format", "json")
+    with project.start(*args) as process:
+        assert process.stdout is not None
+        assert json.loads(process.stdout.readline())["version"] == 1
+        process.send_signal(signal.SIGINT)
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (0, "", "")
+
+
+def test_a_watch_clears_a_real_terminal(project: Project, serve: Serve) -> None:
+    serve()
+    master, terminal = pty.openpty()
+    args = ("dbpool_stats", "--watch", "60")
+    seen = b""
+    try:
+        with project.start(*args, stdout=terminal) as process:
+            while b"default" not in seen:
+                seen += os.read(master, 65536)
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=30)
+    finally:
+        os.close(master)
+        os.close(terminal)
+    assert seen.startswith(b"\x1b[H\x1b[2J")
+    assert (process.returncode, err) == (0, "")
+
+
+def test_a_path_reaches_an_ascii_terminal_escaped(
+    project: Project, serve: Serve
+) -> None:
+    worker = FakeWorker()
+    worker.holders = [holder(path="/ü\x1b[2J/")]
+    serve(worker)
+    ended = project.run("dbpool_stats", "--holders", env={"PYTHONIOENCODING": "ascii"})
+    assert ended.code == 0
+    assert "GET /\\xfc\\x1b[2J/" in ended.out
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_the_directory_of_another_user_is_not_looked_into(
+    directory: Path, project: Project
+) -> None:
+    # Imported before the change of user, who may not read where Python's files are.
+    script = (
+        "import os, sys\n"
+        "from pathlib import Path\n"
+        "from dbpool_mw.control import paths\n"
+        "os.setuid(4711)\n"
+        "try:\n"
+        "    paths.check_directory(Path(sys.argv[1]))\n"
+        "except paths.ControlDirError as error:\n"
+        "    print(error)\n"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", script, str(directory)],
+        env=project.environ,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "belongs to uid 0, this process runs as 4711" in ended.stdout

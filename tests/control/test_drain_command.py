@@ -1,0 +1,270 @@
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dbpool_mw.control import drain
+from tests.control.commands import Ended, run
+from tests.control.conftest import Plant, Serve, WorkerProcess
+from tests.control.fakes import FakeWorker, holder, pool
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drain, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(drain, "ANSWER_SECONDS", 0.3)
+
+
+def drained(directory: Path, *args: str, terminal: bool = False) -> Ended:
+    return run(directory, "dbpool_drain", *args, terminal=terminal)
+
+
+def test_a_drain_waits_until_nothing_is_left_and_shows_its_progress(
+    directory: Path, serve: Serve
+) -> None:
+    worker = FakeWorker()
+    worker.stale = [2, 2, 1, 0]
+    serve(worker)
+    ended = drained(directory)
+    assert ended.code == 0
+    assert ended.out.startswith("Drained: no pooled connection is left in 1 worker (")
+    assert "--resume" in ended.out
+    assert ended.err.splitlines() == [
+        "draining: 2 connections from before left in 1 worker",
+        "draining: 1 connection from before left in 1 worker",
+        "draining: 0 connections from before left in 1 worker",
+    ]
+    assert worker.verbs == ["drain", "stats", "stats", "stats"]
+
+
+def test_on_a_terminal_progress_is_one_line(directory: Path, serve: Serve) -> None:
+    worker = FakeWorker()
+    worker.stale = [2, 1, 0]
+    serve(worker)
+    err = drained(directory, terminal=True).err
+    assert err.count("\r") == 3
+    assert err.count("\n") == 1
+    assert err.endswith("\n")
+
+
+def test_progress_can_be_turned_off(directory: Path, serve: Serve) -> None:
+    serve()
+    assert drained(directory, "--verbosity", "0").err == ""
+
+
+@pytest.mark.parametrize(
+    ("option", "verb", "text"),
+    [
+        ("--pause", "pause", "Paused: no connection is left"),
+        ("--recycle", "recycle", "Recycled: every connection"),
+        ("--resume", "resume", "Resumed: pooling again"),
+    ],
+)
+def test_each_option_sends_its_verb(
+    directory: Path, serve: Serve, option: str, verb: str, text: str
+) -> None:
+    worker = FakeWorker()
+    serve(worker)
+    ended = drained(directory, option)
+    assert ended.code == 0
+    assert worker.verbs == [verb]
+    assert ended.out.startswith(text)
+    keyword: Any = {verb: True}
+    assert run(directory, "dbpool_drain", **keyword).out.startswith(text)
+
+
+def test_a_pause_reminds_what_waits_and_how_to_end_it(
+    directory: Path, serve: Serve
+) -> None:
+    serve()
+    out = drained(directory, "--pause").out
+    assert "TIMEOUT seconds" in out
+    assert "503" in out
+    assert "--resume" in out
+    assert "--resume" not in drained(directory, "--recycle").out
+
+
+@pytest.mark.parametrize("option", ["--resume", "--no-wait"])
+def test_resume_and_no_wait_return_after_the_replies(
+    directory: Path, serve: Serve, option: str
+) -> None:
+    worker = FakeWorker(pool(stale=3))
+    serve(worker)
+    ended = drained(directory, option)
+    assert ended.code == 0
+    assert ended.err == ""
+    assert len(worker.requests) == 1
+
+
+def test_when_time_is_up_whoever_holds_what_is_named(
+    directory: Path, serve: Serve
+) -> None:
+    worker = FakeWorker(pool(stale=1, in_use=2))
+    worker.holders = [holder(stale=True, path="/report/"), holder(path="/new/")]
+    serve(worker)
+    ended = drained(directory, "--timeout", "0.05")
+    assert ended.code == 1
+    assert (
+        f"  worker {os.getpid()}: default: backend 4242, thread "
+        f"ThreadPoolExecutor-0_1, GET /report/, since "
+    ) in ended.out
+    assert "/new/" not in ended.out
+    assert "Not done after 0.05 s: 1 connection from before still open." in ended.err
+
+
+def test_a_worker_that_does_not_answer_is_named_and_the_others_are_drained(
+    directory: Path, serve: Serve, plant: Plant
+) -> None:
+    plant(1)
+    worker = FakeWorker()
+    worker.stale = [1, 0]
+    serve(worker)
+    ended = drained(directory)
+    assert ended.code == 4
+    assert "worker 1: no answer within 0.3 s" in ended.err
+    assert ended.out.startswith("Drained: no pooled connection is left in 1 worker (")
+    assert worker.verbs == ["drain", "stats"]
+
+
+def test_when_nobody_takes_the_verb_it_says_so(directory: Path, plant: Plant) -> None:
+    plant(1)
+    for option in ("--pause", "--resume", "--no-wait"):
+        ended = drained(directory, option)
+        assert ended.code == 4
+        assert ended.out == "No worker took it.\n"
+
+
+def test_time_up_goes_before_a_silent_worker_and_both_are_named(
+    directory: Path, serve: Serve, plant: Plant
+) -> None:
+    plant(1)
+    serve(FakeWorker(pool(stale=1)))
+    ended = drained(directory, "--timeout", "0.05")
+    assert ended.code == 1
+    assert "worker 1: no answer" in ended.err
+    assert "Not done after" in ended.err
+
+
+def test_a_worker_that_ends_meanwhile_counts_as_empty(
+    directory: Path, serve: Serve, spawn: Callable[[], WorkerProcess]
+) -> None:
+    ending = spawn()
+    staying = FakeWorker()
+
+    def handle(request: dict[str, Any]) -> dict[str, Any]:
+        staying.stale = [0 if len(staying.requests) > 1 else 1]
+        if request["verb"] == "stats":
+            ending.kill()
+        return staying(request)
+
+    serve(handle)
+    ended = drained(directory)
+    assert ended.code == 0
+    assert "1 worker ended" in ended.err
+
+
+def test_only_the_aliases_chosen_are_drained(directory: Path, serve: Serve) -> None:
+    worker = FakeWorker(pool("default", stale=9), pool("replica"))
+    serve(worker)
+    ended = drained(directory, "--alias", "replica")
+    assert ended.code == 0
+    assert worker.verbs == ["stats", "drain"]
+    assert worker.requests[1]["aliases"] == ["replica"]
+
+
+def test_workers_without_the_alias_are_not_told(directory: Path, serve: Serve) -> None:
+    other, chosen = FakeWorker(pool("default")), FakeWorker(pool("replica"))
+    serve(other)
+    serve(chosen)
+    assert drained(directory, "--alias", "replica").code == 0
+    assert other.verbs == ["stats"]
+    assert chosen.verbs == ["stats", "drain"]
+
+
+def test_only_the_pids_chosen_are_drained(
+    directory: Path, serve: Serve, spawn: Callable[[], WorkerProcess]
+) -> None:
+    worker = FakeWorker()
+    serve(worker)
+    chosen = spawn()
+    assert drained(directory, "--pid", str(chosen.pid)).code == 0
+    assert worker.requests == []
+
+
+@pytest.mark.parametrize("args", [("--alias", "x"), ("--pid", "1")])
+def test_what_no_worker_has_is_an_error_and_nothing_is_drained(
+    directory: Path, serve: Serve, args: tuple[str, str]
+) -> None:
+    worker = FakeWorker()
+    serve(worker)
+    assert drained(directory, *args).code == 2
+    assert set(worker.verbs) <= {"stats"}
+
+
+def test_no_worker_has_an_exit_code_of_its_own(
+    directory: Path, spawn: Callable[[], WorkerProcess]
+) -> None:
+    ended = drained(directory)
+    assert ended.code == 3
+    assert "No running worker found" in ended.err
+    worker = spawn()
+    worker.kill()
+    assert drained(directory).code == 3
+
+
+def test_a_killed_workers_pid_is_an_error_of_usage(
+    directory: Path, spawn: Callable[[], WorkerProcess]
+) -> None:
+    worker = spawn()
+    worker.kill()
+    assert drained(directory, "--pid", str(worker.pid)).code == 2
+
+
+def test_two_verbs_at_once_are_refused(directory: Path, serve: Serve) -> None:
+    worker = FakeWorker()
+    serve(worker)
+    assert drained(directory, "--pause", "--resume").code != 0
+    assert worker.requests == []
+
+
+def test_json_says_how_it_ended(directory: Path, serve: Serve, plant: Plant) -> None:
+    worker = FakeWorker()
+    worker.stale = [1, 0]
+    serve(worker)
+    data = json.loads(drained(directory, "--format", "json").out)
+    assert data["version"] == 1
+    assert data["verb"] == "drain"
+    assert data["done"] is True
+    assert data["left"] == 0
+    assert data["gone"] == []
+    assert data["seconds"] > 0
+    assert data["workers"][0]["pid"] == os.getpid()
+    data = json.loads(drained(directory, "--format", "json", "--no-wait").out)
+    assert data["done"] is False
+    plant(1)
+    ended = drained(directory, "--format", "json")
+    data = json.loads(ended.out)
+    assert ended.code == 4
+    assert data["done"] is False
+    assert data["workers"][0]["error"] == "no answer within 0.3 s"
+
+
+def test_ctrl_c_ends_the_waiting_and_says_that_the_drain_stands(
+    directory: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve(FakeWorker(pool(stale=1)))
+
+    def interrupt(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", interrupt)
+    ended = drained(directory)
+    assert ended.code == 130
+    assert ended.out == ""
+    assert "--resume" in ended.err
