@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import wraps
+from functools import lru_cache, wraps
 from inspect import iscoroutinefunction
 from typing import Any
+
+from django.urls import Resolver404, resolve
 
 #: The attribute that marks a view; Django's ``as_view()`` copies it from ``dispatch``.
 _MARK = "dbpool_mw_no_pool"
@@ -40,6 +42,15 @@ def no_pool(view: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
-def is_exempt(view: Callable[..., Any]) -> bool:
-    """Tell whether a view was decorated with ``no_pool``."""
-    return getattr(view, _MARK, False)
+@lru_cache(maxsize=512)
+def serves(path: str) -> bool:
+    """Tell whether a path leads to a view decorated with ``no_pool``.
+
+    Resolving a path costs more than all else at the start of a request, hence the
+    cache; a change of ROOT_URLCONF must clear it.
+    """
+    try:
+        match: Any = resolve(path)
+    except Resolver404:
+        return False
+    return getattr(match.func, _MARK, False)

@@ -12,7 +12,7 @@ from django.conf import settings
 from django.db import OperationalError
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
-from django.urls import Resolver404, get_resolver, resolve
+from django.urls import get_resolver
 
 from dbpool_mw import conf, decorators, strays, unavailable, wrapper
 
@@ -84,8 +84,13 @@ class ConnectionPoolMiddleware:
     def _enter(self, request: HttpRequest) -> HttpResponseBase | None:
         """Check connections out, or give the response that says why there are none."""
         aliases, lazy, exempt = conf.for_request()
-        if not lazy and (exempt or decorators.used or not self._urls_loaded):
-            lazy = self._is_exempt(request, exempt)
+        if not self._urls_loaded:
+            self._load_urls()
+        lazy = (
+            lazy
+            or (decorators.used and decorators.serves(request.path_info))
+            or (exempt != () and request.path_info.startswith(exempt))
+        )
         try:
             wrapper.enter(request, aliases, lazy)
         except OperationalError as exception:
@@ -96,20 +101,8 @@ class ConnectionPoolMiddleware:
             return unavailable.respond(request, error)
         return None
 
-    def _is_exempt(self, request: HttpRequest, prefixes: tuple[str, ...]) -> bool:
-        """Tell whether a request is for a path or a view that needs no database."""
-        if prefixes and request.path_info.startswith(prefixes):
-            return True
-        if not self._urls_loaded:
-            self._urls_loaded = True
-            if hasattr(settings, "ROOT_URLCONF"):
-                # Loading the URLconf loads the views, and with them their decorators.
-                # Django would do it a moment later.
-                get_resolver().url_patterns  # noqa: B018
-        if not decorators.used:
-            return False
-        try:
-            match: Any = resolve(request.path_info)
-        except Resolver404:
-            return False
-        return decorators.is_exempt(match.func)
+    def _load_urls(self) -> None:
+        """Load the views, and with them their decorators; Django is about to anyway."""
+        self._urls_loaded = True
+        if hasattr(settings, "ROOT_URLCONF"):
+            get_resolver().url_patterns  # noqa: B018

@@ -6,7 +6,7 @@ from typing import Any
 
 from django.core.signals import got_request_exception, request_finished, setting_changed
 
-from dbpool_mw import conf, process, strays, wrapper
+from dbpool_mw import conf, decorators, process, strays, wrapper
 
 
 def return_connections(**signal: Any) -> None:
@@ -34,7 +34,9 @@ def return_after_exception(request: Any = None, **signal: Any) -> None:
 
 def settings_changed(*, setting: str | None, **signal: Any) -> None:
     """Start anew with the settings of a test; a receiver of ``setting_changed``."""
-    if setting is not None and setting.startswith(conf.PREFIX):
+    if setting == "ROOT_URLCONF":
+        decorators.serves.cache_clear()
+    elif setting is not None and setting.startswith(conf.PREFIX):
         conf.reset_cache()
         process.close()
 

@@ -58,7 +58,7 @@ class Attachment:
 
     def __init__(self, wrapper: BaseDatabaseWrapper) -> None:
         self.alias: str = wrapper.alias
-        self.connect = partial(_connect, wrapper)
+        self.connect = partial(_connect, wrapper, self)
         self.held: list[tuple[ConnectionPool, PoolEntry]] = []
         self.request: Any = None
         self.thread = threading.current_thread().name
@@ -157,7 +157,7 @@ def install(wrapper: Any, attachment: Attachment) -> None:
         {
             KEY: attachment,
             "connect": attachment.connect,
-            "_close": partial(_close, wrapper),
+            "_close": partial(_close, wrapper, attachment),
         }
     )
 
@@ -211,7 +211,7 @@ def give_back(attachment: Attachment) -> None:
         # What Django's close() comes to here, less its guards against a use from other
         # threads and from the event loop: this is the wrapper's own thread.
         wrapper.run_on_commit = []
-        _close(wrapper)
+        _close(wrapper, attachment)
     else:
         wrapper.close()
 
@@ -240,26 +240,24 @@ def forget_inherited() -> None:
 
 
 @async_unsafe
-def _connect(wrapper: Any) -> None:
+def _connect(wrapper: Any, attachment: Attachment) -> None:
     """Stand in for ``BaseDatabaseWrapper.connect``: check a connection out."""
-    attachment: Attachment = vars(wrapper)[KEY]
     if attachment.held:
         wrapper.close()
     attachment.attach(wrapper)
 
 
-def _close(wrapper: Any) -> None:
+def _close(wrapper: Any, attachment: Attachment) -> None:
     """Stand in for ``DatabaseWrapper._close``: check the connection in.
 
     In an atomic block it is closed for good: ``close()`` then leaves it on the wrapper,
     where a use must fail as it does without a pool.
     """
-    attachment: Attachment = wrapper.__dict__[KEY]
-    held = attachment.take()
-    if held is None:
+    try:
+        pool, entry = attachment.held.pop()
+    except IndexError:
         type(wrapper)._close(wrapper)
         return
-    pool, entry = held
     if wrapper.connection is not entry.connection:
         type(wrapper)._close(wrapper)  # somebody put another one there
     elif wrapper.in_atomic_block:
