@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from django.db import connections
@@ -77,7 +78,7 @@ def make_pool(
     come at once, all get the same pool. Raises ImproperlyConfigured when the settings
     are wrong.
     """
-    config = conf.config_for(alias)
+    config, directory = conf.config_for(alias), conf.control_dir()
     house = _house
     with house.lock:
         old = house.pools.get(alias)
@@ -91,17 +92,17 @@ def make_pool(
         if database != _configured.get(alias, database):
             new.drain()
         elif house.maintenance is None:
-            _start_threads(house)
+            _start_threads(house, directory)
     if old is not None:
         old.close()
     return new
 
 
-def _start_threads(house: _House) -> None:
+def _start_threads(house: _House, control_dir: Path) -> None:
     """Start what runs beside the requests. The house's lock is held."""
     house.maintenance = Maintenance(lambda: list(house.pools.values()))
     house.maintenance.start()
-    house.control = ControlServer(conf.control_dir(), handle)
+    house.control = ControlServer(control_dir, handle)
     house.control.start()
 
 

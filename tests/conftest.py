@@ -23,7 +23,6 @@ import pytest
 from django.conf import settings
 from django.db import connections
 
-from dbpool_mw import process
 from sandbox.postgres import PostgresMissing, PostgresServer, Server
 
 DSN_VARIABLE = "DBPOOL_MW_TEST_DSN"
@@ -82,6 +81,9 @@ def fresh_database(server: Server) -> Iterator[str]:
 @contextmanager
 def aliases_at(databases: Databases) -> Iterator[Databases]:
     """Point "default" and "replica" at the databases."""
+    # It reads the settings, which are chosen in pytest_configure.
+    from dbpool_mw import process
+
     before = {}
     address = {
         "HOST": databases.server.host,

@@ -26,19 +26,21 @@ FLOORS: list[tuple[bool, list[str]]] = [
             "control.peer",
             "control.server",
             "control.client",
+            "control.drain",
             "control.render",
+            "control.prometheus",
             # Last, because it names the control directory.
             "conf",
         ],
     ),
     (False, ["process"]),
     (False, ["wrapper"]),
+    (False, ["strays", "unavailable", "decorators", "management.asking"]),
     (
         False,
         [
             "middleware",
             "receivers",
-            "decorators",
             "checks",
             "management.commands.dbpool_stats",
             "management.commands.dbpool_drain",
