@@ -22,6 +22,7 @@ class ConnectionPoolMiddleware:
 
     Put it first in ``MIDDLEWARE``. The receivers of ``request_finished`` and
     ``got_request_exception`` return the connections. Answers 503 when there is none.
+    Raises ImproperlyConfigured, when the server starts, if the settings are wrong.
     """
 
     sync_capable = True
@@ -33,6 +34,9 @@ class ConnectionPoolMiddleware:
         self._is_async = iscoroutinefunction(get_response)
         if self._is_async:
             markcoroutinefunction(self)
+        # A server runs no system checks: wrong settings must not wait for a request.
+        for alias in conf.for_request().aliases:
+            conf.config_for(alias)
 
     def __call__(
         self, request: HttpRequest

@@ -24,7 +24,7 @@ from dbpool_mw import conf
 from dbpool_mw.control import protocol
 from dbpool_mw.control.server import ControlServer
 from dbpool_mw.core.driver import Character
-from dbpool_mw.core.entry import Owner, PoolEntry
+from dbpool_mw.core.entry import Owner
 from dbpool_mw.core.maintenance import Maintenance
 from dbpool_mw.core.pool import ConnectionPool
 
@@ -109,13 +109,6 @@ def _start_threads(house: _House, control_dir: Path) -> None:
 def pools() -> list[ConnectionPool]:
     """Give the pools that this process has now."""
     return list(_house.pools.values())
-
-
-def reclaim(pool: ConnectionPool, entry: PoolEntry) -> None:
-    """Have a connection taken back whose holder is gone; safe in a finaliser."""
-    maintenance = _house.maintenance
-    if maintenance is not None:
-        maintenance.reclaim(pool, entry)
 
 
 def close() -> None:

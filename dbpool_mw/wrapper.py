@@ -15,6 +15,7 @@ all have their say, once for each physical connection.
 from __future__ import annotations
 
 import _thread
+import contextlib
 import threading
 import time
 import weakref
@@ -83,11 +84,14 @@ class Attachment:
     def lose(self, *_: object) -> None:
         """Have the pool take back what is held: wrapper or thread are gone.
 
-        Runs in finalisers, so it takes no lock.
+        Runs in finalisers, in any thread at any allocation, maybe with the pool's own
+        lock held there. So another thread does it: to start a bare one takes no lock.
         """
         held = self.take()
         if held is not None:
-            process.reclaim(*held)
+            pool, entry = held
+            with contextlib.suppress(RuntimeError):  # the interpreter is at its end
+                _thread.start_new_thread(pool.reclaim, (entry,))
 
     def attach(self, wrapper: Any) -> None:
         """Check a connection out and put it on the wrapper.
