@@ -54,10 +54,12 @@ class ConnectionPoolMiddleware:
             # no request_finished may follow.
             wrapper.leave()
             raise
+        if strays.ATTRIBUTE in request.__dict__:
+            strays.release(request)
+            wrapper.leave()
         return response
 
     async def _handle_async(self, request: HttpRequest) -> HttpResponseBase:
-        strays.expect(request)
         try:
             # To the request's own thread: the wrappers are there, and it may wait.
             refusal = await sync_to_async(self._enter)(request)
@@ -71,7 +73,8 @@ class ConnectionPoolMiddleware:
         except BaseException:
             await sync_to_async(wrapper.leave)()
             raise
-        if strays.release(request):
+        if strays.ATTRIBUTE in request.__dict__:
+            strays.release(request)
             await sync_to_async(wrapper.leave)()
         return response
 

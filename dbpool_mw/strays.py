@@ -13,32 +13,32 @@ from contextvars import ContextVar
 from functools import partial
 from typing import Any
 
+from django.core.handlers.asgi import ASGIRequest
 from django.db import connections
 
 from dbpool_mw import conf, wrapper
 
-#: Where a request keeps its strays; there only if the middleware ran asynchronously.
+#: Where a request keeps its strays, once it has any.
 ATTRIBUTE = "_dbpool_mw_strays"
 
 _failed_request: ContextVar[Any] = ContextVar("dbpool_mw_failed_request", default=None)
 
 
-def expect(request: Any) -> None:
-    """Let the error pages of a request be rendered in other threads."""
-    setattr(request, ATTRIBUTE, [])
-
-
 def admit(request: Any) -> None:
     """Give this thread fresh wrappers for the error page of a request.
 
-    Does nothing for a request that doesn't expect it, and where a wrapper is in use.
+    Only under ASGI, in another thread than the request's own, and where that thread's
+    own wrapper isn't connected. The strays of the page before, whose end nobody told,
+    are replaced.
     """
-    admitted = getattr(request, ATTRIBUTE, None)
-    if admitted is None:
+    own = (each.request is request for each in wrapper.here.attachments.values())
+    if not isinstance(request, ASGIRequest) or any(own):
         return
+    admitted = vars(request).setdefault(ATTRIBUTE, [])
     _failed_request.set(request)
     for alias in conf.pooled_aliases():
-        if connections[alias].connection is not None:
+        present: Any = connections[alias]
+        if present.connection is not None and "ensure_connection" not in vars(present):
             continue
         fresh: Any = connections.create_connection(alias)
         attachment = wrapper.Attachment(fresh)
@@ -49,18 +49,17 @@ def admit(request: Any) -> None:
         admitted.append((fresh, attachment))
 
 
-def release(request: Any) -> bool:
-    """Give back what the error pages of a request held; tell whether there was one.
+def release(request: Any) -> None:
+    """Give back what the error pages of a request held.
 
     Called when the response is there, so the pages are done; from any thread.
     """
-    admitted = getattr(request, ATTRIBUTE, ())
+    admitted = vars(request).get(ATTRIBUTE, ())
     for _, attachment in admitted:
         held = attachment.take()
         if held is not None:
             pool, entry = held
             pool.checkin(entry)
-    return bool(admitted)
 
 
 def _ensure_connection(stray: Any, attachment: wrapper.Attachment) -> None:

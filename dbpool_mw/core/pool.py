@@ -165,7 +165,7 @@ class ConnectionPool:
             raise PoolClosed(self.name, f"pool {self.name!r} is closed")
         raise TooManyRequests(
             self.name,
-            f"pool {self.name!r}: {limit} callers wait for a connection already",
+            f"pool {self.name!r}: MAX_WAITING ({limit}) callers wait already",
             self._explain(),
         )
 

@@ -1,0 +1,190 @@
+"""A driver without a server, with fault switches, and a clock set by hand."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from dbpool_mw.core.config import PoolConfig
+from dbpool_mw.core.pool import ConnectionPool
+
+
+class FakeConnection:
+    def __init__(self, number: int) -> None:
+        self.number = number
+        self.closed = False
+        self.alive = True
+        self.answers = True
+        self.transaction = "idle"  # or "open", "busy", "unknown"
+        self.touched = False
+        self.stays_dirty = False
+
+    def __repr__(self) -> str:
+        return f"<connection {self.number}>"
+
+
+class Owner:
+    def __init__(self, name: str = "someone") -> None:
+        self.name = name
+
+    def describe(self) -> dict[str, Any]:
+        return {"thread": self.name, "method": "GET", "path": f"/{self.name}/"}
+
+
+class FakeDriver:
+    """Stands in for dbpool_mw.core.driver; remembers every connection it opened."""
+
+    def __init__(self) -> None:
+        self.connections: list[FakeConnection] = []
+        self.most_open = 0
+        self.connect_error: BaseException | None = None
+        self.reset_error: BaseException | None = None
+        self.ping_error: BaseException | None = None
+        self.on_connect: Callable[[], None] = lambda: None
+        self.on_close: Callable[[FakeConnection], None] = lambda connection: None
+        self.resets: list[FakeConnection] = []
+        self.round_trips = 0
+        self._lock = threading.Lock()
+        self._numbers = itertools.count(1)
+
+    # What the pool is given.
+
+    def connect(self, owner: Any) -> FakeConnection:
+        self.on_connect()
+        if self.connect_error is not None:
+            raise self.connect_error
+        with self._lock:
+            connection = FakeConnection(next(self._numbers))
+            self.connections.append(connection)
+            self.most_open = max(self.most_open, len(self.open))
+        return connection
+
+    def reset(self, owner: Any, connection: FakeConnection, origin: Any) -> None:
+        self.round_trips += 1
+        if self.reset_error is not None:
+            raise self.reset_error
+        self.resets.append(connection)
+        connection.touched = False
+
+    # What the pool calls of the driver.
+
+    def liveness(self, connection: FakeConnection) -> Callable[[], bool]:
+        return lambda: connection.alive and not connection.closed
+
+    def character(self, connection: FakeConnection) -> tuple[Any, ...]:
+        return (True,)
+
+    def is_clean(self, connection: FakeConnection, origin: Any) -> bool:
+        return connection.transaction == "idle" and not connection.touched
+
+    def why_unusable(self, connection: FakeConnection) -> str | None:
+        if connection.closed:
+            return "closed"
+        return {"busy": "busy", "unknown": "dead"}.get(connection.transaction)
+
+    def roll_back(self, connection: FakeConnection) -> bool:
+        was_open = connection.transaction == "open"
+        if was_open:
+            self.round_trips += 1
+            if not connection.stays_dirty:
+                connection.transaction = "idle"
+        return was_open
+
+    def is_touched(self, connection: FakeConnection) -> bool:
+        return connection.touched
+
+    def restore_autocommit(self, connection: FakeConnection, origin: Any) -> None:
+        pass
+
+    def ping(self, connection: FakeConnection) -> bool:
+        self.round_trips += 1
+        if self.ping_error is not None:
+            raise self.ping_error
+        return connection.answers
+
+    def close(self, connection: FakeConnection) -> None:
+        self.on_close(connection)
+        with self._lock:
+            connection.closed = True
+
+    def backend_pid(self, connection: FakeConnection) -> int:
+        return 1000 + connection.number
+
+    # For assertions.
+
+    @property
+    def open(self) -> list[FakeConnection]:
+        return [each for each in self.connections if not each.closed]
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def make_pool(**config: Any) -> tuple[ConnectionPool, FakeDriver, Clock]:
+    driver, clock = FakeDriver(), Clock()
+    pool = ConnectionPool(
+        "default",
+        PoolConfig(**{"max_conns": 2, "timeout": 0.01, **config}),
+        database="app",
+        connect=driver.connect,
+        reset=driver.reset,
+        driver=driver,
+        clock=clock,
+    )
+    return pool, driver, clock
+
+
+def check(pool: ConnectionPool, driver: FakeDriver) -> None:
+    """Assert what holds at every moment when no call of the pool is under way."""
+    stats = pool.stats()
+    assert stats["size"] == stats["idle"] + stats["in_use"] + stats["connecting"]
+    assert stats["size"] <= stats["max"]
+    assert stats["size"] == len(driver.open)
+    assert stats["opened"] == stats["size"] + sum(stats["discarded"].values())
+    assert driver.most_open <= stats["max"]
+    assert not (stats["idle"] and stats["waiting"])
+
+
+class InThread(threading.Thread):
+    """Run a function in a thread; give its result or raise what it raised."""
+
+    def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
+        super().__init__(daemon=True)
+        self._call = (function, arguments)
+        self._result: Any = None
+        self._error: BaseException | None = None
+        self.start()
+
+    def run(self) -> None:
+        function, arguments = self._call
+        try:
+            self._result = function(*arguments)
+        except BaseException as error:
+            self._error = error
+
+    def result(self, timeout: float = 20) -> Any:
+        self.join(timeout)
+        assert not self.is_alive(), "the thread hangs"
+        if self._error is not None:
+            raise self._error
+        return self._result
+
+
+def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    """Wait until a condition that another thread brings about holds."""
+    gate = threading.Event()
+    for _ in range(int(seconds / 0.001)):
+        if condition():
+            return
+        gate.wait(0.001)
+    raise AssertionError("it never came to be")

@@ -1,0 +1,105 @@
+"""Many threads and many seeds on one pool; what must hold is checked as they go."""
+
+from __future__ import annotations
+
+import random
+import threading
+
+import psycopg2
+import pytest
+
+from dbpool_mw.core.errors import PoolError
+from tests.core.fakes import InThread, Owner, check, make_pool
+
+THREADS = 8
+STEPS = 60
+
+
+class Holders:
+    """Who holds which connection, and whether two ever held the same one."""
+
+    def __init__(self):
+        self.lock = threading.Lock()
+        self.held = set()
+        self.shared = []
+
+    def take(self, connection):
+        with self.lock:
+            if connection in self.held:
+                self.shared.append(connection)
+            self.held.add(connection)
+
+    def leave(self, connection):
+        with self.lock:
+            self.held.discard(connection)
+
+
+@pytest.mark.parametrize("seed", range(25))
+def test_no_sharing_no_excess_no_loss(seed):
+    pool, driver, _ = make_pool(max_conns=3, min_conns=1, timeout=20)
+    holders = Holders()
+    barrier = threading.Barrier(THREADS + 1)
+    failures = []
+
+    def work(number):
+        rng = random.Random(f"{seed} {number}")
+        barrier.wait()
+        for _ in range(STEPS):
+            try:
+                # Sometimes too short to get one.
+                entry = pool.checkout(Owner(str(number)), rng.choice([20, 20, 20, 0]))
+            except (PoolError, psycopg2.OperationalError):
+                continue
+            connection = entry.connection
+            holders.take(connection)
+            if connection.closed:
+                failures.append(f"{connection} was given out closed")
+            if pool.stats()["size"] > 3:
+                failures.append("above MAX_CONNS")
+            fate = rng.random()
+            if fate < 0.1:
+                connection.transaction = "open"
+            elif fate < 0.2:
+                connection.touched = True
+            elif fate < 0.3:
+                connection.transaction = "unknown"
+            elif fate < 0.4:
+                connection.alive = False
+            holders.leave(connection)
+            if fate > 0.9:
+                pool.discard(entry, "test")
+            else:
+                pool.checkin(entry)
+
+    def disturb():
+        rng = random.Random(f"{seed} disturb")
+        barrier.wait()
+        for _ in range(STEPS):
+            rng.choice(
+                [pool.drain, pool.resume, pool.recycle, pool.maintain, pool.maintain]
+            )()
+            if rng.random() < 0.2:
+                pool.pause()
+                pool.resume()
+            if rng.random() < 0.1:
+                driver.connect_error = psycopg2.OperationalError("down")
+                pool.maintain()
+                driver.connect_error = None
+        pool.resume()
+
+    threads = [InThread(work, number) for number in range(THREADS)]
+    threads.append(InThread(disturb))
+    for thread in threads:
+        thread.result(60)
+    assert failures == []
+    assert holders.shared == []
+    assert driver.most_open <= 3
+    stats = pool.stats()
+    assert stats["in_use"] == stats["connecting"] == stats["waiting"] == 0
+    check(pool, driver)
+    # Every place is still there.
+    pool.resume()
+    entries = [pool.checkout(Owner(), 5) for _ in range(3)]
+    for entry in entries:
+        pool.checkin(entry)
+    check(pool, driver)

@@ -1,0 +1,1 @@
+"""A project whose views do to their connection whatever a view may do."""

@@ -1,0 +1,17 @@
+"""tests.settings, and whatever a test says in TEST_SETTINGS, a JSON object."""
+
+import json
+import os
+
+from tests.settings import *  # noqa: F403
+
+ROOT_URLCONF = "tests.process.project.urls"
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "handlers": {"console": {"class": "logging.StreamHandler"}},
+    "root": {"handlers": ["console"], "level": "INFO"},
+}
+for _alias, _changes in json.loads(os.environ.get("TEST_DATABASES", "{}")).items():
+    DATABASES[_alias].update(_changes)  # noqa: F405
+globals().update(json.loads(os.environ.get("TEST_SETTINGS", "{}")))

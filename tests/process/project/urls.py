@@ -1,0 +1,10 @@
+"""Every view by its name."""
+
+from django.urls import path
+
+from tests.process.project import views
+
+urlpatterns = [
+    path(f"{name}/", getattr(views, name)) for name in views.__all__ if name != "broken"
+]
+handler500 = views.broken

@@ -1,0 +1,205 @@
+"""Views that do to their connection whatever a view may do."""
+
+import os
+
+from asgiref.sync import sync_to_async
+from django.db import close_old_connections, connection, connections, transaction
+from django.http import HttpResponse, JsonResponse, StreamingHttpResponse
+
+from dbpool_mw.decorators import no_pool
+from tests.process.project.middleware import backend_pid
+
+__all__ = [
+    "async_orm",
+    "async_stream",
+    "atomic_fails",
+    "broken",
+    "closes",
+    "closes_in_atomic",
+    "closes_old",
+    "exempt",
+    "exits",
+    "facts",
+    "fails",
+    "fails_async",
+    "fails_twice",
+    "holds",
+    "leaves_session",
+    "lock_held",
+    "no_database",
+    "nothing",
+    "raises_in_stream",
+    "run",
+    "stream",
+    "two",
+]
+
+
+def answer(**facts):
+    return JsonResponse({"pid": os.getpid(), **facts})
+
+
+def nothing(request):
+    return answer(connected=connection.connection is not None)
+
+
+def facts(request):
+    return answer(
+        backend=backend_pid(),
+        autocommit=connection.get_autocommit(),
+        in_atomic=connection.in_atomic_block,
+        zone=show("TimeZone"),
+        timeout=show("statement_timeout"),
+    )
+
+
+def show(name):
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT current_setting(%s)", [name])
+        return cursor.fetchone()[0]
+
+
+def two(request):
+    with connections["replica"].cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        replica = cursor.fetchone()[0]
+    with connections["local"].cursor() as cursor:
+        cursor.execute("SELECT 1")
+    return answer(
+        backend=backend_pid(),
+        replica=replica,
+        local=type(connections["local"].connection).__module__,
+    )
+
+
+def closes(request):
+    before = backend_pid()
+    connection.close()
+    between = connection.connection is None
+    return answer(before=before, between=between, backend=backend_pid())
+
+
+def closes_old(request):
+    before = backend_pid()
+    close_old_connections()
+    between = connection.connection is None
+    return answer(before=before, between=between, backend=backend_pid())
+
+
+def closes_in_atomic(request):
+    try:
+        with transaction.atomic():
+            backend_pid()
+            connection.close()
+            backend_pid()
+    except Exception as error:
+        failed = type(error).__name__
+    return answer(failed=failed, backend=backend_pid())
+
+
+def fails(request):
+    backend_pid()
+    raise ValueError("on purpose")
+
+
+async def fails_async(request):
+    await sync_to_async(backend_pid)()
+    raise ValueError("on purpose")
+
+
+def fails_twice(request):
+    try:
+        fails(request)
+    finally:
+        connection.close()
+        backend_pid()
+
+
+def atomic_fails(request):
+    """With ATOMIC_REQUESTS: what it wrote is rolled back."""
+    with connection.cursor() as cursor:
+        cursor.execute("INSERT INTO notes VALUES ('lost')")
+    raise ValueError("on purpose")
+
+
+def broken(request):
+    """The 500 page; it queries."""
+    return JsonResponse({"page": 500, "backend": backend_pid()}, status=500)
+
+
+def exits(request):
+    """End with what is no Exception, so that no response follows."""
+    backend_pid()
+    raise SystemExit("on purpose")
+
+
+def holds(request):
+    """Wait until somebody else gives the advisory lock up; the path is the evidence."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(%s)", [int(request.GET["key"])])
+    return answer(backend=backend_pid())
+
+
+def run(request):
+    """Run any statement."""
+    with connection.cursor() as cursor:
+        cursor.execute(request.GET["sql"])
+        rows = cursor.fetchall() if cursor.description else []
+    return answer(rows=rows, backend=backend_pid())
+
+
+def leaves_session(request):
+    """Leave all kinds of things behind in the session."""
+    with connection.cursor() as cursor:
+        cursor.execute("SET statement_timeout = 12345")
+        cursor.execute("SET TimeZone = 'Asia/Tokyo'")
+        cursor.execute("CREATE TEMP TABLE mine (a int)")
+        cursor.execute("SELECT pg_advisory_lock(77)")
+    return answer(backend=backend_pid())
+
+
+def lock_held(request):
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'")
+        return answer(held=cursor.fetchone()[0])
+
+
+def rows(number):
+    for index in range(number):
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT %s, repeat('x', 10000)", [index])
+            yield f"{cursor.fetchone()[0]} {'x' * 10000}\n"
+
+
+def stream(request):
+    return StreamingHttpResponse(rows(int(request.GET.get("rows", "20"))))
+
+
+def raises_in_stream(request):
+    def content():
+        yield from rows(3)
+        raise ValueError("on purpose")
+
+    return StreamingHttpResponse(content())
+
+
+async def async_stream(request):
+    async def content():
+        for index in range(int(request.GET.get("rows", "20"))):
+            await sync_to_async(backend_pid)()
+            yield f"{index} {'x' * 10000}\n"
+
+    return StreamingHttpResponse(content())
+
+
+async def async_orm(request):
+    return answer(backend=await sync_to_async(backend_pid)())
+
+
+@no_pool
+def no_database(request):
+    return HttpResponse("well")
+
+
+def exempt(request):
+    return HttpResponse("well")

@@ -1,0 +1,223 @@
+"""dbpool_stats and dbpool_drain against workers that serve requests."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import pytest
+
+from tests.process.servers import MANAGE, Project, Server, wait_until
+
+
+@contextmanager
+def traffic(server: Server, path: str = "/facts/", clients: int = 6) -> Iterator[list]:
+    """Ask for a page again and again; every answer must be 200."""
+    done = threading.Event()
+    statuses: list[int] = []
+
+    def ask() -> None:
+        while not done.is_set():
+            statuses.append(server.get(path).status)
+
+    with ThreadPoolExecutor(clients) as pool:
+        asking = [pool.submit(ask) for _ in range(clients)]
+        try:
+            wait_until(lambda: len(statuses) > 20, "the traffic flows")
+            yield statuses
+            before = len(statuses)
+            wait_until(lambda: len(statuses) > before + 20, "the traffic flows still")
+        finally:
+            done.set()
+        for each in asking:
+            each.result(30)
+    assert set(statuses) == {200}
+
+
+@pytest.fixture
+def workers(project: Project) -> Iterator[Server]:
+    """Run two workers of four threads, each of which served a request."""
+    with project.gunicorn("--threads", "4", workers=2) as server:
+        wait_until(
+            lambda: server.get("/facts/") and len(project.pids()) == 2,
+            "both workers served a request",
+        )
+        yield server
+
+
+def test_stats_show_a_row_for_each_worker_and_alias(workers, project):
+    done = project.manage("dbpool_stats")
+    assert done.returncode == 0
+    lines = done.stdout.splitlines()
+    assert lines[0].split()[:4] == ["PID", "COMMAND", "ALIAS", "STATE"]
+    assert len(lines) == 1 + 2 * 2 + 1
+    for pid in project.pids():
+        assert sum(line.split()[0] == str(pid) for line in lines) == 2
+    assert lines[-1].startswith("total")
+    one = project.pids()[0]
+    done = project.manage("dbpool_stats", "--pid", str(one), "--alias", "default")
+    assert len(done.stdout.splitlines()) == 2
+
+
+def test_stats_count_what_the_workers_did(workers, project):
+    before = project.settled()["checkouts"]
+    for _ in range(20):
+        workers.get("/facts/")
+    assert project.settled()["checkouts"] == before + 20
+
+
+def test_prometheus_output_names_every_worker(workers, project):
+    text = project.manage("dbpool_stats", "--format", "prometheus").stdout
+    for pid in project.pids():
+        assert f'dbpool_mw_worker_up{{pid="{pid}"}} 1' in text
+    assert "db_client_connection_count{" in text
+
+
+def test_holders_name_the_request_and_its_backend(workers, project):
+    with ThreadPoolExecutor() as clients, project.lock(4):
+        held = clients.submit(workers.get, "/holds/?key=4")
+        project.wait_for_lock(4)
+        done = project.manage("dbpool_stats", "--format", "json", "--holders")
+        (holder,) = [
+            holder
+            for worker in json.loads(done.stdout)["workers"]
+            for holder in worker["holders"]
+            if holder["path"] == "/holds/" and holder["alias"] == "default"
+        ]
+        assert holder["method"] == "GET"
+        assert holder["backend_pid"] in project.backends()
+        table = project.manage("dbpool_stats", "--holders").stdout
+        assert "GET /holds/" in table
+        project.terminate([holder["backend_pid"]])
+        held.result(20)
+
+
+def test_a_drain_empties_the_pools_and_fails_no_request(workers, project):
+    pooled = set(project.backends())
+    with traffic(workers):
+        done = project.manage("dbpool_drain")
+        assert done.returncode == 0, done.stderr
+        assert "Drained" in done.stdout
+        wait_until(lambda: not pooled & set(project.backends()), "the old ones ended")
+    wait_until(lambda: project.backends() == [], "nothing is kept")
+    stats = project.settled()
+    assert stats["size"] == 0
+    assert stats["discarded"]["drained"] > 0
+    assert project.manage("dbpool_drain", "--resume").returncode == 0
+    workers.get("/facts/")
+    assert project.settled()["size"] == 1
+
+
+def test_a_pause_leaves_the_server_without_any_connection(workers, project):
+    with traffic(workers) as statuses:
+        done = project.manage("dbpool_drain", "--pause")
+        assert done.returncode == 0, done.stderr
+        assert project.backends() == []
+        assert project.stats()["waiting"] > 0
+        before = len(statuses)
+        assert project.manage("dbpool_drain", "--resume").returncode == 0
+        wait_until(lambda: len(statuses) > before, "requests go on")
+    assert project.settled()["size"] > 0
+
+
+def test_a_failover_makes_requests_wait_and_none_fail(own_project):
+    project = own_project
+    with project.gunicorn("--threads", "4", workers=2) as server, traffic(server):
+        assert project.manage("dbpool_drain", "--pause").returncode == 0
+        project.databases.server.restart()
+        assert project.manage("dbpool_drain", "--resume").returncode == 0
+
+
+def test_a_recycle_replaces_every_connection_under_traffic(workers, project):
+    with traffic(workers):
+        old = set(project.backends())
+        done = project.manage("dbpool_drain", "--recycle")
+        assert done.returncode == 0, done.stderr
+        wait_until(lambda: not old & set(project.backends()), "the old ones ended")
+    stats = project.settled()
+    assert stats["size"] > 0
+    assert stats["discarded"]["recycled"] > 0
+
+
+def test_a_drain_that_runs_out_of_time_names_who_holds_what(workers, project):
+    with ThreadPoolExecutor() as clients:
+        with project.lock(6):
+            held = clients.submit(workers.get, "/holds/?key=6")
+            project.wait_for_lock(6)
+            done = project.manage("dbpool_drain", "--timeout", "0.5")
+            assert done.returncode == 1
+            assert "/holds/" in done.stdout + done.stderr
+            assert project.manage("dbpool_drain", "--no-wait").returncode == 0
+        assert held.result(20).status == 200
+    assert project.manage("dbpool_drain").returncode == 0
+
+
+def test_only_the_alias_named_is_drained(workers, project):
+    assert project.manage("dbpool_drain", "--alias", "replica").returncode == 0
+    assert project.stats("replica")["size"] == 0
+    assert project.stats("default")["size"] > 0
+
+
+def test_a_worker_killed_is_not_believed_and_its_successor_is_not_drained(
+    workers, project
+):
+    assert project.manage("dbpool_drain").returncode == 0
+    victim = project.pids()[0]
+    os.kill(victim, signal.SIGKILL)
+    wait_until(lambda: victim not in project.pids(), "the dead one is not believed")
+    wait_until(
+        lambda: workers.get("/facts/") and len(project.pids()) == 2,
+        "another worker serves",
+    )
+    done = project.manage("dbpool_stats", "--format", "json")
+    states = {
+        worker["pid"]: {pool["state"] for pool in worker["pools"]}
+        for worker in json.loads(done.stdout)["workers"]
+    }
+    assert victim not in states
+    assert sorted(map(sorted, states.values())) == [["draining"], ["running"]]
+
+
+def test_a_clean_end_closes_the_connections_and_removes_the_sockets(workers, project):
+    assert len(list(project.control.iterdir())) == 2
+    assert workers.stop() == 0
+    assert list(project.control.iterdir()) == []
+    wait_until(lambda: project.backends() == [], "the connections are closed")
+    done = project.manage("dbpool_stats")
+    assert done.returncode == 3
+    assert str(project.control) in done.stderr
+    assert project.manage("dbpool_drain").returncode == 3
+
+
+def test_uvicorn_which_dies_by_its_signal_is_not_believed_afterwards(project):
+    with project.uvicorn() as server:
+        assert server.get("/facts/").status == 200
+        assert len(project.pids()) == 1
+        server.stop()
+        assert project.manage("dbpool_stats").returncode == 3
+        assert list(project.control.iterdir()) == []
+
+
+def test_management_commands_open_no_socket(project):
+    for words in (
+        ("check", "--database", "default"),
+        ("migrate", "-v0"),
+        ("shell", "-c", "from django.db import connection as c; c.cursor()"),
+    ):
+        done = project.manage(*words)
+        assert done.returncode == 0, done.stderr
+    assert not project.control.exists()
+
+
+def test_runserver_is_a_worker_like_any_other(project):
+    command = [sys.executable, MANAGE, "runserver", "--noreload", "{port}"]
+    with Server(project, command, binds_itself=True) as server:
+        backends = {server.get("/facts/")["backend"] for _ in range(5)}
+        assert len(backends) == 1
+        assert project.pids() == [server.process.pid]

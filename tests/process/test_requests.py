@@ -1,0 +1,255 @@
+"""Requests on pooled connections, under the servers that people run."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+import pytest
+
+from tests.process.servers import Project, Server, wait_until
+
+KINDS = ["sync", "gthread", "uvicorn"]
+
+
+@pytest.fixture(params=KINDS)
+def server(request: pytest.FixtureRequest, project: Project) -> Iterator[Server]:
+    """Run the project on each kind of server, one worker."""
+    if request.param == "uvicorn":
+        context = project.uvicorn()
+    elif request.param == "gthread":
+        context = project.gunicorn("--threads", "4")
+    else:
+        context = project.gunicorn()
+    with context as server:
+        yield server
+
+
+def test_one_connection_serves_many_requests_and_is_given_back(server, project):
+    backends = {server.get("/facts/")["backend"] for _ in range(10)}
+    assert len(backends) == 1
+    assert project.settled()["opened"] == 1
+    assert backends < set(project.backends())
+
+
+def test_a_page_without_queries_has_its_connection_too(server, project):
+    assert server.get("/nothing/").status == 200
+    assert project.settled()["opened"] == 1
+
+
+def test_a_connection_closed_by_the_view_comes_back_and_is_given_out_again(
+    server, project
+):
+    for path in ("/closes/", "/closes_old/"):
+        answer = server.get(path)
+        assert answer["between"] is True
+        assert answer["before"] == answer["backend"]
+    assert project.settled()["opened"] == 1
+
+
+def test_close_in_atomic_really_closes_and_the_next_query_gets_another(server, project):
+    answer = server.get("/closes_in_atomic/")
+    assert answer["failed"] in ("InterfaceError", "TransactionManagementError")
+    assert project.settled()["discarded"] == {"closed in atomic()": 1}
+
+
+def test_after_an_exception_the_500_page_queries_and_nothing_is_lost(server, project):
+    for path in ("/fails/", "/fails_async/", "/fails_twice/") * 3:
+        answer = server.get(path)
+        assert answer.status == 500
+        assert answer["page"] == 500
+    stats = project.settled()
+    # Under ASGI the page is rendered while the request's own is still out.
+    assert stats["size"] <= 2
+    assert stats["reclaimed"] == 0
+    # Nothing is open that the pools don't know of.
+    assert len(project.backends()) == stats["size"] + project.stats("replica")["size"]
+
+
+def test_a_stream_holds_its_connection_until_its_end(server, project):
+    for path in ("/stream/?rows=30", "/async_stream/?rows=30"):
+        answer = server.get(path)
+        assert answer.body.count(b"\n") == 30
+    assert project.settled()["opened"] <= 2
+
+
+def test_a_stream_broken_off_gives_its_connection_back(server, project):
+    for _ in range(3):
+        server.break_off("/stream/?rows=2000")
+        server.break_off("/async_stream/?rows=2000")
+    # A server notices when it writes, or at the latest at the next request.
+    wait_until(
+        lambda: server.get("/facts/").status == 200 and project.stats()["in_use"] == 0,
+        "every connection was given back",
+    )
+    assert project.settled()["size"] <= 10
+
+
+def test_a_stream_that_raises_gives_its_connection_back(server, project):
+    for _ in range(3):
+        # Servers differ in whether they cut the answer off or end it early.
+        with suppress(http.client.HTTPException, OSError):
+            assert server.get("/raises_in_stream/").body.count(b"\n") == 3
+    wait_until(
+        lambda: server.get("/facts/").status == 200 and project.stats()["in_use"] == 0,
+        "every connection was given back",
+    )
+
+
+def test_two_aliases_are_pooled_and_sqlite_is_left_alone(server, project):
+    first, second = server.get("/two/"), server.get("/two/")
+    assert first["backend"] == second["backend"]
+    assert first["replica"] == second["replica"]
+    assert first["replica"] != first["backend"]
+    assert first["local"] == "sqlite3" or first["local"].startswith("django")
+    done = project.manage("dbpool_stats", "--format", "json", "--alias", "local")
+    assert done.returncode == 2
+    assert "default, replica" in done.stderr
+    assert project.stats("replica")["opened"] == 1
+
+
+def test_what_a_request_did_to_its_session_is_gone_for_the_next(server, project):
+    before = server.get("/facts/").facts
+    server.get("/leaves_session/")
+    after = server.get("/facts/").facts
+    assert after["zone"] == before["zone"] == "UTC"
+    assert after["timeout"] == before["timeout"]
+    assert server.get("/lock_held/")["held"] == 0
+    answer = server.get("/run/?sql=SELECT+count(*)+FROM+pg_class+WHERE+relname='mine'")
+    assert answer["rows"] == [[0]]
+    assert project.settled()["resets"] == 1
+
+
+def test_a_transaction_left_open_is_rolled_back(server, project):
+    server.get("/run/?sql=BEGIN")
+    assert server.get("/facts/")["in_atomic"] is False
+    assert project.settled()["rollbacks"] == 1
+    assert "rolled back a transaction left open" in server.text()
+
+
+def test_many_requests_at_once_stay_within_max_conns(server, project):
+    with ThreadPoolExecutor(40) as clients:
+        answers = list(
+            clients.map(
+                lambda _: server.get("/run/?sql=SELECT+1+FROM+pg_sleep(0.02)"),
+                range(200),
+            )
+        )
+    assert {answer.status for answer in answers} == {200}
+    stats = project.settled()
+    assert stats["size"] <= 10
+    assert stats["checkouts"] >= 200
+    assert len(project.backends()) <= 20
+
+
+def test_an_async_view_uses_the_pool(server, project):
+    backends = {server.get("/async_orm/")["backend"] for _ in range(5)}
+    assert len(backends) == 1
+    assert project.settled()["opened"] == 1
+
+
+# --- Where a thread outlives its request ---------------------------------------------
+
+
+def test_a_request_that_ends_without_request_finished_loses_no_place(project):
+    project.settings["DBPOOL_MW_MAX_CONNS"] = 2
+    with project.gunicorn("--threads", "2") as server:
+        for _ in range(6):
+            with suppress(http.client.HTTPException, OSError):
+                assert server.get("/exits/").status == 500
+            assert server.get("/facts/").status == 200
+        assert project.settled()["size"] <= 2
+
+
+def test_atomic_requests_commits_and_rolls_back(project):
+    project.options["default"] = {"ATOMIC_REQUESTS": True}
+    with project.session() as cursor:
+        cursor.execute("CREATE TABLE IF NOT EXISTS notes (text text)")
+        cursor.execute("TRUNCATE notes")
+    with project.gunicorn("--threads", "2") as server:
+        assert server.get("/facts/")["in_atomic"] is True
+        server.get("/run/?sql=INSERT+INTO+notes+VALUES+('kept')")
+        assert server.get("/atomic_fails/").status == 500
+        answer = server.get("/run/?sql=SELECT+text+FROM+notes")
+        assert answer["rows"] == [["kept"]]
+        assert project.settled()["rollbacks"] == 0
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_outer_middleware_may_query_after_the_response(project, asynchronous):
+    ours = "dbpool_mw.middleware.ConnectionPoolMiddleware"
+    outer = "tests.process.project.middleware.queries_afterwards"
+    for order in ([outer, ours], [ours, outer]):
+        project.settings["MIDDLEWARE"] = order
+        context = project.uvicorn() if asynchronous else project.gunicorn()
+        with context as server:
+            for path in ("/facts/", "/fails/", "/facts/", "/nothing/"):
+                assert server.get(path).headers["X-Afterwards"]
+            stats = project.settled()
+            assert stats["size"] <= 2
+            assert len(project.backends()) <= stats["size"] + 1
+
+
+def test_an_exception_takes_no_connection_from_an_outer_atomic(project):
+    project.settings["MIDDLEWARE"] = [
+        "dbpool_mw.middleware.ConnectionPoolMiddleware",
+        "tests.process.project.middleware.outer_atomic",
+    ]
+    with project.gunicorn() as server:
+        for path in ("/facts/", "/fails/", "/facts/"):
+            assert server.get(path).headers["X-Same"] == "True"
+        assert project.settled()["opened"] == 1
+
+
+# --- LAZY, EXEMPT, no_pool, ENABLED --------------------------------------------------
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_lazy_takes_a_connection_at_the_first_query(project, asynchronous):
+    project.settings["DBPOOL_MW_LAZY"] = True
+    with project.uvicorn() if asynchronous else project.gunicorn() as server:
+        assert server.get("/nothing/")["connected"] is False
+        assert project.manage("dbpool_stats").returncode == 3
+        backends = {server.get("/facts/")["backend"] for _ in range(3)}
+        assert len(backends) == 1
+        assert project.settled()["checkouts"] == 3
+
+
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_what_needs_no_database_is_served_while_the_pool_is_exhausted(
+    project, asynchronous
+):
+    project.settings |= {
+        "DBPOOL_MW_MAX_CONNS": 1,
+        "DBPOOL_MW_TIMEOUT": 0.2,
+        "DBPOOL_MW_EXEMPT": ["/exempt/"],
+    }
+    context = project.uvicorn() if asynchronous else project.gunicorn("--threads", "4")
+    with context as server, ThreadPoolExecutor() as clients, project.lock(5):
+        held = clients.submit(server.get, "/holds/?key=5")
+        project.wait_for_lock(5)
+        assert server.get("/nothing/").status == 503
+        assert server.get("/exempt/").body == b"well"
+        assert server.get("/no_database/").body == b"well"
+        project.terminate([holder["backend_pid"] for holder in holders(project)])
+        assert held.result(20).status == 500
+
+
+def holders(project):
+    done = project.manage("dbpool_stats", "--format", "json", "--holders")
+    return [
+        holder
+        for worker in json.loads(done.stdout)["workers"]
+        for holder in worker["holders"]
+    ]
+
+
+def test_switched_off_it_leaves_django_as_it_is(project):
+    project.settings["DBPOOL_MW_ENABLED"] = False
+    with project.gunicorn() as server:
+        backends = [server.get("/facts/")["backend"] for _ in range(3)]
+        assert len(set(backends)) == 3
+        assert project.manage("dbpool_stats").returncode == 3
