@@ -59,7 +59,8 @@ class Attachment:
 
     def __init__(self, wrapper: BaseDatabaseWrapper) -> None:
         self.alias: str = wrapper.alias
-        self.connect = partial(_connect, wrapper, self)
+        # Both know the wrapper weakly: it must be free to go.
+        self.connect = partial(_connect, self)
         self.held: list[tuple[ConnectionPool, PoolEntry]] = []
         self.request: Any = None
         self.thread = threading.current_thread().name
@@ -244,8 +245,9 @@ def forget_inherited() -> None:
 
 
 @async_unsafe
-def _connect(wrapper: Any, attachment: Attachment) -> None:
+def _connect(attachment: Attachment) -> None:
     """Stand in for ``BaseDatabaseWrapper.connect``: check a connection out."""
+    wrapper: Any = attachment.wrapper()
     if attachment.held:
         wrapper.close()
     attachment.attach(wrapper)

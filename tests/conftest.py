@@ -29,7 +29,16 @@ DSN_VARIABLE = "DBPOOL_MW_TEST_DSN"
 REPLICA_VARIABLE = "DBPOOL_MW_TEST_REPLICA_DSN"
 # Not UTC, which Django sets: a session that lost its time zone gives itself away.
 SERVER_SETTINGS = {"timezone": "Asia/Kathmandu"}
-NAMED_SERVER = pytest.StashKey[str]()
+
+# Before anything reads the settings, and they must not see it: a test that asks for no
+# database gets none.
+os.environ["DJANGO_SETTINGS_MODULE"] = "tests.settings"
+NAMED_SERVER = os.environ.pop(DSN_VARIABLE, "")
+os.environ.pop(REPLICA_VARIABLE, None)
+if not NAMED_SERVER:
+    # libpq would read them in the tests, and they name somebody else's server.
+    for _name in [name for name in os.environ if name.startswith("PG")]:
+        del os.environ[_name]
 
 
 @dataclass(frozen=True)
@@ -50,15 +59,7 @@ class Databases:
         }
 
 
-def pytest_configure(config: pytest.Config) -> None:
-    # The settings must not see it: a test that asks for no database gets none.
-    config.stash[NAMED_SERVER] = os.environ.pop(DSN_VARIABLE, "")
-    os.environ.pop(REPLICA_VARIABLE, None)
-    if not config.stash[NAMED_SERVER]:
-        # libpq would read them in the tests, and they name somebody else's server.
-        for name in [name for name in os.environ if name.startswith("PG")]:
-            del os.environ[name]
-    os.environ["DJANGO_SETTINGS_MODULE"] = "tests.settings"
+def pytest_configure() -> None:
     django.setup()
 
 
@@ -81,7 +82,7 @@ def fresh_database(server: Server) -> Iterator[str]:
 @contextmanager
 def aliases_at(databases: Databases) -> Iterator[Databases]:
     """Point "default" and "replica" at the databases."""
-    # It reads the settings, which are chosen in pytest_configure.
+    # It reads the settings, which are chosen above.
     from dbpool_mw import process
 
     before = {}
@@ -109,11 +110,10 @@ def aliases_at(databases: Databases) -> Iterator[Databases]:
 
 
 @pytest.fixture(scope="session")
-def postgres(pytestconfig: pytest.Config) -> Iterator[Server]:
+def postgres() -> Iterator[Server]:
     """Give the server of the whole run; leave it running."""
-    dsn = pytestconfig.stash[NAMED_SERVER]
-    if dsn:
-        yield Server.from_dsn(dsn)
+    if NAMED_SERVER:
+        yield Server.from_dsn(NAMED_SERVER)
         return
     with PostgresServer(SERVER_SETTINGS) as server:
         yield server

@@ -27,13 +27,13 @@ _UNKNOWN = extensions.TRANSACTION_STATUS_UNKNOWN
 # --- Noticing what a statement does to its session -----------------------------------
 
 # Where a statement can begin: at the start, after a semicolon, after a comment.
-_START = r"(?:^|;|\*/|--[^\n]*\n)[\s(]*"
+_START = r"(?:^|;|\*/|--[^\r\n]*[\r\n])[\s(]*"
 
 # Statements whose effect outlives a transaction. SET LOCAL, SET CONSTRAINTS and SET
 # TRANSACTION end with theirs. DO and CALL run code that the text does not show.
 _SESSION_STATEMENT = re.compile(
-    _START + r"(?:SET\s(?!\s*(?:LOCAL|CONSTRAINTS|TRANSACTION)\b)|RESET\b|DISCARD\b"
-    r"|LISTEN\b|UNLISTEN\b|PREPARE\s(?!\s*TRANSACTION\b)|DEALLOCATE\b|DECLARE\b"
+    _START + r"(?:SET\b(?!\s*(?:LOCAL|CONSTRAINTS|TRANSACTION)\b)|RESET\b|DISCARD\b"
+    r"|LISTEN\b|UNLISTEN\b|PREPARE\b(?!\s*TRANSACTION\b)|DEALLOCATE\b|DECLARE\b"
     r"|LOAD\b|DO\b|CALL\b"
     r"|CREATE\s+(?:OR\s+REPLACE\s+)?(?:(?:LOCAL|GLOBAL)\s+)?TEMP(?:ORARY)?\b)",
     re.IGNORECASE,
@@ -41,7 +41,8 @@ _SESSION_STATEMENT = re.compile(
 
 # The same from within a statement: functions, and the target of SELECT … INTO.
 _SESSION_EXPRESSION = re.compile(
-    r"\b(?:set_config|pg_(?:try_)?advisory_(?:un)?lock\w*|dblink_connect\w*|setseed)\b"
+    r"\b(?:set_config|set_limit|setseed|dblink_connect\w*"
+    r"|pg_(?:try_)?advisory_(?:un)?lock\w*)\b"
     r"|\bINTO\s+(?:(?:LOCAL|GLOBAL)\s+)?TEMP(?:ORARY)?\b|\bpg_temp\b",
     re.IGNORECASE,
 )
@@ -137,7 +138,14 @@ class TrackedConnection(Connection):
             base, args = args[1], (args[0], *args[2:])
         else:
             base = kwargs.pop("cursor_factory", None)
-        kwargs["cursor_factory"] = _tracked_cursor(base or self.cursor_factory)
+        own: Any = self.cursor_factory  # None, whatever its stub says
+        base = base or own or extensions.cursor
+        if isinstance(base, type):
+            kwargs["cursor_factory"] = _tracked_cursor(base)
+        else:
+            # A function can make any cursor: nothing it does would be noticed.
+            self.touch()
+            kwargs["cursor_factory"] = base
         return super().cursor(*args, **kwargs)
 
     def touch(self) -> None:
@@ -186,8 +194,11 @@ def _tracked_cursor(base: Any) -> Any:
 def tracked_connection(base: Any = None) -> Any:
     """Give the connection factory to pass to ``psycopg2.connect``.
 
-    ``base`` is the factory that would be used without the pool, if there is one.
+    ``base`` is the factory that would be used without the pool, if there is one. Raises
+    TypeError if it is no class: only what a class makes can be given a memory.
     """
+    if base is not None and not isinstance(base, type):
+        raise TypeError(f"connection_factory must be a class, not {base!r}")
     return _mixed(TrackedConnection, base or Connection)
 
 
@@ -318,19 +329,21 @@ def liveness(connection: Connection) -> Callable[[], bool]:
     is the server's farewell, or its end. No round trip. The function is for one thread
     at a time: Python refuses a poll while the same one runs elsewhere.
     """
-    if connection.closed:
+    try:
+        socket = connection.fileno()
+    except psycopg2.Error:
+        # Closed, perhaps by another thread at this moment.
         return lambda: False
     poller = select.poll()
-    poller.register(
-        connection.fileno(), select.POLLIN | select.POLLHUP | select.POLLERR
-    )
+    poller.register(socket, select.POLLIN | select.POLLHUP | select.POLLERR)
     poll = poller.poll
     return lambda: not poll(0)
 
 
 def close(connection: Connection) -> None:
-    """Close a connection, whatever its state. Never raises a psycopg2 error."""
-    with contextlib.suppress(psycopg2.Error):
+    """Close a connection, whatever its state. Never raises an Exception."""
+    # A connection class of others may raise anything.
+    with contextlib.suppress(Exception):
         connection.close()
 
 

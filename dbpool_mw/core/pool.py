@@ -113,16 +113,23 @@ class ConnectionPool:
                 entry.state = IN_USE
         # A checkout that finds a living idle connection waits for nothing.
         waited = 0.0
-        if (
-            entry is None
-            or not entry.alive()
-            or began - entry.idle_since >= self._check_after_idle
-        ):
+        try:
+            at_hand = (
+                entry is not None
+                and entry.alive()
+                and began - entry.idle_since < self._check_after_idle
+            )
+        except BaseException:
+            assert entry is not None
+            self._give_up(entry)
+            raise
+        if entry is None or not at_hand:
             entry = self._find(entry, owner, timeout, began)
             waited = self._clock() - began
-        entry.owner = owner
         entry.checked_out_at = began + waited
         entry.waited = waited
+        # Last: reports take an entry with an owner for one whose times are right.
+        entry.owner = owner
         return entry
 
     def _find(
@@ -131,6 +138,8 @@ class ConnectionPool:
         """Check out what isn't at hand; ``entry`` is an idle one, if there was one."""
         if entry is None:
             entry = self._place_or_wait(timeout)
+            # It may have been laid by or handed over just now.
+            now = self._clock()
         try:
             while entry.state is IN_USE and not self._is_good(entry, now):
                 entry = self._replace(entry)
@@ -404,11 +413,13 @@ class ConnectionPool:
 
     def _close(self, entry: PoolEntry, reason: str) -> None:
         """Close the connection of an entry that is BUSY, then free its place."""
-        self._driver.close(entry.connection)
-        with self._lock:
-            self._discarded[reason] += 1
-            self._forget(entry)
-            size = len(self._entries)
+        try:
+            self._driver.close(entry.connection)
+        finally:
+            with self._lock:
+                self._discarded[reason] += 1
+                self._forget(entry)
+                size = len(self._entries)
         logger.info(
             "%s: closed a connection: %s (%d of %d)", self.name, reason, size, self._max
         )

@@ -17,6 +17,8 @@ from typing import Any
 
 import psycopg2
 
+from dbpool_mw.control import client, protocol
+from dbpool_mw.control.client import Answer as Report
 from tests.conftest import Databases
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -45,7 +47,11 @@ class Project:
         self.databases = databases
         self.control = directory / "control"
         self.directory = directory
-        self.settings: dict[str, Any] = {"DBPOOL_MW_CONTROL_DIR": str(self.control)}
+        self.settings: dict[str, Any] = {
+            "DBPOOL_MW_CONTROL_DIR": str(self.control),
+            # The page that tells whether a server is up takes no connection.
+            "DBPOOL_MW_EXEMPT": ["/exempt/"],
+        }
         self.options: dict[str, Any] = {}
         self.extra: dict[str, str] = {}
 
@@ -82,23 +88,53 @@ class Project:
         totals: dict[str, Any] = json.loads(done.stdout)["totals"]
         return totals
 
+    def reports(self, holders: bool = False) -> list[Report]:
+        """Return what each worker says of itself; quicker than the command."""
+        request = protocol.request("stats", holders=holders)
+        reports = client.ask_all(self.control, request, 10)
+        return [report for report in reports if report.reply is not None]
+
     def pids(self) -> list[int]:
-        """Return the worker processes that dbpool_stats sees."""
-        done = self.manage("dbpool_stats", "--format", "json")
-        if done.returncode:
-            return []
-        return sorted(each["pid"] for each in json.loads(done.stdout)["workers"])
+        """Return the worker processes that answer on their control sockets."""
+        return sorted(report.pid for report in self.reports())
+
+    def holders(self, path: str) -> list[dict[str, Any]]:
+        """Return what the requests for a path hold right now."""
+        return [
+            holder
+            for report in self.reports(holders=True)
+            for holder in (report.reply or {})["holders"]
+            if holder["path"] == path
+        ]
+
+    def in_use(self) -> int:
+        """Return how many connections of any alias are not at rest."""
+        return sum(
+            pool["in_use"] + pool["connecting"]
+            for report in self.reports()
+            for pool in (report.reply or {})["pools"]
+        )
+
+    def rest(self) -> None:
+        """Wait until no connection is in use.
+
+        A client has its answer before the request's end, which gives them back.
+        """
+        wait_until(lambda: self.in_use() == 0, "every connection was given back")
 
     def settled(self) -> dict[str, Any]:
         """Wait until no connection is in use; return the totals then."""
-
-        def look() -> dict[str, Any] | None:
-            totals = self.stats()
-            return totals if totals["in_use"] == totals["connecting"] == 0 else None
-
-        found: dict[str, Any] = wait_until(look, "every connection was given back")
+        self.rest()
+        found = self.stats()
+        assert found["in_use"] == found["connecting"] == found["waiting"] == 0
         assert found["size"] == found["idle"]
         return found
+
+    def check_no_place_is_lost(self) -> None:
+        """Compare what the pools say, all at rest, with what the server sees."""
+        pooled = self.settled()["size"] + self.stats("replica")["size"]
+        seen = self.backends()
+        assert len(seen) == pooled, f"{seen} on the server, {pooled} in the pools"
 
     @contextmanager
     def session(self) -> Iterator[Any]:
@@ -160,6 +196,13 @@ class Project:
             yield server
 
     @contextmanager
+    def runserver(self, *options: str) -> Iterator[Server]:
+        """Run Django's own server."""
+        command = [sys.executable, MANAGE, "runserver", *options, "{port}"]
+        with Server(self, command, binds_itself=True) as server:
+            yield server
+
+    @contextmanager
     def uvicorn(self) -> Iterator[Server]:
         """Run uvicorn, one process."""
         command = [sys.executable, "-m", "uvicorn", "--log-level", "warning"]
@@ -179,11 +222,11 @@ class Server:
         self, project: Project, command: list[str], binds_itself: bool = False
     ) -> None:
         self.log = project.directory / "server.log"
-        self.listener = socket.create_server(("127.0.0.1", 0), backlog=128)
-        self.port: int = self.listener.getsockname()[1]
-        fd = self.listener.fileno()
+        listener = socket.create_server(("127.0.0.1", 0), backlog=128)
+        self.port: int = listener.getsockname()[1]
+        fd = listener.fileno()
         if binds_itself:
-            self.listener.close()
+            listener.close()
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 [word.format(fd=fd, port=self.port) for word in command],
@@ -195,6 +238,8 @@ class Server:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        # From here on somebody listens as long as the server lives.
+        listener.close()
 
     def __enter__(self) -> Server:
         try:
@@ -208,19 +253,19 @@ class Server:
         if self.process.poll() is not None:
             raise ServerEnded(self.text())
         try:
-            return self.get("/exempt/", seconds=2).status in (200, 503)
+            return self.get("/exempt/").status == 200
         except OSError:
             return False
 
     def __exit__(self, *_: object) -> None:
-        self.listener.close()
         with suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait()
+        # pytest shows it when the test failed.
+        print(self.text()[-8000:])
 
     def stop(self) -> int:
         """End the server as an operator does; return its exit code."""
-        self.listener.close()
         self.process.terminate()
         return self.process.wait(20)
 
@@ -228,9 +273,9 @@ class Server:
         """Return what the server logged."""
         return self.log.read_text(errors="replace")
 
-    def get(self, path: str, seconds: float = 30, **headers: str) -> Answer:
+    def get(self, path: str, **headers: str) -> Answer:
         """Ask for a page on a connection of its own."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=seconds)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         try:
             connection.request("GET", path, headers=headers)
             response = connection.getresponse()

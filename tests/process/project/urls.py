@@ -7,4 +7,5 @@ from tests.process.project import views
 urlpatterns = [
     path(f"{name}/", getattr(views, name)) for name in views.__all__ if name != "broken"
 ]
+handler404 = views.not_found
 handler500 = views.broken

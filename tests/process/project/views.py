@@ -1,19 +1,30 @@
 """Views that do to their connection whatever a view may do."""
 
+import asyncio
 import os
 
 from asgiref.sync import sync_to_async
-from django.db import close_old_connections, connection, connections, transaction
-from django.http import HttpResponse, JsonResponse, StreamingHttpResponse
+from django.db import (
+    close_old_connections,
+    connection,
+    connections,
+    models,
+    transaction,
+)
+from django.http import Http404, HttpResponse, JsonResponse, StreamingHttpResponse
 
 from dbpool_mw.decorators import no_pool
 from tests.process.project.middleware import backend_pid
 
 __all__ = [
     "async_orm",
+    "async_rows",
     "async_stream",
+    "async_waits",
+    "at_import",
     "atomic_fails",
     "broken",
+    "close_fails",
     "closes",
     "closes_in_atomic",
     "closes_old",
@@ -26,6 +37,7 @@ __all__ = [
     "holds",
     "leaves_session",
     "lock_held",
+    "missing",
     "no_database",
     "nothing",
     "raises_in_stream",
@@ -33,6 +45,17 @@ __all__ = [
     "stream",
     "two",
 ]
+
+
+class Database(models.Model):
+    """A row that every server has, so that the ORM has something to read."""
+
+    name = models.CharField(primary_key=True, db_column="datname", max_length=63)
+
+    class Meta:
+        app_label = "tests"
+        managed = False
+        db_table = "pg_database"
 
 
 def answer(**facts):
@@ -127,10 +150,38 @@ def broken(request):
     return JsonResponse({"page": 500, "backend": backend_pid()}, status=500)
 
 
+def not_found(request, exception):
+    """The 404 page; it queries."""
+    return JsonResponse({"page": 404, "backend": backend_pid()}, status=404)
+
+
 def exits(request):
     """End with what is no Exception, so that no response follows."""
     backend_pid()
     raise SystemExit("on purpose")
+
+
+class FailingClose(HttpResponse):
+    """A response of which Django never says that the request is finished."""
+
+    def close(self):
+        raise ValueError("on purpose")
+
+
+def close_fails(request):
+    return FailingClose(str(backend_pid()))
+
+
+def missing(request):
+    backend_pid()
+    raise Http404
+
+
+def at_import(request):
+    """Tell what the server said when the application was imported."""
+    from tests.process.project import wsgi
+
+    return answer(at_import=wsgi.AT_IMPORT, backend=backend_pid())
 
 
 def holds(request):
@@ -193,7 +244,32 @@ async def async_stream(request):
 
 
 async def async_orm(request):
-    return answer(backend=await sync_to_async(backend_pid)())
+    """Use Django's asynchronous ORM and, in between, the synchronous one."""
+    name = connection.settings_dict["NAME"]
+    found = await Database.objects.aget(name=name)
+    names = [each.name async for each in Database.objects.all()]
+    count = await sync_to_async(Database.objects.count)()
+    return answer(
+        right=found.name == name and name in names and count >= len(names) > 0,
+        backend=await sync_to_async(backend_pid)(),
+    )
+
+
+async def async_rows(request):
+    """Stream from a cursor of the server's, which is open until the last row."""
+
+    async def content():
+        rows = Database.objects.order_by("name").aiterator(chunk_size=1)
+        async for each in rows:
+            yield f"{each.name} {'x' * 100_000}\n"
+
+    return StreamingHttpResponse(content())
+
+
+async def async_waits(request):
+    """Hold a connection for ever, without a query."""
+    await sync_to_async(backend_pid)()
+    await asyncio.Event().wait()
 
 
 @no_pool

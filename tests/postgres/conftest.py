@@ -1,0 +1,67 @@
+"""Requests in the test's own process, ended as a server ends them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from django.core.handlers.wsgi import WSGIHandler
+from django.core.signals import request_started
+from django.db import connections
+from django.http import HttpResponse
+from django.test import RequestFactory, override_settings
+from django.urls import path
+
+from dbpool_mw import process
+from tests.conftest import Databases
+
+
+class Urls:
+    """A URL configuration of one view, which a test puts there."""
+
+    def __init__(self) -> None:
+        self.view: Callable[..., Any] = lambda request: HttpResponse("well")
+        self.urlpatterns = [path("", lambda request: self.view(request))]
+
+
+class Requests:
+    """Send requests through Django's WSGI handler, signals and all."""
+
+    def __init__(self) -> None:
+        self.urls = Urls()
+        self.statuses: list[int] = []
+
+    def __call__(self, view: Callable[..., Any]) -> HttpResponse:
+        """Have the view serve one request from its start to its end."""
+        self.urls.view = view
+        handler = WSGIHandler()
+        request = RequestFactory().get("/")
+        request_started.send(sender=type(handler), environ=request.environ)
+        response = handler.get_response(request)
+        response._handler_class = type(handler)
+        # Sends request_finished: close_old_connections first, as under any server.
+        response.close()
+        return response
+
+
+@pytest.fixture
+def requests(databases: Databases) -> Iterator[Requests]:
+    """Give a way to send requests, with Django on a real server."""
+    sender = Requests()
+    with override_settings(ROOT_URLCONF=sender.urls, DBPOOL_MW_POOLS={"replica": None}):
+        yield sender
+    connections.close_all()
+
+
+def stats(alias: str = "default") -> dict[str, Any]:
+    """Return what the pool of an alias says of itself."""
+    (pool,) = [each for each in process.pools() if each.name == alias]
+    return pool.stats()
+
+
+def ask(sql: str, alias: str = "default") -> Any:
+    """Run a statement on the alias's connection; return its first value."""
+    with connections[alias].cursor() as cursor:
+        cursor.execute(sql)
+        return cursor.fetchone()[0] if cursor.description else None

@@ -1,0 +1,195 @@
+"""The driver's room, on real connections."""
+
+from __future__ import annotations
+
+import io
+from contextlib import suppress
+
+import psycopg2
+import psycopg2.extras
+import pytest
+from psycopg2 import sql
+
+from dbpool_mw.core import driver
+from tests.core.fakes import until
+
+
+@pytest.fixture
+def connection(postgres, database):
+    """Give a tracked connection in autocommit."""
+    made = psycopg2.connect(
+        postgres.dsn(database), connection_factory=driver.tracked_connection()
+    )
+    made.autocommit = True
+    driver.settle(made)
+    yield made
+    made.close()
+
+
+def run(connection, query, **options):
+    with connection.cursor(**options) as cursor:
+        cursor.execute(query)
+
+
+def terminate(postgres, database, connection):
+    other = psycopg2.connect(postgres.dsn(database))
+    run(other, f"SELECT pg_terminate_backend({connection.get_backend_pid()})")
+    other.close()
+
+
+def test_a_connection_ended_by_the_server_is_seen_without_asking(
+    connection, postgres, database
+):
+    alive = driver.liveness(connection)
+    assert alive()
+    terminate(postgres, database, connection)
+    until(lambda: not alive())
+    assert not driver.ping(connection)
+    assert driver.why_unusable(connection) == "closed"
+
+
+def test_a_closed_connection_is_not_alive(connection):
+    alive = driver.liveness(connection)
+    connection.close()
+    assert not alive()
+    assert not driver.liveness(connection)()
+    assert not driver.ping(connection)
+    assert driver.backend_pid(connection) is None
+    driver.close(connection)
+
+
+def test_a_ping_leaves_no_transaction_open(connection):
+    connection.autocommit = False
+    assert driver.ping(connection)
+    assert driver.is_clean(connection, (False,))
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        sql.SQL("SET a.b = {}").format(sql.Literal("c")),
+        b"SET a.b = 'c'",
+        "SET a.b = 'c'",
+    ],
+)
+def test_a_statement_of_any_kind_is_noticed(connection, query):
+    run(connection, query)
+    assert not driver.is_clean(connection, driver.character(connection))
+
+
+def test_other_ways_to_run_a_statement_are_noticed(connection):
+    with connection.cursor() as cursor:
+        cursor.executemany("SET a.b = %s", [("c",)])
+        assert connection.touched
+        driver.settle(connection)
+        cursor.callproc("pg_advisory_lock", [5])
+        assert connection.touched
+        driver.settle(connection)
+        with suppress(psycopg2.Error):
+            cursor.copy_expert("SET a.b = 'c'", io.StringIO())
+        assert connection.touched
+        driver.settle(connection)
+        with pytest.raises(TypeError):
+            cursor.execute(42)
+        cursor.callproc("now")
+        assert not connection.touched
+    connection.reset()
+    assert connection.touched
+
+
+@pytest.mark.parametrize("how", ["keyword", "positional", "attribute"])
+def test_a_cursor_class_of_the_users_keeps_working_and_is_tracked(connection, how):
+    factory = psycopg2.extras.RealDictCursor
+    if how == "attribute":
+        connection.cursor_factory = factory
+        cursor = connection.cursor()
+    elif how == "keyword":
+        cursor = connection.cursor(cursor_factory=factory)
+    else:
+        cursor = connection.cursor(None, factory)
+    assert isinstance(cursor, factory)
+    cursor.execute("SELECT 1 AS one")
+    assert cursor.fetchone() == {"one": 1}
+    assert not connection.touched
+    cursor.execute("SET a.b = 'c'")
+    assert connection.touched
+
+
+def test_a_connection_class_of_the_users_keeps_working_and_is_tracked(
+    postgres, database
+):
+    class Own(psycopg2.extensions.connection):
+        def hello(self):
+            return "hello"
+
+    factory = driver.tracked_connection(Own)
+    assert driver.tracked_connection(factory) is factory
+    with pytest.raises(TypeError, match="must be a class"):
+        driver.tracked_connection(lambda *args: None)
+    made = psycopg2.connect(postgres.dsn(database), connection_factory=factory)
+    assert made.hello() == "hello"
+    run(made, "SET a.b = 'c'")
+    assert made.touched
+    made.close()
+
+
+def test_a_cursor_made_by_a_function_counts_as_a_touch(connection):
+    run(
+        connection, "SELECT 1", cursor_factory=lambda *a: psycopg2.extensions.cursor(*a)
+    )
+    assert connection.touched
+
+
+def test_a_named_cursor_left_open_makes_the_connection_unusable(connection):
+    cursor = connection.cursor("mine", withhold=True)
+    cursor.execute("SELECT 1")
+    assert driver.why_unusable(connection) == "cursor left open"
+    cursor.close()
+    assert driver.why_unusable(connection) is None
+
+
+@pytest.mark.parametrize("autocommit", [True, False])
+@pytest.mark.parametrize("begin", ["BEGIN", "BEGIN; SELECT 1"])
+@pytest.mark.parametrize("failed", [True, False])
+def test_any_open_transaction_is_rolled_back(connection, autocommit, begin, failed):
+    connection.autocommit = autocommit
+    run(connection, begin)
+    if failed:
+        with pytest.raises(psycopg2.Error):
+            run(connection, "SELECT 1/0")
+    assert driver.roll_back(connection)
+    assert not driver.roll_back(connection)
+    assert driver.is_clean(connection, (autocommit,))
+
+
+def test_forgetting_a_session_brings_back_how_it_was_opened(postgres, database):
+    made = psycopg2.connect(
+        postgres.dsn(database), connection_factory=driver.tracked_connection()
+    )
+    made.isolation_level = 3
+    made.autocommit = True
+    origin = driver.character(made)
+    driver.settle(made)
+    before = characteristics(made)
+    made.set_session(isolation_level=1, readonly=True, deferrable=True)
+    run(made, "SET statement_timeout = 7")
+    assert characteristics(made) != before
+    driver.forget_session(made, origin)
+    assert driver.character(made) == origin
+    assert driver.is_clean(made, origin)
+    assert characteristics(made) == before
+    # Django's atomic() switches autocommit off: then psycopg2 names the level.
+    made.autocommit = False
+    assert characteristics(made)[0] == "serializable"
+    made.close()
+
+
+def characteristics(connection):
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT current_setting('transaction_isolation'),"
+            " current_setting('transaction_read_only'),"
+            " current_setting('transaction_deferrable'),"
+            " current_setting('statement_timeout')"
+        )
+        return cursor.fetchone()

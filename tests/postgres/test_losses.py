@@ -1,0 +1,116 @@
+"""Whatever dies, its place in the pool comes back."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import threading
+
+import pytest
+from django.db import connections
+from django.http import HttpResponse
+from django.test import RequestFactory, override_settings
+
+from dbpool_mw import process, wrapper
+from dbpool_mw.middleware import ConnectionPoolMiddleware
+from tests.core.fakes import until
+from tests.postgres.conftest import ask, stats
+
+pytestmark = pytest.mark.usefixtures("requests")
+
+
+def enter():
+    wrapper.enter(RequestFactory().get("/dies/"), ("default",), False)
+
+
+def reclaimed(number):
+    until(lambda: stats()["reclaimed"] == number and stats()["in_use"] == 0)
+
+
+@override_settings(DBPOOL_MW_MAX_CONNS=2, DBPOOL_MW_TIMEOUT=10)
+def test_a_thread_that_ends_gives_back_what_it_held(caplog):
+    def die():
+        enter()
+        ask("SELECT 1")
+
+    for number in range(1, 8):
+        thread = threading.Thread(target=die, name="mortal")
+        thread.start()
+        thread.join()
+        reclaimed(number)
+    assert stats()["opened"] <= 2
+    assert stats()["timeouts"] == 0
+    assert "GET /dies/ in thread mortal" in caplog.text
+
+
+def test_a_wrapper_that_is_collected_gives_back_what_it_held():
+    enter()
+    ask("SELECT 1")
+    del connections["default"]
+    gc.collect()
+    reclaimed(1)
+    assert stats()["idle"] == 1
+
+
+def test_what_a_dead_thread_left_in_a_transaction_is_rolled_back():
+    def die():
+        enter()
+        ask("BEGIN")
+        ask("SET a.b = 'c'")
+
+    thread = threading.Thread(target=die)
+    thread.start()
+    thread.join()
+    reclaimed(1)
+    assert stats()["rollbacks"] == stats()["resets"] == 1
+    enter()
+    assert ask("SELECT current_setting('a.b', true)") in (None, "")
+    wrapper.leave()
+
+
+def test_a_base_exception_through_the_middleware_gives_the_connection_back():
+    def view(request):
+        ask("SELECT 1")
+        raise SystemExit
+
+    middleware = ConnectionPoolMiddleware(view)
+    for _ in range(3):
+        with pytest.raises(SystemExit):
+            middleware(RequestFactory().get("/"))
+        assert stats()["in_use"] == 0
+    assert stats()["opened"] == 1
+
+
+def test_a_request_that_never_finished_is_ended_by_the_next_of_its_thread():
+    middleware = ConnectionPoolMiddleware(lambda request: HttpResponse())
+    middleware(RequestFactory().get("/first/"))
+    ask("SET a.b = 'leaks'")
+    assert stats()["in_use"] == 1
+    middleware(RequestFactory().get("/second/"))
+    assert stats()["in_use"] == 1
+    assert ask("SELECT current_setting('a.b', true)") in (None, "")
+    assert process.pools()[0].holders()[0]["path"] == "/second/"
+    wrapper.leave()
+    assert stats()["in_use"] == 0
+
+
+def test_closing_twice_or_from_two_threads_gives_back_once(caplog):
+    caplog.set_level(logging.ERROR)
+    enter()
+    attachment = vars(connections["default"])[wrapper.KEY]
+    barrier = threading.Barrier(4)
+
+    def lose():
+        barrier.wait()
+        attachment.lose()
+
+    threads = [threading.Thread(target=lose) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    barrier.wait()
+    connections["default"].close()
+    for thread in threads:
+        thread.join()
+    until(lambda: stats()["in_use"] == 0)
+    assert stats()["hold_seconds"]["count"] == 1
+    assert caplog.text == ""

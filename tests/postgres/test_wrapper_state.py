@@ -1,0 +1,182 @@
+"""After attach, a wrapper is as Django's own connect() leaves it."""
+
+from __future__ import annotations
+
+import gc
+from contextlib import contextmanager
+
+import psycopg2
+import pytest
+from django.db import OperationalError, connections
+from django.db.backends.signals import connection_created
+from django.http import HttpResponse
+from django.test import override_settings
+
+from dbpool_mw import process, wrapper
+from tests.postgres.conftest import ask, stats
+
+#: What only one of the two has, or has of its own: the seam, and each one's parts.
+SEAM = {wrapper.KEY, "connect", "_close"}
+PARTS = {
+    "client",
+    "creation",
+    "features",
+    "introspection",
+    "ops",
+    "validation",
+    "queries_log",
+    "_thread_sharing_lock",
+    "wrap_database_errors",
+    "pg_version",
+    "connection",
+    "close_at",
+}
+
+VARIANTS = {
+    "plain": {},
+    "no autocommit": {"AUTOCOMMIT": False},
+    "time zone": {"TIME_ZONE": "Asia/Tokyo"},
+    "isolation": {"OPTIONS": {"isolation_level": 3}},  # serializable
+    "role": {"OPTIONS": {"assume_role": "pg_monitor"}},
+    "health checks": {"CONN_HEALTH_CHECKS": True},
+}
+
+
+@pytest.fixture(params=VARIANTS)
+def variant(request, databases):
+    """Change the settings of the default alias, in place."""
+    settings = connections.settings["default"]
+    before = settings.copy()
+    settings.update(VARIANTS[request.param])
+    yield request.param
+    connections["default"].close()
+    settings.clear()
+    settings.update(before)
+
+
+def of_wrapper(chosen):
+    state = {k: v for k, v in vars(chosen).items() if k not in SEAM | PARTS}
+    return {**state, "age": chosen.close_at is None}
+
+
+def of_session(chosen):
+    names = [
+        "TimeZone",
+        "role",
+        "transaction_isolation",
+        "default_transaction_isolation",
+        "statement_timeout",
+    ]
+    found = {}
+    for name in names:
+        with chosen.cursor() as cursor:
+            cursor.execute("SELECT current_setting(%s)", [name])
+            found[name] = cursor.fetchone()[0]
+    with chosen.cursor() as cursor:
+        cursor.execute("SELECT session_user, current_user")
+        found["users"] = cursor.fetchone()
+    if not chosen.get_autocommit():
+        chosen.rollback()
+    raw = chosen.connection
+    attributes = (raw.autocommit, raw.isolation_level, raw.readonly, raw.deferrable)
+    return {**found, "attributes": attributes, "encoding": raw.encoding}
+
+
+def test_it_is_indistinguishable_the_first_time_and_every_other(variant, requests):
+    # A wrapper like the one that a new thread gets.
+    del connections["default"]
+    gc.collect()
+    django_own = connections.create_connection("default")
+    django_own.connect()
+    expected = (of_wrapper(django_own), of_session(django_own))
+    django_own.close()
+    seen = []
+
+    def view(request):
+        ours = connections["default"]
+        assert wrapper.KEY in vars(ours)
+        seen.append((of_wrapper(ours), of_session(ours)))
+        return HttpResponse()
+
+    for _ in range(3):
+        requests(view)
+    for wrapper_state, session in seen:
+        assert wrapper_state == expected[0]
+        assert session == expected[1]
+    assert len(seen) == 3
+    assert stats()["opened"] == 1
+
+
+@contextmanager
+def receiving(function):
+    connection_created.connect(function, dispatch_uid="test")
+    try:
+        yield
+    finally:
+        connection_created.disconnect(dispatch_uid="test")
+
+
+def test_connection_created_comes_once_for_each_physical_connection(requests):
+    seen = []
+
+    def created(sender, connection, **signal):
+        if connection.alias == "default":
+            seen.append((sender, connection is connections["default"]))
+            # A receiver may use the alias: it is this connection.
+            assert ask("SELECT 1") == 1
+
+    with receiving(created):
+        for _ in range(3):
+            requests(lambda request: HttpResponse(str(ask("SELECT 1"))))
+        assert seen == [(type(connections["default"]), True)]
+        requests(lambda request: HttpResponse(str(ask("SET a.b = 'c'"))))
+        assert len(seen) == 2
+        assert stats()["opened"] == 1
+        assert stats()["resets"] == 1
+
+
+def test_a_receiver_that_raises_costs_no_place_and_leaves_nothing(requests, databases):
+    def created(connection, **signal):
+        raise ValueError("on purpose")
+
+    requests(lambda request: HttpResponse())
+    before = count(databases)
+    with receiving(created):
+        requests(lambda request: HttpResponse(str(connections["default"].close())))
+        process.pools()[0].recycle()
+        for _ in range(12):
+            assert requests(lambda request: HttpResponse()).status_code == 500
+    assert stats()["size"] == 0
+    assert stats()["connect_errors"] == 12
+    assert count(databases) <= before
+    assert requests(lambda request: HttpResponse()).status_code == 200
+
+
+def count(databases):
+    connection = psycopg2.connect(databases.server.dsn(databases.default))
+    with connection.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(*) FROM pg_stat_activity"
+            " WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+        found = cursor.fetchone()[0]
+    connection.close()
+    return found
+
+
+def test_an_error_is_djangos_own_and_carries_the_pools(requests, databases):
+    connections.settings["default"]["PORT"] = "1"
+    caught = []
+
+    def view(request):
+        try:
+            ask("SELECT 1")
+        except OperationalError as error:
+            caught.append(error)
+        return HttpResponse()
+
+    with override_settings(DBPOOL_MW_LAZY=True):
+        requests(view)
+    assert "can't connect to the database; " in str(caught[0])
+    assert type(caught[0].__cause__).__name__ == "ConnectFailed"
+    assert isinstance(caught[0].__cause__, psycopg2.OperationalError)
