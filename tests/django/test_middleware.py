@@ -1,0 +1,158 @@
+"""The middleware, the decorator and the app's start, without a server."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import got_request_exception, request_finished
+from django.db import connections
+from django.http import HttpResponse
+from django.test import RequestFactory, override_settings
+from django.urls import path
+from django.utils.decorators import method_decorator
+from django.views import View
+
+from dbpool_mw import decorators, process
+from dbpool_mw.decorators import no_pool
+from dbpool_mw.middleware import ConnectionPoolMiddleware
+
+
+@no_pool
+def exempt(request):
+    """Say it is well."""
+    return HttpResponse("well")
+
+
+@no_pool
+async def exempt_async(request):
+    return HttpResponse("well")
+
+
+@method_decorator(no_pool, name="dispatch")
+class Exempt(View):
+    def get(self, request):
+        return HttpResponse("well")
+
+
+def plain(request):
+    return HttpResponse("well")
+
+
+urlpatterns = [
+    path("exempt/", exempt),
+    path("async/", exempt_async),
+    path("class/", Exempt.as_view()),
+    path("wrapped/", no_pool(Exempt.as_view())),
+    path("plain/", plain),
+]
+
+
+@pytest.fixture(autouse=True)
+def on_urls():
+    decorators.serves.cache_clear()
+    with override_settings(ROOT_URLCONF=__name__):
+        yield
+    decorators.serves.cache_clear()
+
+
+@pytest.mark.parametrize("url", ["/exempt/", "/async/", "/class/", "/wrapped/"])
+def test_a_decorated_view_is_served_without_a_database(url):
+    # Nothing listens where the settings point.
+    assert decorators.serves(url)
+    middleware = ConnectionPoolMiddleware(lambda request: HttpResponse("well"))
+    assert middleware(RequestFactory().get(url)).status_code == 200
+    assert middleware(RequestFactory().get("/plain/")).status_code == 503
+    assert middleware(RequestFactory().get("/nowhere/")).status_code == 503
+
+
+def test_a_decorated_view_is_still_the_view():
+    assert exempt.__name__ == "exempt"
+    assert exempt.__doc__ == "Say it is well."
+    assert exempt(None).content == b"well"
+    assert asyncio.run(exempt_async(None)).content == b"well"
+
+
+@override_settings(DBPOOL_MW_EXEMPT=["/health/", "/static/"])
+def test_exempt_paths_are_served_without_a_database():
+    middleware = ConnectionPoolMiddleware(lambda request: HttpResponse("well"))
+    assert middleware(RequestFactory().get("/health/x")).status_code == 200
+    assert middleware(RequestFactory().get("/healthy")).status_code == 503
+
+
+@override_settings(DBPOOL_MW_LAZY=True)
+def test_lazy_needs_no_database_until_a_query():
+    middleware = ConnectionPoolMiddleware(lambda request: HttpResponse("well"))
+    assert middleware(RequestFactory().get("/")).status_code == 200
+
+
+def test_settings_are_live():
+    middleware = ConnectionPoolMiddleware(lambda request: HttpResponse("well"))
+    with override_settings(DBPOOL_MW_ENABLED=False):
+        assert middleware(RequestFactory().get("/")).status_code == 200
+    assert middleware(RequestFactory().get("/")).status_code == 503
+
+
+@override_settings(DBPOOL_MW_MAX_CONNS=0)
+def test_wrong_settings_are_refused_at_the_start():
+    with pytest.raises(ImproperlyConfigured, match="DBPOOL_MW_MAX_CONNS must be 1"):
+        ConnectionPoolMiddleware(lambda request: HttpResponse())
+
+
+def test_signals_without_any_request_do_nothing():
+    request_finished.send(sender=None)
+    got_request_exception.send(sender=None, request=None)
+
+
+def test_a_receiver_is_connected_once():
+    names = [key[0] for key, *_ in request_finished.receivers]
+    assert names.count("dbpool_mw.return_connections") == 1
+
+
+def test_a_database_renamed_makes_another_pool(databases):
+    """As Django's test runner renames it."""
+    middleware = ConnectionPoolMiddleware(lambda request: HttpResponse("well"))
+    with override_settings(DBPOOL_MW_POOLS={"replica": None}):
+        middleware(RequestFactory().get("/"))
+        request_finished.send(sender=None)
+        (first,) = process.pools()
+        assert first.stats()["idle"] == 1
+        settings = connections.settings["default"]
+        name, settings["NAME"] = settings["NAME"], databases.replica
+        try:
+            middleware(RequestFactory().get("/"))
+            (second,) = process.pools()
+            assert second.database == databases.replica
+            assert second.state == "draining"
+            assert first.state == "closed"
+            assert first.stats()["size"] == 0
+            request_finished.send(sender=None)
+            assert second.stats()["size"] == 0
+        finally:
+            settings["NAME"] = name
+
+
+def test_without_a_driver_the_app_starts_and_a_check_says_what_to_install():
+    script = """
+import sys
+sys.modules["psycopg2"] = sys.modules["psycopg"] = None
+import django
+from django.conf import settings
+settings.configure(
+    SECRET_KEY="x",
+    INSTALLED_APPS=["dbpool_mw"],
+    MIDDLEWARE=["dbpool_mw.middleware.ConnectionPoolMiddleware"],
+    DATABASES={"default": {"ENGINE": "django.db.backends.postgresql", "NAME": "x"}},
+)
+django.setup()
+from django.core.checks import run_checks
+print([message.hint for message in run_checks()])
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], text=True, capture_output=True, timeout=60
+    )
+    assert "pip install" in done.stdout, done.stderr
+    assert "django-dbpool-mw[binary]" in done.stdout
