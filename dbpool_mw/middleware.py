@@ -9,6 +9,7 @@ from typing import Any
 
 from asgiref.sync import markcoroutinefunction, sync_to_async
 from django.conf import settings
+from django.core.handlers.asgi import ASGIRequest
 from django.db import OperationalError
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
@@ -54,7 +55,7 @@ class ConnectionPoolMiddleware:
             # no request_finished may follow.
             wrapper.leave()
             raise
-        if strays.ATTRIBUTE in request.__dict__:
+        if wrapper.STRAYS in request.__dict__:
             strays.release(request)
             wrapper.leave()
         return response
@@ -73,7 +74,7 @@ class ConnectionPoolMiddleware:
         except BaseException:
             await sync_to_async(wrapper.leave)()
             raise
-        if strays.ATTRIBUTE in request.__dict__:
+        if wrapper.STRAYS in request.__dict__:
             strays.release(request)
             await sync_to_async(wrapper.leave)()
         return response
@@ -81,11 +82,18 @@ class ConnectionPoolMiddleware:
     def process_exception(
         self, request: HttpRequest, exception: Exception
     ) -> HttpResponseBase | None:
-        """Answer 503 when a view's own query found no connection."""
+        """Answer 503 when a view's own query found no connection.
+
+        Django calls it in the request's own thread, where it can give back before the
+        error page, in another thread under ASGI, asks for a connection: requests that
+        fail together would wait for one another.
+        """
         if isinstance(exception, OperationalError):
             error = unavailable.why(exception)
             if error is not None:
                 return unavailable.respond(request, error)
+        if isinstance(request, ASGIRequest):
+            wrapper.leave()
         return None
 
     def _enter(self, request: HttpRequest) -> HttpResponseBase | None:

@@ -15,7 +15,12 @@ def return_connections(**signal: Any) -> None:
     A receiver of ``request_finished``. With CONN_MAX_AGE = 0, Django's own receiver ran
     before this one and closed the wrappers, which is how they gave theirs back.
     """
-    wrapper.leave()
+    for attachment in wrapper.here.attachments.values():
+        if attachment.held:
+            wrapper.give_back(attachment)
+        request, attachment.request = attachment.request, None
+        if request is not None and wrapper.STRAYS in request.__dict__:
+            strays.release(request)
 
 
 def return_after_exception(request: Any = None, **signal: Any) -> None:

@@ -18,9 +18,6 @@ from django.db import connections
 
 from dbpool_mw import conf, wrapper
 
-#: Where a request keeps its strays, once it has any.
-ATTRIBUTE = "_dbpool_mw_strays"
-
 _failed_request: ContextVar[Any] = ContextVar("dbpool_mw_failed_request", default=None)
 
 
@@ -34,7 +31,7 @@ def admit(request: Any) -> None:
     own = (each.request is request for each in wrapper.here.attachments.values())
     if not isinstance(request, ASGIRequest) or any(own):
         return
-    admitted = vars(request).setdefault(ATTRIBUTE, [])
+    admitted = vars(request).setdefault(wrapper.STRAYS, [])
     _failed_request.set(request)
     for alias in conf.pooled_aliases():
         present: Any = connections[alias]
@@ -46,16 +43,18 @@ def admit(request: Any) -> None:
         wrapper.install(fresh, attachment)
         fresh.ensure_connection = partial(_ensure_connection, fresh, attachment)
         connections[alias] = fresh
+        # The wrapper too: it must not be collected before it is given back.
         admitted.append((fresh, attachment))
 
 
 def release(request: Any) -> None:
     """Give back what the error pages of a request held.
 
-    Called when the response is there, so the pages are done; from any thread.
+    Called when the response is there, so the pages are done, and once more at the end
+    of the request, for pages rendered outside of the middleware; from any thread.
     """
-    admitted = vars(request).get(ATTRIBUTE, ())
-    for _, attachment in admitted:
+    for _, attachment in vars(request).get(wrapper.STRAYS, ()):
+        # The wrapper is its thread's, which may be using it for somebody else by now.
         held = attachment.take()
         if held is not None:
             pool, entry = held

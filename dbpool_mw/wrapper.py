@@ -39,6 +39,9 @@ from dbpool_mw.core.pool import ConnectionPool
 #: Where an adopted wrapper keeps its attachment, in its ``__dict__``.
 KEY = "_dbpool_mw"
 
+#: Where a request keeps its strays and their attachments, once it has any.
+STRAYS = "_dbpool_mw_strays"
+
 
 class Attachment:
     """What ties one adopted wrapper to a pool; to the pool it is the owner.
@@ -122,6 +125,9 @@ class _OfThread(dict[str, Attachment]):
     def __del__(self) -> None:
         for attachment in self.values():
             attachment.lose()
+            if attachment.request is not None:
+                for _, stray in vars(attachment.request).get(STRAYS, ()):
+                    stray.lose()
 
 
 class _Local(threading.local):
@@ -196,7 +202,7 @@ def enter(request: Any, aliases: Iterable[str], lazy: bool) -> None:
 
 
 def leave() -> None:
-    """End a request in this thread: what it holds goes back to the pool.
+    """Give back what this thread's request holds; a later query gets another.
 
     Not from an open atomic block, which is somebody's test: Django's own
     ``close_old_connections`` has closed all others that can be.
@@ -204,7 +210,6 @@ def leave() -> None:
     for attachment in here.attachments.values():
         if attachment.held:
             give_back(attachment)
-        attachment.request = None
 
 
 def give_back(attachment: Attachment) -> None:

@@ -16,6 +16,7 @@ verbs that refuse the wrong one puddle, the reason for every close HikariCP.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import random
 import threading
@@ -424,6 +425,12 @@ class ConnectionPool:
             "%s: closed a connection: %s (%d of %d)", self.name, reason, size, self._max
         )
 
+    def _close_all(self, victims: list[tuple[PoolEntry, str]]) -> None:
+        """Close entries that are BUSY, all of them even if one close is interrupted."""
+        with contextlib.ExitStack() as stack:
+            for entry, reason in reversed(victims):
+                stack.callback(self._close, entry, reason)
+
     def _forget(self, entry: PoolEntry) -> None:
         """Free a place, for the oldest waiter if there is one. The lock is held."""
         entry.state = CLOSED
@@ -468,8 +475,7 @@ class ConnectionPool:
                     entry.state = BUSY
                     victims.append((entry, reason))
             self._idle[:] = kept
-        for entry, reason in victims:
-            self._close(entry, reason)
+        self._close_all(victims)
         self._refill()
 
     def _is_spare(self, entry: PoolEntry, now: float, leaving: int) -> bool:
@@ -537,7 +543,7 @@ class ConnectionPool:
 
     def _turn(self, state: str, stale_reason: str | None) -> None:
         """Change the state; with a reason, everything open now has become stale."""
-        victims: list[PoolEntry] = []
+        victims: list[tuple[PoolEntry, str]] = []
         with self._lock:
             if self._state is SHUT:
                 return
@@ -545,13 +551,13 @@ class ConnectionPool:
             if stale_reason is not None:
                 self._generation += 1
                 self._stale_reason = stale_reason
-                victims, self._idle[:] = self._idle[:], []
-                for entry in victims:
+                for entry in self._idle:
                     entry.state = BUSY
+                    victims.append((entry, stale_reason))
+                self._idle.clear()
             self._grant()
         logger.info("%s: %s", self.name, stale_reason or "resumed")
-        for entry in victims:
-            self._close(entry, stale_reason or "")
+        self._close_all(victims)
 
     # --- Reports ---------------------------------------------------------------------
 

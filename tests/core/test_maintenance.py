@@ -33,3 +33,35 @@ def test_it_maintains_every_pool_and_survives_what_one_raises(caplog):
     assert not any(
         thread.name == "dbpool_mw-maintenance" for thread in threading.enumerate()
     )
+
+
+def test_its_thread_never_keeps_a_process_alive():
+    pool = Pool()
+    maintenance = Maintenance(lambda: [pool], interval=0.001)
+    maintenance.start()
+    assert pool.rounds.acquire(timeout=20)
+    (thread,) = (
+        thread
+        for thread in threading.enumerate()
+        if thread.name == "dbpool_mw-maintenance"
+    )
+    assert thread.daemon
+    maintenance.stop()
+    assert not thread.is_alive()
+
+
+def test_each_round_asks_anew_which_pools_there_are():
+    pools = []
+    asked = threading.Semaphore(0)
+
+    def known_pools():
+        asked.release()
+        return list(pools)
+
+    maintenance = Maintenance(known_pools, interval=0.001)
+    maintenance.start()
+    assert asked.acquire(timeout=20)
+    late = Pool()
+    pools.append(late)
+    assert late.rounds.acquire(timeout=20)
+    maintenance.stop()

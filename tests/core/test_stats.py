@@ -53,3 +53,38 @@ def test_totals_add_up_counts_reasons_and_histograms():
     assert total["hold_seconds"]["count"] == 3
     assert sum(total["hold_seconds"]["buckets"]) == 3
     assert set(stats.SUMMED) <= set(reports[0])
+
+
+def test_the_largest_duration_is_kept_whatever_comes_after_it():
+    assert histogram(1.0, 5.0, 2.0)["max"] == 5.0
+
+
+def test_a_share_that_is_reached_exactly_is_enough():
+    found = stats.quantile(histogram(0.001, 1.0), 0.5)
+    assert found is not None
+    assert found < 0.0012
+
+
+def test_a_duration_beyond_every_edge_is_its_own_quantile():
+    assert stats.quantile(histogram(1e6), 0.5) == 1e6
+
+
+def test_totals_have_the_sum_of_the_sums_and_the_largest_of_the_largest():
+    reports = []
+    for seconds in (3.0, 4.0):
+        pool, _, clock = make_pool()
+        entry = pool.checkout(Owner())
+        clock.advance(seconds)
+        pool.checkin(entry)
+        reports.append(pool.stats())
+    total = stats.merge(reports)
+    assert total["hold_seconds"]["sum"] == 7.0
+    assert total["hold_seconds"]["max"] == 4.0
+    assert stats.mean(total["hold_seconds"]) == 3.5
+
+
+def test_no_reports_add_up_to_a_report_of_nothing():
+    total = stats.merge([])
+    assert set(total) == {*stats.SUMMED, *stats.HISTOGRAMS, "discarded"}
+    assert not any(total[key] for key in stats.SUMMED)
+    assert stats.mean(total["wait_seconds"]) is None

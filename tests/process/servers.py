@@ -9,8 +9,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -19,10 +21,13 @@ import psycopg2
 
 from dbpool_mw.control import client, protocol
 from dbpool_mw.control.client import Answer as Report
+from dbpool_mw.core.stats import merge
 from tests.conftest import Databases
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 MANAGE = str(ROOT / "tests" / "process" / "project" / "manage.py")
+#: The application_name of the tests' own sessions; one that was closed may linger.
+OURS = "dbpool_mw tests"
 GUNICORN = [
     *(sys.executable, "-m", "gunicorn", "--graceful-timeout", "10"),
     *("--config", "python:tests.process.project.gunicorn_conf"),
@@ -109,11 +114,8 @@ class Project:
 
     def in_use(self) -> int:
         """Return how many connections of any alias are not at rest."""
-        return sum(
-            pool["in_use"] + pool["connecting"]
-            for report in self.reports()
-            for pool in (report.reply or {})["pools"]
-        )
+        totals = self.totals()
+        return int(totals["in_use"] + totals["connecting"])
 
     def rest(self) -> None:
         """Wait until no connection is in use.
@@ -130,17 +132,29 @@ class Project:
         assert found["size"] == found["idle"]
         return found
 
+    def totals(self) -> dict[str, Any]:
+        """Return the totals of all workers and aliases; quicker than the command."""
+        pools = [
+            pool for each in self.reports() for pool in (each.reply or {})["pools"]
+        ]
+        return merge(pools)
+
     def check_no_place_is_lost(self) -> None:
         """Compare what the pools say, all at rest, with what the server sees."""
-        pooled = self.settled()["size"] + self.stats("replica")["size"]
-        seen = self.backends()
-        assert len(seen) == pooled, f"{seen} on the server, {pooled} in the pools"
+        self.rest()
+        totals = self.totals()
+        assert totals["size"] == totals["idle"]
+        # The server takes a moment to notice that a connection was closed.
+        wait_until(
+            lambda: len(self.backends()) == totals["size"],
+            f"the server sees the {totals['size']} connections of the pools alone",
+        )
 
     @contextmanager
     def session(self) -> Iterator[Any]:
         """Give a cursor of our own on the default database, in autocommit."""
         dsn = self.databases.server.dsn(self.databases.default)
-        connection = psycopg2.connect(dsn)
+        connection = psycopg2.connect(dsn, application_name=OURS)
         connection.autocommit = True
         try:
             yield connection.cursor()
@@ -148,12 +162,13 @@ class Project:
             connection.close()
 
     def backends(self) -> list[int]:
-        """Return what the server sees on both databases, less this session."""
+        """Return what the server sees on both databases, less our own sessions."""
         with self.session() as cursor:
             cursor.execute(
                 "SELECT pid FROM pg_stat_activity WHERE datname IN (%s, %s)"
-                " AND pid <> pg_backend_pid() ORDER BY pid",
-                [self.databases.default, self.databases.replica],
+                " AND backend_type = 'client backend' AND application_name <> %s"
+                " ORDER BY pid",
+                [self.databases.default, self.databases.replica, OURS],
             )
             return [pid for (pid,) in cursor.fetchall()]
 
@@ -253,7 +268,8 @@ class Server:
         if self.process.poll() is not None:
             raise ServerEnded(self.text())
         try:
-            return self.get("/exempt/").status == 200
+            self.get("/exempt/")
+            return True
         except OSError:
             return False
 
@@ -308,3 +324,27 @@ class Answer:
 
     def __getitem__(self, name: str) -> Any:
         return self.facts[name]
+
+
+@contextmanager
+def traffic(server: Server, path: str = "/facts/", clients: int = 6) -> Iterator[list]:
+    """Ask for a page again and again; every answer must be 200."""
+    done = threading.Event()
+    statuses: list[int] = []
+
+    def ask() -> None:
+        while not done.is_set():
+            statuses.append(server.get(path).status)
+
+    with ThreadPoolExecutor(clients) as pool:
+        asking = [pool.submit(ask) for _ in range(clients)]
+        try:
+            wait_until(lambda: len(statuses) > 20, "the traffic flows")
+            yield statuses
+            before = len(statuses)
+            wait_until(lambda: len(statuses) > before + 20, "the traffic flows still")
+        finally:
+            done.set()
+        for each in asking:
+            each.result(30)
+    assert set(statuses) == {200}

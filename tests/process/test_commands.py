@@ -5,39 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
-import sys
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import pytest
 
-from tests.process.servers import MANAGE, Project, Server, wait_until
-
-
-@contextmanager
-def traffic(server: Server, path: str = "/facts/", clients: int = 6) -> Iterator[list]:
-    """Ask for a page again and again; every answer must be 200."""
-    done = threading.Event()
-    statuses: list[int] = []
-
-    def ask() -> None:
-        while not done.is_set():
-            statuses.append(server.get(path).status)
-
-    with ThreadPoolExecutor(clients) as pool:
-        asking = [pool.submit(ask) for _ in range(clients)]
-        try:
-            wait_until(lambda: len(statuses) > 20, "the traffic flows")
-            yield statuses
-            before = len(statuses)
-            wait_until(lambda: len(statuses) > before + 20, "the traffic flows still")
-        finally:
-            done.set()
-        for each in asking:
-            each.result(30)
-    assert set(statuses) == {200}
+from tests.process.servers import Project, Server, traffic, wait_until
 
 
 @pytest.fixture
@@ -49,6 +22,13 @@ def workers(project: Project) -> Iterator[Server]:
             "both workers served a request",
         )
         yield server
+
+
+def held_backend(project: Project, path: str) -> int:
+    """Return the server's process for the request that holds "default"."""
+    (holder,) = [h for h in project.holders(path) if h["alias"] == "default"]
+    pid: int = holder["backend_pid"]
+    return pid
 
 
 def test_stats_show_a_row_for_each_worker_and_alias(workers, project):
@@ -152,10 +132,42 @@ def test_a_drain_that_runs_out_of_time_names_who_holds_what(workers, project):
             project.wait_for_lock(6)
             done = project.manage("dbpool_drain", "--timeout", "0.5")
             assert done.returncode == 1
-            assert "/holds/" in done.stdout + done.stderr
-            assert project.manage("dbpool_drain", "--no-wait").returncode == 0
+            assert "GET /holds/" in done.stdout
+            backend = held_backend(project, "/holds/")
+            assert str(backend) in done.stdout
+            assert "Not done after 0.5 s" in done.stderr
+            done = project.manage("dbpool_drain", "--timeout", "0.5", "--format=json")
+            assert done.returncode == 1
+            assert json.loads(done.stdout)["done"] is False
+            done = project.manage("dbpool_drain", "--no-wait")
+            assert done.returncode == 0
+            assert "not waiting" in done.stdout
+            # Told is not yet done.
+            assert backend in project.backends()
         assert held.result(20).status == 200
     assert project.manage("dbpool_drain").returncode == 0
+    wait_until(lambda: backend not in project.backends(), "it closed at its end")
+
+
+def test_a_drain_by_the_first_of_two_workers_leaves_the_other(workers, project):
+    first, second = project.pids()
+    assert project.manage("dbpool_drain", "--pid", str(first)).returncode == 0
+    states = {
+        each.pid: {pool["state"] for pool in each.reply["pools"]}
+        for each in project.reports()
+    }
+    assert states == {first: {"draining"}, second: {"running"}}
+
+
+def test_a_request_that_waits_through_a_pause_gets_its_connection(workers, project):
+    assert project.manage("dbpool_drain", "--pause").returncode == 0
+    with ThreadPoolExecutor() as clients:
+        waiting = [clients.submit(workers.get, "/facts/") for _ in range(3)]
+        wait_until(lambda: project.totals()["waiting"] == 3, "three wait")
+        assert project.backends() == []
+        done = project.manage("dbpool_drain", "--resume")
+        assert done.returncode == 0
+        assert {each.result(20).status for each in waiting} == {200}
 
 
 def test_only_the_alias_named_is_drained(workers, project):
@@ -170,7 +182,10 @@ def test_a_worker_killed_is_not_believed_and_its_successor_is_not_drained(
     assert project.manage("dbpool_drain").returncode == 0
     victim = project.pids()[0]
     os.kill(victim, signal.SIGKILL)
-    wait_until(lambda: victim not in project.pids(), "the dead one is not believed")
+    wait_until(
+        lambda: str(victim) not in project.manage("dbpool_stats").stdout,
+        "the dead one is not believed",
+    )
     wait_until(
         lambda: workers.get("/facts/") and len(project.pids()) == 2,
         "another worker serves",
@@ -215,9 +230,15 @@ def test_management_commands_open_no_socket(project):
     assert not project.control.exists()
 
 
-def test_runserver_is_a_worker_like_any_other(project):
-    command = [sys.executable, MANAGE, "runserver", "--noreload", "{port}"]
-    with Server(project, command, binds_itself=True) as server:
-        backends = {server.get("/facts/")["backend"] for _ in range(5)}
+@pytest.mark.parametrize("options", [[], ["--noreload"]])
+def test_runserver_is_a_worker_like_any_other(project, options):
+    with project.runserver(*options) as server:
+        backends = set()
+        for _ in range(5):
+            answer = server.get("/facts/")
+            backends.add(answer["backend"])
+            project.rest()
         assert len(backends) == 1
-        assert project.pids() == [server.process.pid]
+        # With the reloader, it is the child that serves; the parent has no pool.
+        assert project.pids() == [answer["pid"]]
+        assert (answer["pid"] == server.process.pid) is bool(options)

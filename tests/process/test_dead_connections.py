@@ -6,6 +6,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from tests.process.servers import traffic
+
 
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_idle_connections_ended_by_the_server_fail_no_request(project, asynchronous):
@@ -35,18 +37,26 @@ def test_a_restart_of_the_server_fails_no_later_request(own_project):
         assert project.settled()["discarded"]["dead"] >= 3
 
 
-def test_a_request_in_flight_fails_once_and_its_connection_is_discarded(project):
-    with project.gunicorn("--threads", "4") as server, ThreadPoolExecutor() as clients:
+@pytest.mark.parametrize("asynchronous", [False, True])
+def test_a_request_in_flight_fails_alone_and_its_connection_is_discarded(
+    project, asynchronous
+):
+    context = project.uvicorn() if asynchronous else project.gunicorn("--threads", "4")
+    with context as server, ThreadPoolExecutor() as clients:
         with project.lock(3):
             held = clients.submit(server.get, "/holds/?key=3")
             project.wait_for_lock(3)
-            with project.session() as cursor:
-                cursor.execute(
-                    "SELECT pid FROM pg_locks"
-                    " WHERE locktype = 'advisory' AND NOT granted"
-                )
-                project.terminate([pid for (pid,) in cursor.fetchall()])
-            assert held.result(20).status == 500
+            with traffic(server, clients=2):
+                (backend,) = [
+                    holder["backend_pid"]
+                    for holder in project.holders("/holds/")
+                    if holder["alias"] == "default"
+                ]
+                project.terminate([backend])
+                failed = held.result(20)
+            assert failed.status == 500
+            # The page for it queries, on another connection.
+            assert failed["backend"] != backend
         assert server.get("/facts/").status == 200
         stats = project.settled()
         assert stats["discarded"] == {"closed": 1}

@@ -3,42 +3,89 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
-from tests.process.servers import ROOT, wait_until
+import pytest
+
+from tests.process.servers import ROOT, Project, wait_until
 
 
-def sockets(pid: int) -> set[str]:
-    """Give the sockets that a process has open, by their inodes."""
+def who_has(inode: str) -> set[int]:
+    """Give the processes that have a socket open."""
     found = set()
-    for link in Path(f"/proc/{pid}/fd").iterdir():
-        try:
-            target = os.readlink(link)
-        except OSError:
-            continue
-        if target.startswith("socket:"):
-            found.add(target)
+    for link in Path("/proc").glob("[0-9]*/fd/*"):
+        with suppress(OSError):
+            if os.readlink(link) == f"socket:[{inode}]":
+                found.add(int(link.parts[2]))
     return found
 
 
-def test_preload_with_a_query_at_import_shares_no_connection(project):
-    project.extra["TEST_QUERY_AT_IMPORT"] = "1"
-    with project.gunicorn("--preload", "--threads", "2", workers=2) as server:
-        at_import = set(project.backends())
-        seen = {}
+def socket_of(project: Project, backend: int) -> str:
+    """Give the inode of the client's end of a connection."""
+    with project.session() as cursor:
+        cursor.execute(
+            "SELECT client_port FROM pg_stat_activity WHERE pid = %s", [backend]
+        )
+        (port,) = cursor.fetchone()
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        words = line.split()
+        if words[1].endswith(f":{port:04X}") and words[9] != "0":
+            return words[9]
+    raise AssertionError(f"nobody here has port {port}")
 
-        def both_served():
+
+@pytest.mark.parametrize("at_import", ["query", "request"])
+@pytest.mark.parametrize("threads", ["1", "3"])
+def test_preload_shares_no_connection_between_processes(project, at_import, threads):
+    project.extra["TEST_AT_IMPORT"] = at_import
+    with project.gunicorn("--preload", "--threads", threads, workers=2) as server:
+        backends: dict[int, set[int]] = {}
+        before = server.get("/at_import/")["at_import"]
+
+        def both_served() -> bool:
             answer = server.get("/facts/")
-            seen.setdefault(answer["pid"], set()).add(answer["backend"])
-            return len(seen) == 2
+            backends.setdefault(answer["pid"], set()).add(answer["backend"])
+            return len(backends) == 2
 
         wait_until(both_served, "both workers served a request")
-        first, second = seen.values()
+        project.rest()
+        first, second = backends.values()
+        assert before not in first | second
         assert not first & second
-        # Not the one that the master opened before it forked.
-        assert len(first | second | at_import) > len(first | second)
+        for pid, own in backends.items():
+            for backend in own:
+                assert who_has(socket_of(project, backend)) == {pid}
+        # The master's connection still works for it, whatever the workers did.
+        assert before in project.backends()
+        assert server.process.pid in who_has(socket_of(project, before))
+        masters = [server.process.pid] if at_import == "request" else []
+        assert project.pids() == sorted([*backends, *masters])
+
+
+@pytest.mark.parametrize("at_import", ["query", "request"])
+def test_workers_that_end_leave_the_masters_connection_and_socket(project, at_import):
+    project.extra["TEST_AT_IMPORT"] = at_import
+    with project.gunicorn("--preload", "--threads", "2") as server:
+        answer = server.get("/at_import/")
+        before, worker = answer["at_import"], answer["pid"]
+        os.kill(worker, signal.SIGTERM)
+        answer = wait_until(
+            lambda: next(
+                (a for a in [server.get("/at_import/")] if a["pid"] != worker), None
+            ),
+            "another worker serves",
+        )
+        assert answer["backend"] != before
+        assert before in project.backends()
+        if at_import == "request":
+            assert server.process.pid in project.pids()
+        assert server.stop() == 0
+        wait_until(lambda: not project.backends(), "the connections are closed")
+        assert not project.control.exists() or not list(project.control.iterdir())
 
 
 SCRIPT = """
@@ -91,6 +138,52 @@ wrapper.leave()
 assert pool.stats()["idle"] == 1
 print("well")
 """
+
+
+WORKER_SCRIPT = """
+import multiprocessing
+import django
+django.setup()
+from django.db import connections, transaction
+from dbpool_mw import process, wrapper
+
+def backend():
+    with connections["default"].cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid()")
+        return cursor.fetchone()[0]
+
+def work(_):
+    wrapper.enter(None, ("default",), False)
+    try:
+        return backend()
+    finally:
+        wrapper.leave()
+
+wrapper.enter(None, ("default",), False)
+with transaction.atomic():
+    parent = backend()
+    with multiprocessing.get_context("fork").Pool(3) as pool:
+        children = set(pool.map(work, range(30), chunksize=1))
+    assert parent not in children, (parent, children)
+    # Neither the transaction nor the session was disturbed.
+    assert backend() == parent
+wrapper.leave()
+assert process.pools()[0].stats()["opened"] == 1
+assert process.pools()[0].stats()["discarded"] == {}
+print("well")
+"""
+
+
+def test_children_of_a_process_in_a_transaction_leave_it_alone(project):
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", WORKER_SCRIPT],
+        cwd=ROOT,
+        env=project.environ,
+        text=True,
+        capture_output=True,
+        timeout=60,
+    )
+    assert done.stdout == "well\n", done.stderr
 
 
 def test_a_fork_with_the_lock_held_elsewhere_starts_afresh(project):

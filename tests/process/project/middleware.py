@@ -1,6 +1,8 @@
 """Middleware around the views, and one around the pool's own."""
 
+from asgiref.sync import sync_to_async
 from django.db import connection, transaction
+from django.utils.decorators import async_only_middleware
 
 
 def backend_pid():
@@ -30,5 +32,28 @@ def outer_atomic(get_response):
             # An error in the view must not have taken the connection away.
             response.headers["X-Same"] = str(backend_pid() == before)
             return response
+
+    return middleware
+
+
+def fails_afterwards_sync(get_response):
+    """Fail when the response is there, after a query."""
+
+    def middleware(request):
+        get_response(request)
+        backend_pid()
+        raise ValueError("on purpose")
+
+    return middleware
+
+
+@async_only_middleware
+def fails_afterwards_async(get_response):
+    """Fail when the response is there, after a query."""
+
+    async def middleware(request):
+        await get_response(request)
+        await sync_to_async(backend_pid)()
+        raise ValueError("on purpose")
 
     return middleware

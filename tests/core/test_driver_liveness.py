@@ -1,0 +1,72 @@
+"""Looking at a socket without a round trip, and closing whatever comes."""
+
+from __future__ import annotations
+
+import socket
+
+import psycopg2
+import pytest
+
+from dbpool_mw.core import driver
+
+
+class Connection:
+    """As much of a connection as these functions look at."""
+
+    def __init__(self, error=None):
+        self.socket, self.server = socket.socketpair()
+        self.error = error
+        self.closed = 0
+
+    def fileno(self):
+        # As psycopg2 does when another thread closed it a moment ago.
+        if self.error is not None:
+            raise self.error
+        return self.socket.fileno()
+
+    def close(self):
+        if self.error is not None:
+            raise self.error
+        self.closed = 1
+
+
+@pytest.fixture
+def connection():
+    made = Connection()
+    with made.socket, made.server:
+        yield made
+
+
+def test_a_silent_server_is_alive_each_time(connection):
+    alive = driver.liveness(connection)
+    assert alive() is True
+    assert alive() is True
+
+
+def test_a_server_that_hung_up_is_dead(connection):
+    alive = driver.liveness(connection)
+    connection.server.close()
+    assert alive() is False
+
+
+def test_a_server_that_said_something_unasked_is_dead(connection):
+    alive = driver.liveness(connection)
+    connection.server.send(b"E")
+    assert alive() is False
+
+
+def test_a_connection_closed_by_another_thread_is_dead_and_no_error(connection):
+    connection.error = psycopg2.InterfaceError("connection already closed")
+    assert driver.liveness(connection)() is False
+
+
+@pytest.mark.parametrize("error", [psycopg2.InterfaceError("closed"), RuntimeError()])
+def test_closing_never_raises_an_exception(connection, error):
+    connection.error = error
+    driver.close(connection)
+
+
+def test_closing_is_not_deaf_to_an_interruption(connection):
+    connection.error = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        driver.close(connection)

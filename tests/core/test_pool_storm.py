@@ -1,0 +1,186 @@
+"""Many threads that are overtaken as often as Python lets them, and all that can fail.
+
+The driver of the fakes counts the connections open at a time; each connection's own
+lock, taken by its holder without waiting, shows a second one.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import threading
+from collections import Counter
+
+import psycopg2
+import pytest
+
+from dbpool_mw.core.errors import PoolClosed, PoolError
+from tests.core.fakes import FakeDriver, InThread, Owner, check, make_pool
+
+THREADS = 6
+STEPS = 40
+MAX_CONNS = 3
+
+
+class Interruption(BaseException):
+    """What kills a request wherever it is."""
+
+
+@pytest.fixture(autouse=True)
+def _hurry():
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+class Unreliable:
+    """Lets connects, resets, pings and closes fail, by chance."""
+
+    def __init__(self, driver: FakeDriver, seed: int):
+        self.rng = random.Random(seed)
+        self.connect, self.reset, self.ping = driver.connect, driver.reset, driver.ping
+        self.close = driver.close
+        driver.connect, driver.reset = self.flaky_connect, self.flaky_reset
+        driver.ping, driver.close = self.flaky_ping, self.flaky_close
+        self.calm = False
+
+    def chance(self, share):
+        return not self.calm and self.rng.random() < share
+
+    def flaky_connect(self, owner):
+        if self.chance(0.05):
+            raise psycopg2.OperationalError("down")
+        if self.chance(0.02):
+            raise Interruption
+        connection = self.connect(owner)
+        connection.lock = threading.Lock()
+        return connection
+
+    def flaky_reset(self, *arguments):
+        if self.chance(0.1):
+            raise psycopg2.OperationalError("gone")
+        if self.chance(0.05):
+            raise Interruption
+        self.reset(*arguments)
+
+    def flaky_ping(self, connection):
+        return not self.chance(0.1) and self.ping(connection)
+
+    def flaky_close(self, connection):
+        self.close(connection)
+        if self.chance(0.02):
+            raise Interruption
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_after_the_storm_every_place_is_there(seed):
+    pool, driver, clock = make_pool(
+        max_conns=MAX_CONNS, min_conns=1, max_waiting=4, check_after_idle=5
+    )
+    faults = Unreliable(driver, seed)
+    pool._connect, pool._reset = driver.connect, driver.reset
+    barrier = threading.Barrier(THREADS + 1)
+    wrong, done = [], Counter()
+
+    def hold(entry, rng):
+        connection = entry.connection
+        if not connection.lock.acquire(blocking=False):
+            wrong.append(f"{connection} has two holders")
+            return
+        if connection.closed:
+            wrong.append(f"{connection} was given out closed")
+        if len(driver.open) > MAX_CONNS:
+            wrong.append(f"{len(driver.open)} connections are open")
+        stats = pool.stats()
+        if stats["size"] > MAX_CONNS or (stats["idle"] and stats["waiting"]):
+            wrong.append(str(stats))
+        connection.transaction = rng.choice(["idle"] * 6 + ["open", "busy", "unknown"])
+        connection.touched = rng.random() < 0.3
+        connection.alive = rng.random() < 0.9
+        connection.lock.release()
+
+    def work(number):
+        rng = random.Random(f"{seed} {number}")
+        barrier.wait()
+        for _ in range(STEPS):
+            # Times so short that many end as a connection comes.
+            timeout = rng.choice([20, 20, 0, 1e-5, 1e-4])
+            try:
+                entry = pool.checkout(Owner(str(number)), timeout)
+            except (PoolError, psycopg2.OperationalError, Interruption) as error:
+                done[type(error).__name__] += 1
+                continue
+            hold(entry, rng)
+            give_back = rng.choice(
+                [pool.checkin] * 4
+                + [pool.reclaim, lambda entry: pool.discard(entry, "test")]
+            )
+            try:
+                give_back(entry)
+            except Interruption:
+                done["interrupted checkin"] += 1
+
+    def disturb():
+        rng = random.Random(f"{seed} disturb")
+        turns = [pool.drain, pool.pause, pool.recycle, pool.resume, pool.maintain]
+        barrier.wait()
+        for _ in range(STEPS):
+            clock.advance(rng.choice([0, 1, 10]))
+            try:
+                rng.choice(turns)()
+            except Interruption:
+                done["interrupted turn"] += 1
+            pool.holders()
+            pool.resume()
+
+    threads = [InThread(work, number) for number in range(THREADS)]
+    threads.append(InThread(disturb))
+    for thread in threads:
+        thread.result(60)
+    faults.calm = True
+    assert wrong == []
+    assert driver.most_open <= MAX_CONNS
+    stats = pool.stats()
+    assert stats["in_use"] == stats["connecting"] == stats["waiting"] == 0
+    assert stats["size"] == stats["idle"]
+    assert stats["timeouts"] == done["PoolTimeout"]
+    assert stats["refused"] == done["TooManyRequests"]
+    check(pool, driver)
+    entries = [pool.checkout(Owner()) for _ in range(MAX_CONNS)]
+    for entry in entries:
+        pool.checkin(entry)
+    check(pool, driver)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_a_close_in_the_middle_of_it_leaves_nothing_and_nobody_behind(seed):
+    pool, driver, _ = make_pool(max_conns=2, timeout=20)
+    rng = random.Random(seed)
+    barrier = threading.Barrier(THREADS + 1)
+    steps_before_close = rng.randrange(1, 60)
+    enough = threading.Semaphore(0)
+
+    def work():
+        barrier.wait()
+        while True:
+            try:
+                entry = pool.checkout(Owner())
+            except PoolClosed:
+                return
+            finally:
+                enough.release()
+            pool.checkin(entry)
+
+    def close():
+        barrier.wait()
+        for _ in range(steps_before_close):
+            assert enough.acquire(timeout=20)
+        pool.close()
+
+    threads = [InThread(close), *(InThread(work) for _ in range(THREADS))]
+    for thread in threads:
+        thread.result(60)
+    assert driver.open == []
+    assert pool.stats()["size"] == pool.stats()["waiting"] == 0
+    check(pool, driver)

@@ -1,0 +1,164 @@
+"""Under ASGI: aborted requests, and pages rendered in other threads."""
+
+from __future__ import annotations
+
+import socket
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from http.client import HTTPException
+
+import django
+import pytest
+
+from tests.process.servers import wait_until
+
+
+def ask(server, path):
+    """Send a request and leave the answer to come."""
+    client = socket.create_connection(("127.0.0.1", server.port), timeout=30)
+    client.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    return client
+
+
+def test_an_abort_in_mid_query_gives_back_when_the_query_is_done(project):
+    project.settings |= {"DBPOOL_MW_MAX_CONNS": 1, "DBPOOL_MW_TIMEOUT": 0.2}
+    project.settings["DBPOOL_MW_POOLS"] = {"replica": None}
+    with project.uvicorn() as server:
+        with project.lock(11):
+            client = ask(server, "/holds/?key=11")
+            project.wait_for_lock(11)
+            client.close()
+            # Somebody else must not get it while it runs the query.
+            for _ in range(3):
+                assert server.get("/facts/").status == 503
+            assert project.in_use() == 1
+        project.rest()
+        assert server.get("/facts/").status == 200
+        assert project.settled()["size"] == 1
+        assert len(project.backends()) == 1
+
+
+@pytest.mark.skipif(django.VERSION < (5, 0), reason="Django goes on with the view")
+def test_an_abort_in_an_async_view_gives_back_at_once(project):
+    with project.uvicorn() as server:
+        clients = [ask(server, "/async_waits/") for _ in range(3)]
+        wait_until(lambda: len(project.holders("/async_waits/")) == 6, "they hold")
+        for client in clients:
+            client.close()
+        project.rest()
+        assert project.settled()["reclaimed"] == 0
+        project.check_no_place_is_lost()
+
+
+def test_an_abort_while_waiting_for_a_connection_leaves_the_queue_in_order(project):
+    project.settings |= {"DBPOOL_MW_MAX_CONNS": 1, "DBPOOL_MW_TIMEOUT": 10}
+    project.settings["DBPOOL_MW_POOLS"] = {"replica": None}
+    with project.uvicorn() as server, ThreadPoolExecutor() as clients:
+        with project.lock(12):
+            held = clients.submit(server.get, "/holds/?key=12")
+            project.wait_for_lock(12)
+            gone = [ask(server, "/facts/") for _ in range(3)]
+            wait_until(lambda: project.totals()["waiting"] == 3, "three wait")
+            for client in gone:
+                client.close()
+            behind = clients.submit(server.get, "/facts/")
+            wait_until(lambda: project.totals()["waiting"] == 4, "one more waits")
+        assert held.result(20).status == 200
+        assert behind.result(20).status == 200
+        assert project.settled()["size"] == 1
+        assert len(project.backends()) == 1
+
+
+@pytest.mark.parametrize("path", ["/close_fails/", "/exits/"])
+def test_a_request_that_never_finished_loses_no_place(project, path):
+    project.settings |= {"DBPOOL_MW_MAX_CONNS": 1, "DBPOOL_MW_TIMEOUT": 5}
+    with project.uvicorn() as server:
+        with suppress(HTTPException, OSError):
+            server.get(path)
+        # SystemExit ends uvicorn, as it does without a pool.
+        if path == "/exits/":
+            assert server.process.wait(20) is not None
+            wait_until(lambda: not project.backends(), "the connections are closed")
+            return
+        for _ in range(3):
+            assert server.get("/facts/").status == 200
+            server.get(path)
+        project.check_no_place_is_lost()
+
+
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_error_pages_of_outer_middleware_lose_no_place(project, mode):
+    project.settings |= {
+        "DBPOOL_MW_MAX_CONNS": 2,
+        "DBPOOL_MW_TIMEOUT": 3,
+        "MIDDLEWARE": [
+            f"tests.process.project.middleware.fails_afterwards_{mode}",
+            "dbpool_mw.middleware.ConnectionPoolMiddleware",
+        ],
+    }
+    with project.uvicorn() as server:
+        for path in ("/facts/", "/fails/", "/fails_async/") * 2:
+            assert server.get(path)["page"] == 500
+            project.rest()
+        assert project.settled()["timeouts"] == 0
+        project.check_no_place_is_lost()
+
+
+MIXED = [
+    "/facts/",
+    "/fails/",
+    "/fails_async/",
+    "/fails_twice/",
+    "/nothing/",
+    "/closes/",
+    "/async_orm/",
+    "/stream/?rows=5",
+    "/async_stream/?rows=5",
+    "/async_rows/",
+    "/raises_in_stream/",
+    "/leaves_session/",
+    "/no_database/",
+    "/exempt/",
+]
+
+
+def test_mixed_traffic_stays_within_max_conns_and_loses_nothing(project):
+    project.settings |= {"DBPOOL_MW_MAX_CONNS": 4, "DBPOOL_MW_TIMEOUT": 20}
+    project.settings["DBPOOL_MW_POOLS"] = {"replica": None}
+
+    def visit(number):
+        path = MIXED[number % len(MIXED)]
+        if number % 5 == 4 and path != "/async_rows/":
+            ask(server, path).close()
+            return 0
+        if number % 5 == 3:
+            server.break_off("/stream/?rows=300")
+            return 0
+        with suppress(HTTPException, OSError):
+            return server.get(path).status
+
+    with project.uvicorn() as server, ThreadPoolExecutor(12) as clients:
+        visits = [clients.submit(visit, number) for number in range(200)]
+        most = 0
+        while not all(each.done() for each in visits):
+            most = max(most, len(project.backends()))
+        assert {each.result() for each in visits} <= {0, 200, 500, None}
+        assert 0 < most <= 4
+        project.rest()
+        stats = project.settled()
+        assert stats["timeouts"] == 0
+        assert stats["discarded"] == {}
+        # Django says nothing of the end of a request whose stream raised.
+        lost = [line for line in server.text().splitlines() if "reclaimed" in line]
+        assert all("GET /raises_in_stream/" in line for line in lost)
+        assert len(lost) == stats["reclaimed"]
+        assert len(project.backends()) == stats["size"] <= 4
+
+
+def test_a_cursor_of_a_stream_broken_off_is_not_for_the_next_request(project):
+    with project.uvicorn() as server:
+        for _ in range(3):
+            server.break_off("/async_rows/")
+            project.rest()
+        project.check_no_place_is_lost()
+        assert server.get("/async_rows/").status == 200

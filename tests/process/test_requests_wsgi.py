@@ -1,0 +1,59 @@
+"""Under WSGI a thread outlives its requests: what one left behind, the next finds."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+from contextlib import suppress
+
+import pytest
+
+
+def test_a_request_that_never_finished_is_ended_by_the_next_one(project):
+    project.settings |= {"DBPOOL_MW_MAX_CONNS": 1, "DBPOOL_MW_TIMEOUT": 2}
+    with project.gunicorn("--worker-class", "gthread", "--threads", "1") as server:
+        first = server.get("/facts/")["backend"]
+        for _ in range(3):
+            assert server.get("/close_fails/").status == 200
+            assert server.get("/facts/")["backend"] == first
+        assert project.settled()["opened"] == 1
+        assert "on purpose" in server.text()
+        project.check_no_place_is_lost()
+
+
+@pytest.mark.parametrize("path", ["/exits/", "/close_fails/"])
+def test_threads_with_unfinished_requests_lose_no_place(project, path):
+    project.settings |= {"DBPOOL_MW_MAX_CONNS": 2, "DBPOOL_MW_TIMEOUT": 2}
+    with project.gunicorn("--threads", "2") as server:
+        for _ in range(6):
+            # gunicorn may cut the connection or answer; SystemExit ends its worker.
+            with suppress(http.client.HTTPException, OSError):
+                server.get(path)
+            assert server.get("/facts/").status == 200
+        assert project.stats()["size"] <= 2
+        assert server.get("/facts/").status == 200
+
+
+@pytest.mark.parametrize("path", ["/exits/", "/close_fails/"])
+def test_a_thread_that_ends_with_its_request_gives_back(project, path):
+    project.settings |= {"DBPOOL_MW_MAX_CONNS": 1, "DBPOOL_MW_TIMEOUT": 5}
+    with project.runserver("--noreload") as server:
+        for _ in range(3):
+            with suppress(http.client.HTTPException, OSError):
+                server.get(path)
+            assert server.get("/facts/").status == 200
+        assert project.settled()["size"] == 1
+        project.check_no_place_is_lost()
+
+
+def test_a_connection_kept_alive_holds_nothing_between_its_requests(project):
+    project.settings |= {"DBPOOL_MW_MAX_CONNS": 1, "DBPOOL_MW_TIMEOUT": 2}
+    with project.gunicorn("--threads", "4") as server:
+        kept = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+        for _ in range(3):
+            kept.request("GET", "/facts/")
+            assert kept.getresponse().read()
+            assert isinstance(kept.sock, socket.socket)
+            assert server.get("/facts/").status == 200
+        kept.close()
+        assert project.settled()["opened"] == 1
