@@ -246,9 +246,9 @@ class ConnectionPool:
             dead.state = CLOSED
             self._discarded["dead"] += 1
             if self._idle:
+                # With a connection idle nobody waits for the place of the dead one.
                 entry = self._idle.pop()
                 entry.state = IN_USE
-                self._grant()
             else:
                 entry = self._reserve()
             return entry
