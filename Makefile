@@ -15,7 +15,7 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 MADE := $(VENV)/.made-$(shell $(PYTHON) -c \
 	'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null || echo none)
 
-.PHONY: test sandbox serve bench matrix lint format types coverage clean help
+.PHONY: test sandbox bench matrix lint format types coverage clean help
 
 help:
 	@echo "make test      the tests, on a real PostgreSQL"
