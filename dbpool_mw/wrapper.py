@@ -380,7 +380,7 @@ def _open(alias: str, attachment: Any) -> Any:
                 f"pool {alias!r}: connect() of the ENGINE left {connection!r}, which "
                 "was not made with the connection_factory it was given",
             )
-        driver.settle(connection)
+        driver.keep(connection)
         connection.marks = _marks(wrapper, before)
     except psycopg2.OperationalError as error:
         _abandon(wrapper)
@@ -418,4 +418,4 @@ def _reset(
         connection_created.send(sender=type(wrapper), connection=wrapper)
     finally:
         wrapper.connection = None
-    driver.settle(connection)
+    driver.keep(connection)

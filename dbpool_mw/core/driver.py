@@ -181,7 +181,7 @@ def _touching_attribute(name: str) -> Any:
 
 for _name in ("set_session", "set_isolation_level", "set_client_encoding"):
     setattr(TrackedConnection, _name, _touching(_name))
-for _name in ("isolation_level", "readonly", "deferrable"):
+for _name in ("isolation_level", "readonly", "deferrable", "cursor_factory"):
     setattr(TrackedConnection, _name, _touching_attribute(_name))
 
 
@@ -222,6 +222,7 @@ def character(connection: Connection) -> Character:
         connection.isolation_level,
         connection.readonly,
         connection.deferrable,
+        connection.cursor_factory,
     )
 
 
@@ -289,16 +290,28 @@ def forget_session(connection: Any, origin: Character) -> None:
     # psycopg2 keeps its own copy of the characteristics and sends them with BEGIN, or
     # as defaults of the session when autocommit is switched on.
     connection.autocommit = False
-    connection.isolation_level, connection.readonly, connection.deferrable = origin[1:]
+    connection.isolation_level, connection.readonly, connection.deferrable = origin[1:4]
+    connection.cursor_factory = origin[4]
     connection.autocommit = origin[0]
-    connection.notices.clear()
     connection.notifies.clear()
     settle(connection)
 
 
 def settle(connection: Any) -> None:
     """Take the session as it is now for one that nobody touched."""
+    connection.notices.clear()
     connection.suspect = connection.touched = False
+
+
+def keep(connection: Connection) -> None:
+    """Take the session as it was just set up for one that nobody touched.
+
+    A round trip where autocommit is off and the set-up left a transaction open: the
+    rollback of the first holder would undo it for all others.
+    """
+    if connection.get_transaction_status() == extensions.TRANSACTION_STATUS_INTRANS:
+        connection.commit()
+    settle(connection)
 
 
 def restore_autocommit(connection: Any, origin: Character) -> None:

@@ -102,6 +102,8 @@ def test_a_cursor_class_of_the_users_keeps_working_and_is_tracked(connection, ho
     factory = psycopg2.extras.RealDictCursor
     if how == "attribute":
         connection.cursor_factory = factory
+        assert connection.touched
+        driver.settle(connection)
         cursor = connection.cursor()
     elif how == "keyword":
         cursor = connection.cursor(cursor_factory=factory)
