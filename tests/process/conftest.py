@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Databases
-from tests.process.servers import Project
+from tests.process.projects import Project
 
 
 @pytest.fixture

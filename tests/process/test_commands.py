@@ -10,12 +10,15 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.process.servers import Project, Server, traffic, wait_until
+from tests.process.projects import Project
+from tests.process.servers import Server, traffic, wait_until
 
 
 @pytest.fixture
 def workers(project: Project) -> Iterator[Server]:
     """Run two workers of four threads, each of which served a request."""
+    # On a busy machine a pause takes as long as the commands take to start.
+    project.settings["DBPOOL_MW_TIMEOUT"] = 30
     with project.gunicorn("--threads", "4", workers=2) as server:
         wait_until(
             lambda: server.get("/facts/") and len(project.pids()) == 2,
@@ -108,6 +111,7 @@ def test_a_pause_leaves_the_server_without_any_connection(workers, project):
 
 def test_a_failover_makes_requests_wait_and_none_fail(own_project):
     project = own_project
+    project.settings["DBPOOL_MW_TIMEOUT"] = 30
     with project.gunicorn("--threads", "4", workers=2) as server, traffic(server):
         assert project.manage("dbpool_drain", "--pause").returncode == 0
         project.databases.server.restart()

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.process.servers import ROOT, Project, wait_until
+from tests.process.projects import Project
+from tests.process.servers import ROOT, wait_until
 
 
 def who_has(inode: str) -> set[int]:

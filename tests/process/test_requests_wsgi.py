@@ -6,7 +6,27 @@ import http.client
 import socket
 from contextlib import suppress
 
+import django
 import pytest
+
+#: Before 5.0, runserver kept the connection on which it looked for migrations.
+OF_RUNSERVER = int(django.VERSION < (5, 0))
+
+PAGES = [
+    "/fails/",
+    "/fails_async/",
+    "/fails_twice/",
+    "/facts/",
+    "/nothing/",
+    "/closes/",
+    "/closes_old/",
+    "/async_orm/",
+    "/stream/",
+    "/async_stream/",
+    "/raises_in_stream/",
+    "/leaves_session/",
+    "/missing/",
+]
 
 
 def test_a_request_that_never_finished_is_ended_by_the_next_one(project):
@@ -43,7 +63,23 @@ def test_a_thread_that_ends_with_its_request_gives_back(project, path):
                 server.get(path)
             assert server.get("/facts/").status == 200
         assert project.settled()["size"] == 1
-        project.check_no_place_is_lost()
+        project.check_no_place_is_lost(OF_RUNSERVER)
+
+
+def test_runserver_with_a_thread_for_each_connection_pools_them_all(project):
+    with project.runserver("--noreload") as server:
+        statuses = {}
+        for path in PAGES * 2:
+            with suppress(http.client.HTTPException, OSError):
+                statuses[path] = server.get(path).status
+            project.rest()
+        assert [path for path in PAGES if statuses[path] == 500] == PAGES[:3]
+        server.break_off("/stream/?rows=2000")
+        assert server.get("/facts/").status == 200
+        totals = project.settled()
+        assert totals["opened"] <= 2
+        assert totals["reclaimed"] == 0
+        project.check_no_place_is_lost(OF_RUNSERVER)
 
 
 def test_a_connection_kept_alive_holds_nothing_between_its_requests(project):

@@ -7,7 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from tests.process.servers import Project, ServerEnded, wait_until
+from tests.process.projects import Project
+from tests.process.servers import ServerEnded, wait_until
 
 
 @pytest.fixture(params=["wsgi", "asgi"])
@@ -48,6 +49,27 @@ def test_who_prefers_json_gets_json(crowded):
     assert answer["retry_after"] == 1
     browser = crowded.get("/facts/", Accept="text/html,application/json")
     assert browser.headers["Content-Type"].startswith("text/plain")
+
+
+def test_who_would_be_one_too_many_in_the_queue_is_refused_at_once(project):
+    project.settings |= {
+        "DBPOOL_MW_MAX_CONNS": 1,
+        "DBPOOL_MW_MAX_WAITING": 1,
+        "DBPOOL_MW_TIMEOUT": 25,
+    }
+    with project.gunicorn("--threads", "4") as server, ThreadPoolExecutor() as clients:
+        with project.lock(9):
+            held = clients.submit(server.get, "/holds/?key=9")
+            project.wait_for_lock(9)
+            waits = clients.submit(server.get, "/facts/")
+            wait_until(lambda: project.totals()["waiting"] == 1, "one waits")
+            answer = server.get("/facts/")
+            assert answer.status == 503
+            assert "1) callers wait already" in answer.body.decode()
+            assert not waits.done()
+        assert held.result(20).status == waits.result(20).status == 200
+        totals = project.settled()
+        assert (totals["refused"], totals["timeouts"]) == (1, 0)
 
 
 @pytest.mark.parametrize("lazy", [False, True])

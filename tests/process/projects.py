@@ -1,0 +1,214 @@
+"""The test project on two databases: its servers, its commands, what can be seen."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg2
+
+from dbpool_mw.control import client, protocol
+from dbpool_mw.control.client import Answer as Report
+from dbpool_mw.core.stats import merge
+from tests.conftest import Databases
+from tests.process.servers import ROOT, Server, wait_until
+
+MANAGE = str(ROOT / "tests" / "process" / "project" / "manage.py")
+#: The application_name of the tests' own sessions; one that was closed may linger.
+OURS = "dbpool_mw tests"
+GUNICORN = [
+    *(sys.executable, "-m", "gunicorn", "--graceful-timeout", "10"),
+    *("--config", "python:tests.process.project.gunicorn_conf"),
+]
+
+
+class Project:
+    """The test project on two databases: its environment, its commands."""
+
+    def __init__(self, databases: Databases, directory: Path) -> None:
+        self.databases = databases
+        self.control = directory / "control"
+        self.directory = directory
+        self.settings: dict[str, Any] = {
+            "DBPOOL_MW_CONTROL_DIR": str(self.control),
+            # The page that tells whether a server is up takes no connection.
+            "DBPOOL_MW_EXEMPT": ["/exempt/"],
+        }
+        self.options: dict[str, Any] = {}
+        self.extra: dict[str, str] = {}
+
+    @property
+    def environ(self) -> dict[str, str]:
+        """Return what a process of the project needs in its environment."""
+        clean = {k: v for k, v in os.environ.items() if not k.startswith("PG")}
+        return {
+            **clean,
+            **self.databases.environ,
+            "DJANGO_SETTINGS_MODULE": "tests.process.project.settings",
+            "PYTHONPATH": str(ROOT),
+            "PYTHONUNBUFFERED": "1",
+            "TEST_SETTINGS": json.dumps(self.settings),
+            "TEST_DATABASES": json.dumps(self.options),
+            **self.extra,
+        }
+
+    def manage(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run a management command from another process than any worker."""
+        return subprocess.run(
+            [sys.executable, MANAGE, *words],
+            cwd=ROOT,
+            env=self.environ,
+            text=True,
+            capture_output=True,
+            timeout=60,
+        )
+
+    def stats(self, alias: str = "default") -> dict[str, Any]:
+        """Return the totals that dbpool_stats gives for an alias."""
+        done = self.manage("dbpool_stats", "--format", "json", "--alias", alias)
+        assert done.returncode == 0, done.stderr
+        totals: dict[str, Any] = json.loads(done.stdout)["totals"]
+        return totals
+
+    def reports(self, holders: bool = False) -> list[Report]:
+        """Return what each worker says of itself; quicker than the command."""
+        request = protocol.request("stats", holders=holders)
+        reports = client.ask_all(self.control, request, 10)
+        return [report for report in reports if report.reply is not None]
+
+    def pids(self) -> list[int]:
+        """Return the worker processes that answer on their control sockets."""
+        return sorted(report.pid for report in self.reports())
+
+    def holders(self, path: str) -> list[dict[str, Any]]:
+        """Return what the requests for a path hold right now."""
+        return [
+            holder
+            for report in self.reports(holders=True)
+            for holder in (report.reply or {})["holders"]
+            if holder["path"] == path
+        ]
+
+    def in_use(self) -> int:
+        """Return how many connections of any alias are not at rest."""
+        totals = self.totals()
+        return int(totals["in_use"] + totals["connecting"])
+
+    def rest(self) -> None:
+        """Wait until no connection is in use.
+
+        A client has its answer before the request's end, which gives them back.
+        """
+        wait_until(lambda: self.in_use() == 0, "every connection was given back")
+
+    def settled(self) -> dict[str, Any]:
+        """Wait until no connection is in use; return the totals then."""
+        self.rest()
+        found = self.stats()
+        assert found["in_use"] == found["connecting"] == found["waiting"] == 0
+        assert found["size"] == found["idle"]
+        return found
+
+    def totals(self) -> dict[str, Any]:
+        """Return the totals of all workers and aliases; quicker than the command."""
+        pools = [
+            pool for each in self.reports() for pool in (each.reply or {})["pools"]
+        ]
+        return merge(pools)
+
+    def check_no_place_is_lost(self, others: int = 0) -> None:
+        """Compare what the pools say, all at rest, with what the server sees.
+
+        ``others`` are connections that are known to have been opened without a pool.
+        """
+        self.rest()
+        # The server takes a moment to notice that a connection was closed.
+        wait_until(
+            lambda: len(self.backends()) == self.totals()["size"] + others,
+            "the server sees the connections of the pools alone",
+        )
+
+    @contextmanager
+    def session(self) -> Iterator[Any]:
+        """Give a cursor of our own on the default database, in autocommit."""
+        dsn = self.databases.server.dsn(self.databases.default)
+        connection = psycopg2.connect(dsn, application_name=OURS)
+        connection.autocommit = True
+        try:
+            yield connection.cursor()
+        finally:
+            connection.close()
+
+    def backends(self) -> list[int]:
+        """Return what the server sees on both databases, less our own sessions."""
+        with self.session() as cursor:
+            cursor.execute(
+                "SELECT pid FROM pg_stat_activity WHERE datname IN (%s, %s)"
+                " AND backend_type = 'client backend' AND application_name <> %s"
+                " ORDER BY pid",
+                [self.databases.default, self.databases.replica, OURS],
+            )
+            return [pid for (pid,) in cursor.fetchall()]
+
+    def terminate(self, pids: list[int] | None = None) -> None:
+        """End backends from the server's side, and wait for their end."""
+        chosen = self.backends() if pids is None else pids
+        with self.session() as cursor:
+            cursor.execute(
+                "SELECT pg_terminate_backend(p) FROM unnest(%s::int[]) p", [chosen]
+            )
+        wait_until(lambda: not set(chosen) & set(self.backends()), "the backends ended")
+
+    @contextmanager
+    def lock(self, key: int) -> Iterator[None]:
+        """Hold an advisory lock that the view ``holds`` waits for."""
+        with self.session() as cursor:
+            cursor.execute("SELECT pg_advisory_lock(%s)", [key])
+            yield
+
+    def wait_for_lock(self, key: int, number: int = 1) -> None:
+        """Wait until so many views wait for the lock."""
+
+        def waiting() -> bool:
+            with self.session() as cursor:
+                cursor.execute(
+                    "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
+                    " AND objid = %s AND NOT granted",
+                    [key],
+                )
+                return bool(cursor.fetchone()[0] == number)
+
+        wait_until(waiting, f"{number} views wait for lock {key}")
+
+    @contextmanager
+    def gunicorn(self, *options: str, workers: int = 1) -> Iterator[Server]:
+        """Run gunicorn."""
+        command = [*GUNICORN, "--workers", str(workers), *options]
+        command += ["tests.process.project.wsgi:application"]
+        with self._server([*command, "--bind", "fd://{fd}"]) as server:
+            yield server
+
+    @contextmanager
+    def runserver(self, *options: str) -> Iterator[Server]:
+        """Run Django's own server."""
+        command = [sys.executable, MANAGE, "runserver", *options, "{port}"]
+        with self._server(command, binds_itself=True) as server:
+            yield server
+
+    @contextmanager
+    def uvicorn(self) -> Iterator[Server]:
+        """Run uvicorn, one process."""
+        command = [sys.executable, "-m", "uvicorn", "--log-level", "warning"]
+        command += ["tests.process.project.asgi:application", "--fd", "{fd}"]
+        with self._server(command) as server:
+            yield server
+
+    def _server(self, command: list[str], binds_itself: bool = False) -> Server:
+        log = self.directory / "server.log"
+        return Server(command, self.environ, log, binds_itself)
