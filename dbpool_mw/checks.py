@@ -44,6 +44,7 @@ IDS = {
     "psycopg3": "dbpool_mw.E012",
     "native_pool": "dbpool_mw.E013",
     "conn_max_age": "dbpool_mw.E014",
+    "twice": "dbpool_mw.E015",
     "no_middleware": "dbpool_mw.W001",
     "not_first": "dbpool_mw.W002",
     "no_alias": "dbpool_mw.W003",
@@ -90,7 +91,7 @@ def check_project(**kwargs: Any) -> list[CheckMessage]:
             )
         )
     if aliases:
-        found += _wrong_middleware()
+        found += _wrong_middleware(aliases)
     return found
 
 
@@ -167,8 +168,10 @@ def _pools() -> Mapping[Any, Any]:
 
 
 def _wrong_pools() -> Iterator[CheckMessage]:
-    for alias, own in _pools().items():
-        for problem in conf.pool_problems(alias, own or {}):
+    if app_problems({"POOLS": conf.value("POOLS")}):
+        return
+    for alias in dict.fromkeys([*_pools(), *connections.settings]):
+        for problem in conf.pool_problems(alias):
             yield _from(problem, alias)
 
 
@@ -276,10 +279,12 @@ def _imports(module: str) -> bool:
     return True
 
 
-def _wrong_middleware() -> Iterator[CheckMessage]:
+def _wrong_middleware(aliases: Sequence[str]) -> Iterator[CheckMessage]:
     entries = list(settings.MIDDLEWARE)
     place = next((at for at, entry in enumerate(entries) if _is_ours(entry)), None)
     if place is None:
+        if all(map(conf.has_pooling_engine, aliases)):
+            return
         yield _message(
             "no_middleware",
             f"MIDDLEWARE doesn't have {MIDDLEWARE!r}, so no request uses a pool.",

@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib.util
 import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -101,6 +101,8 @@ def label(problem: Problem, alias: str | None = None) -> str:
     """Return the problem as a sentence that names the setting as the project does."""
     if alias is None:
         return f"{PREFIX}{problem.key} {problem.message}"
+    if problem.key in pool_options(alias):
+        return f"DATABASES[{alias!r}]['OPTIONS']: {problem.key} {problem.message}"
     return f"{PREFIX}POOLS: {problem.key} of {alias!r} {problem.message}"
 
 
@@ -109,13 +111,44 @@ def general() -> dict[str, object]:
     return {key: value(key) for key in POOL_KEYS}
 
 
-def pool_problems(alias: str, own: Mapping[str, object]) -> list[Problem]:
+def pool_options(alias: str) -> dict[str, object]:
+    """Return the pool's settings among the OPTIONS of an alias with an ENGINE of ours.
+
+    With another ENGINE there are none: such keys go to libpq, which refuses them.
+    """
+    if not has_pooling_engine(alias):
+        return {}
+    options = connections.settings[alias]["OPTIONS"]
+    return {key: options[key] for key in POOL_KEYS if key in options}
+
+
+def own_settings(alias: str) -> dict[str, object]:
+    """Return what the project sets for the pool of one alias, wherever it does.
+
+    ``POOLS`` must be known to be right.
+    """
+    return {**pool_options(alias), **(value("POOLS").get(alias) or {})}
+
+
+def pool_problems(alias: str) -> list[Problem]:
     """Return what is wrong with the settings of one alias, leaving out general faults.
 
     A fault of the general settings would otherwise be told once for each alias.
+    ``POOLS`` must be known to be right.
     """
     everywhere = problems(general())
-    return [
+    own = own_settings(alias)
+    twice = [
+        Problem(
+            key,
+            "twice",
+            f"is set in {PREFIX}POOLS as well.",
+            "Keep one of the two.",
+        )
+        for key in pool_options(alias)
+        if key in (value("POOLS").get(alias) or {})
+    ]
+    return twice + [
         problem
         for problem in problems({**general(), **own})
         if problem.key in own or problem not in everywhere
@@ -166,15 +199,14 @@ def config_for(alias: str) -> PoolConfig:
     found = known.configs.get(alias)
     if found is None:
         _refuse(app_problems({"POOLS": value("POOLS")}))
-        own = value("POOLS").get(alias) or {}
-        _refuse(problems(general()), alias, pool_problems(alias, own))
+        _refuse(problems(general()), alias, pool_problems(alias))
         if uses_psycopg3():
             raise ImproperlyConfigured(
                 "dbpool_mw pools psycopg2 connections, and Django runs on psycopg 3. "
                 "Uninstall psycopg, or leave the alias out with "
                 f"{PREFIX}POOLS = {{{alias!r}: None}}."
             )
-        found = known.configs[alias] = build({**general(), **own})
+        found = known.configs[alias] = build({**general(), **own_settings(alias)})
     return found
 
 
@@ -184,17 +216,27 @@ def vendor(alias: str) -> str | None:
     Asked of the ENGINE's class, so that engines built on Django's PostgreSQL one count
     as PostgreSQL. One that can't be imported is not for us to report: Django does.
     """
+    found = _engine(alias)
+    return None if found is None else found.vendor
+
+
+def has_pooling_engine(alias: str) -> bool:
+    """Say whether an alias's ENGINE is one of ours, or built on one."""
+    return getattr(_engine(alias), "takes_pool_options", False)
+
+
+def _engine(alias: str) -> Any:
+    """Return the wrapper class of an alias, None if there is none to be had."""
     try:
-        return _vendor(connections.settings[alias]["ENGINE"])
+        return _load_engine(connections.settings[alias]["ENGINE"])
     except Exception:  # whatever the import of somebody else's module may raise
         return None
 
 
 @cache
-def _vendor(engine: str) -> str:
+def _load_engine(engine: str) -> Any:
     # An exception is not remembered: what failed in the middle of a start may work.
-    name: str = load_backend(engine).DatabaseWrapper.vendor
-    return name
+    return load_backend(engine).DatabaseWrapper
 
 
 def uses_psycopg3() -> bool:

@@ -53,7 +53,7 @@ class ConnectionPoolMiddleware:
         except BaseException:
             # Django makes a response of every Exception: what comes here is worse, and
             # no request_finished may follow.
-            wrapper.leave()
+            wrapper.finish()
             raise
         if wrapper.STRAYS in request.__dict__:
             strays.release(request)
@@ -72,7 +72,7 @@ class ConnectionPoolMiddleware:
             # request there, in its turn: request_finished, or the thread's own end.
             raise
         except BaseException:
-            await sync_to_async(wrapper.leave)()
+            await sync_to_async(wrapper.finish)()
             raise
         if wrapper.STRAYS in request.__dict__:
             strays.release(request)

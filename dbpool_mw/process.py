@@ -45,6 +45,24 @@ class _House:
 
 _house = _House()
 
+_serves = False
+
+
+def serve() -> None:
+    """Note that this process serves: requests, tasks, or blocks of ``pooled()``."""
+    global _serves
+    _serves = True
+
+
+def serves() -> bool:
+    """Tell whether an ENGINE of ours is to pool what this thread connects.
+
+    Not in the main thread of a process that serves nothing, as a management command: it
+    must start no thread and keep no connection by being run.
+    """
+    return _serves or threading.current_thread() is not threading.main_thread()
+
+
 #: The database of each alias as the project configured it; see ``remember_databases``.
 _configured: dict[str, str] = {}
 

@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from django.core.signals import got_request_exception, request_finished, setting_changed
+from django.core.signals import (
+    got_request_exception,
+    request_finished,
+    request_started,
+    setting_changed,
+)
 
 from dbpool_mw import conf, decorators, process, strays, wrapper
+
+
+def begin_to_serve(**signal: Any) -> None:
+    """Note that this process serves; a receiver of its first ``request_started``."""
+    process.serve()
+    request_started.disconnect(dispatch_uid=_uid(begin_to_serve))
 
 
 def return_connections(**signal: Any) -> None:
@@ -49,8 +61,13 @@ def settings_changed(*, setting: str | None, **signal: Any) -> None:
 def connect() -> None:
     """Connect the receivers; called once, when the app is ready."""
     for signal, receiver in (
+        (request_started, begin_to_serve),
         (request_finished, return_connections),
         (got_request_exception, return_after_exception),
         (setting_changed, settings_changed),
     ):
-        signal.connect(receiver, dispatch_uid=f"dbpool_mw.{receiver.__name__}")
+        signal.connect(receiver, dispatch_uid=_uid(receiver))
+
+
+def _uid(receiver: Callable[..., None]) -> str:
+    return f"dbpool_mw.{receiver.__name__}"

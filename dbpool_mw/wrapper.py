@@ -19,7 +19,7 @@ import contextlib
 import threading
 import time
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import Any
 
@@ -30,7 +30,7 @@ from django.db.backends.signals import connection_created
 from django.utils.asyncio import async_unsafe
 from django.utils.functional import cached_property
 
-from dbpool_mw import process
+from dbpool_mw import conf, process
 from dbpool_mw.core import driver
 from dbpool_mw.core.entry import PoolEntry
 from dbpool_mw.core.errors import ConnectFailed, PoolError
@@ -56,6 +56,8 @@ class Attachment:
         "connect",
         "held",
         "request",
+        "scopes",
+        "stays",
         "thread",
         "wrapper",
     )
@@ -65,7 +67,12 @@ class Attachment:
         # Both know the wrapper weakly: it must be free to go.
         self.connect = partial(_connect, self)
         self.held: list[tuple[ConnectionPool, PoolEntry]] = []
+        # Whatever has a ``method`` and a ``path``: a request, or the outermost scope.
         self.request: Any = None
+        # How many scopes have begun and not ended.
+        self.scopes = 0
+        # Whether the wrapper stays adopted when the last of them ends.
+        self.stays = True
         self.thread = threading.current_thread().name
         self.wrapper = weakref.ref(wrapper, self.lose)
 
@@ -102,11 +109,20 @@ class Attachment:
 
         Raises what ``ConnectionPool.checkout`` raises.
         """
+        if self.held:
+            self._discard()
         name = wrapper.settings_dict["NAME"]
         pool = process.pool(self.alias, name) or _make_pool(self.alias, name)
         entry = pool.checkout(self)
         self.held.append((pool, entry))
         _put(wrapper, entry.connection, entry.checked_out_at)
+
+    def _discard(self) -> None:
+        """Close what somebody took off the wrapper without giving it back."""
+        held = self.take()
+        if held is not None:
+            pool, entry = held
+            pool.discard(entry, "taken off its wrapper")
 
 
 def _make_pool(alias: str, database: str) -> ConnectionPool:
@@ -173,19 +189,30 @@ def install(wrapper: Any, attachment: Attachment) -> None:
     )
 
 
+def uninstall(wrapper: Any, attachment: Attachment) -> None:
+    """Take them off again: the wrapper, which holds nothing, is Django's own."""
+    for name in (KEY, "connect", "_close"):
+        vars(wrapper).pop(name, None)
+    if here.attachments.get(attachment.alias) is attachment:
+        del here.attachments[attachment.alias]
+
+
 def enter(request: Any, aliases: Iterable[str], lazy: bool) -> None:
     """Begin a request in this thread: every one of these aliases gets a connection.
 
     With ``lazy``, each gets it at its first query. Raises django.db.OperationalError
     when there is none to be had; what was attached before that stays attached.
     """
+    if BaseDatabaseWrapper.ensure_connection.__module__ != _DJANGO:
+        lazy = True  # pytest-django's, say: a test that may not use the database
     mine = here.attachments
     for alias in aliases:
         attachment = mine.get(alias)
         wrapper: Any = attachment and attachment.wrapper()
         if wrapper is None or wrapper.connect is not attachment.connect:  # type: ignore[union-attr]
+            # All at once: what is told of a new connection may use the other aliases.
+            attachment = {each: adopt(connections[each]) for each in aliases}[alias]
             wrapper = connections[alias]
-            attachment = adopt(wrapper)
         if attachment is None:
             continue
         attachment.request = request
@@ -199,6 +226,16 @@ def enter(request: Any, aliases: Iterable[str], lazy: bool) -> None:
             except psycopg2.Error:
                 with wrapper.wrap_database_errors:
                     raise
+
+
+_DJANGO = "django.db.backends.base.base"
+
+
+def finish() -> None:
+    """End this thread's request, however it ended, and give back what it holds."""
+    leave()
+    for attachment in here.attachments.values():
+        attachment.request = None
 
 
 def leave() -> None:
@@ -255,7 +292,10 @@ def _connect(attachment: Attachment) -> None:
     wrapper: Any = attachment.wrapper()
     if attachment.held:
         wrapper.close()
-    attachment.attach(wrapper)
+    if attachment.alias in conf.pooled_aliases():
+        attachment.attach(wrapper)
+    else:  # the settings have changed
+        type(wrapper).connect(wrapper)
 
 
 def _close(wrapper: Any, attachment: Attachment) -> None:
@@ -347,22 +387,45 @@ def _marks(wrapper: Any, before: Mapping[str, Any]) -> dict[str, Any]:
 # --- Opening and resetting, on behalf of the pool ------------------------------------
 
 
-def _own_wrapper(alias: str, attachment: Any) -> Any:
-    """Give the wrapper that asked, or the one of this thread if another one did."""
+@contextlib.contextmanager
+def _own_wrapper(alias: str, attachment: Any) -> Iterator[Any]:
+    """Give the wrapper that asked, or one that stands in for it in another thread.
+
+    The stand-in is what ``connections[alias]`` gives meanwhile, so that a receiver that
+    uses the alias there uses this connection; what receivers opened of other aliases is
+    closed in the end, because nobody else would.
+    """
     wrapper = attachment.wrapper() if attachment is not None else None
-    if wrapper is None or wrapper._thread_ident != _thread.get_ident():
-        wrapper = connections[alias]
-    return wrapper
+    if wrapper is not None and wrapper._thread_ident == _thread.get_ident():
+        yield wrapper
+        return
+    before = list(connections.all(initialized_only=True))
+    connected = [each for each in before if each.connection is not None]
+    connections[alias] = connections.create_connection(alias)
+    try:
+        yield connections[alias]
+    finally:
+        del connections[alias]
+        for each in connections.all(initialized_only=True):
+            if each.connection is not None and each not in connected:
+                each.close()
+        for each in before:
+            connections[each.alias] = each
+
+
+def is_opening(wrapper: Any) -> bool:
+    """Tell whether ``connect()`` of the class runs on behalf of the pool."""
+    return "get_connection_params" in vars(wrapper)
 
 
 def _open(alias: str, attachment: Any) -> Any:
-    """Open a physical connection the way the wrapper's class does.
+    """Open a physical connection the way the wrapper's class does."""
+    with _own_wrapper(alias, attachment) as wrapper:
+        return _open_on(wrapper)
 
-    Without an attachment it is a background thread's: its own wrapper serves, so that a
-    receiver that uses ``connections[alias]`` there uses this connection.
-    """
-    wrapper = _own_wrapper(alias, attachment)
-    engine, state = type(wrapper), vars(wrapper)
+
+def _open_on(wrapper: Any) -> Any:
+    alias, engine, state = wrapper.alias, type(wrapper), vars(wrapper)
     before = dict(state)
 
     def get_connection_params() -> dict[str, Any]:
@@ -411,11 +474,11 @@ def _reset(
     ``connection_created`` set up is set up again. Raises whatever those raise.
     """
     driver.forget_session(connection, origin)
-    wrapper = _own_wrapper(alias, attachment)
-    _put(wrapper, connection, time.monotonic())
-    try:
-        wrapper.init_connection_state()
-        connection_created.send(sender=type(wrapper), connection=wrapper)
-    finally:
-        wrapper.connection = None
+    with _own_wrapper(alias, attachment) as wrapper:
+        _put(wrapper, connection, time.monotonic())
+        try:
+            wrapper.init_connection_state()
+            connection_created.send(sender=type(wrapper), connection=wrapper)
+        finally:
+            wrapper.connection = None
     driver.keep(connection)

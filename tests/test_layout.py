@@ -35,7 +35,7 @@ FLOORS: list[tuple[bool, list[str]]] = [
     ),
     (False, ["process"]),
     (False, ["wrapper"]),
-    (False, ["strays", "unavailable", "decorators", "management.asking"]),
+    (False, ["strays", "unavailable", "decorators", "scope", "management.asking"]),
     (
         False,
         [
@@ -46,11 +46,22 @@ FLOORS: list[tuple[bool, list[str]]] = [
             "management.commands.dbpool_drain",
         ],
     ),
+    (
+        True,
+        [
+            "backends.mixin",
+            "backends.postgresql.base",
+            "backends.postgis.base",
+        ],
+    ),
     (False, ["apps"]),
 ]
 
 # They run before anything in them does, so they import nothing of the house.
-PACKAGES = ["", "core", "control", "management", "management.commands"]
+PACKAGES = [
+    *("", "core", "control", "management", "management.commands"),
+    *("backends", "backends.postgresql", "backends.postgis"),
+]
 
 FLOOR = {name: number for number, (_, names) in enumerate(FLOORS) for name in names}
 

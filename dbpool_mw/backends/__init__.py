@@ -1,0 +1,1 @@
+"""ENGINEs that pool what they connect, with or without the middleware."""
