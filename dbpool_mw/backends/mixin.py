@@ -53,10 +53,7 @@ class PooledMixin:
                 f"The ENGINE of {self.alias!r} is dbpool_mw's, and INSTALLED_APPS "
                 'doesn\'t have "dbpool_mw".'
             )
+        if not process.serves() or self.alias not in conf.pooled_aliases():
+            return False
         current: Any = connections[self.alias]
-        return (
-            process.serves()
-            and self.alias in conf.pooled_aliases()
-            and current is self
-            and wrapper.adopt(self) is not None
-        )
+        return current is self and wrapper.adopt(self) is not None

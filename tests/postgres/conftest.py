@@ -13,7 +13,7 @@ from django.http import HttpResponse
 from django.test import RequestFactory, override_settings
 from django.urls import path
 
-from dbpool_mw import process
+from dbpool_mw import process, wrapper
 from tests.conftest import Databases
 
 
@@ -52,6 +52,22 @@ def requests(databases: Databases) -> Iterator[Requests]:
     with override_settings(ROOT_URLCONF=sender.urls, DBPOOL_MW_POOLS={"replica": None}):
         yield sender
     connections.close_all()
+
+
+def forget_wrappers() -> None:
+    """Close this thread's wrappers and have Django make new ones."""
+    for each in connections.all(initialized_only=True):
+        each.close()
+        del connections[each.alias]
+    wrapper.here.attachments.clear()
+
+
+@pytest.fixture
+def fresh_wrappers(databases: Databases) -> Iterator[None]:
+    """Begin and end with wrappers that no pool ever touched."""
+    forget_wrappers()
+    yield
+    forget_wrappers()
 
 
 def stats(alias: str = "default") -> dict[str, Any]:

@@ -1,0 +1,327 @@
+"""The ENGINEs: pooled at connect(), without middleware, pool settings in OPTIONS."""
+
+from __future__ import annotations
+
+import gc
+import subprocess
+import sys
+import threading
+
+import pytest
+from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
+from django.core.signals import request_finished, request_started
+from django.db import close_old_connections, connection, connections, transaction
+from django.http import HttpResponse
+from django.test import override_settings
+
+from dbpool_mw import conf, pooled, process, receivers
+from dbpool_mw.core.driver import TrackedConnection
+from tests.core.fakes import until
+from tests.postgres.conftest import ask, forget_wrappers, stats
+from tests.process.servers import ROOT
+
+ENGINE = "dbpool_mw.backends.postgresql"
+
+
+@pytest.fixture(autouse=True)
+def options(databases, monkeypatch):
+    """Put the ENGINE under "default", in a process that serves nothing yet."""
+    monkeypatch.setattr(process, "_serves", False)
+    options = {}
+    forget_wrappers()
+    monkeypatch.setitem(settings.DATABASES["default"], "ENGINE", ENGINE)
+    monkeypatch.setitem(settings.DATABASES["default"], "OPTIONS", options)
+    conf.reset_cache()
+    yield options
+    forget_wrappers()
+    process.close()
+    conf.reset_cache()
+
+
+def in_thread(function):
+    """Run a function in a thread of its own; return what it returns."""
+    results = []
+    thread = threading.Thread(target=lambda: results.append(function()))
+    thread.start()
+    thread.join(30)
+    (result,) = results
+    return result
+
+
+def backend():
+    return ask("SELECT pg_backend_pid()")
+
+
+# --- Who is pooled -------------------------------------------------------------------
+
+
+def test_a_thread_is_pooled_and_close_gives_back():
+    def work():
+        first = backend()
+        assert stats()["in_use"] == 1
+        connection.close()
+        assert stats()["in_use"] == 0
+        second = backend()
+        close_old_connections()
+        assert stats()["in_use"] == 0
+        return first, second
+
+    first, second = in_thread(work)
+    assert first == second
+    assert in_thread(work) == (first, first)
+    assert stats()["opened"] == 1
+    assert stats()["reclaimed"] == 0
+
+
+def test_the_main_thread_of_a_process_that_serves_nothing_is_not():
+    backend()
+    assert not isinstance(connection.connection, TrackedConnection)
+    assert process.pools() == []
+
+
+def test_the_main_thread_is_pooled_from_the_first_request_on():
+    request_started.connect(
+        receivers.begin_to_serve, dispatch_uid="dbpool_mw.begin_to_serve"
+    )
+    request_started.send(sender=None)
+    backend()
+    assert stats()["in_use"] == 1
+    before = len(request_started.receivers)
+    request_started.send(sender=None)
+    assert len(request_started.receivers) == before
+    request_finished.send(sender=None)
+    assert stats()["in_use"] == 0
+
+
+def test_the_main_thread_is_pooled_from_the_first_block_on():
+    with pooled():
+        first = backend()
+    assert stats()["in_use"] == 0
+    assert backend() == first
+    connection.close()
+    assert stats()["in_use"] == 0
+
+
+def test_a_copy_of_the_wrapper_is_not():
+    def work():
+        backend()
+        with connection._nodb_cursor() as cursor:
+            cursor.execute("SELECT current_database()")
+            assert cursor.fetchone()[0] != connection.settings_dict["NAME"]
+        other = connection.copy()
+        with other.cursor():
+            assert not isinstance(other.connection, TrackedConnection)
+        other.close()
+        connection.close()
+
+    in_thread(work)
+    assert [pool.database for pool in process.pools()] == [
+        settings.DATABASES["default"]["NAME"]
+    ]
+    assert stats()["checkouts"] == 1
+
+
+@override_settings(DBPOOL_MW_POOLS={"default": None})
+def test_an_alias_that_settings_exclude_is_not():
+    assert in_thread(lambda: bool(backend()) and process.pools()) == []
+
+
+def test_one_adopted_under_other_settings_is_not_any_more():
+    def work():
+        backend()
+        connection.close()
+        with override_settings(DBPOOL_MW_ENABLED=False):
+            backend()
+            assert not isinstance(connection.connection, TrackedConnection)
+            connection.close()
+        return process.pools()
+
+    assert in_thread(work) == []
+
+
+def test_it_says_so_when_the_app_is_not_installed():
+    with override_settings(INSTALLED_APPS=[]):
+        with pytest.raises(ImproperlyConfigured, match="INSTALLED_APPS"):
+            backend()
+
+
+def test_with_the_middleware_it_is_one_pool_and_one_checkout(requests):
+    def view(request):
+        (holder,) = process.pools()[0].holders()
+        backend()
+        assert stats()["checkouts"] == 1
+        return HttpResponse(holder["path"])
+
+    assert requests(view).content == b"/"
+    first = in_thread(backend)
+    assert requests(lambda request: HttpResponse(str(backend()))).content == (
+        str(first).encode()
+    )
+    assert stats()["opened"] == 1
+
+
+# --- OPTIONS -------------------------------------------------------------------------
+
+
+def test_pool_settings_in_options_are_the_pools_and_the_rest_is_libpqs(options):
+    options.update(MAX_CONNS=2, MIN_CONNS=1, TIMEOUT=0.05, application_name="mine")
+    conf.reset_cache()
+
+    def work():
+        assert ask("SHOW application_name") == "mine"
+        return process.pools()[0].config
+
+    config = in_thread(work)
+    assert (config.max_conns, config.min_conns, config.timeout) == (2, 1, 0.05)
+
+
+def test_a_wrong_value_in_options_is_an_error_that_names_it(options):
+    options.update(MAX_CONNS="many")
+
+    def work():
+        with pytest.raises(ImproperlyConfigured) as caught:
+            backend()
+        return str(caught.value)
+
+    assert "DATABASES['default']['OPTIONS']: MAX_CONNS" in in_thread(work)
+
+
+@override_settings(DBPOOL_MW_POOLS={"default": {"MAX_CONNS": 3, "TIMEOUT": 1}})
+def test_a_setting_in_both_places_is_an_error(options):
+    options.update(MAX_CONNS=2)
+    (problem,) = conf.pool_problems("default")
+    assert (problem.key, problem.code) == ("MAX_CONNS", "twice")
+    assert conf.own_settings("default")["TIMEOUT"] == 1
+
+
+def test_a_command_takes_the_options_too(options):
+    options.update(MAX_CONNS=2)
+    assert backend()
+
+
+# --- Sessions ------------------------------------------------------------------------
+
+
+@override_settings(USE_TZ=True)
+def test_time_zone_and_role_are_set_on_each_physical_connection(options):
+    # The server's own time zone is another one; see SERVER_SETTINGS.
+    ask("DROP ROLE IF EXISTS dbpool_mw_role")
+    ask("CREATE ROLE dbpool_mw_role")
+    connection.close()
+    options.update(assume_role="dbpool_mw_role", MAX_CONNS=2)
+    forget_wrappers()
+
+    def work():
+        seen = ask("SHOW TimeZone"), ask("SELECT current_user")
+        ask("SET TimeZone TO 'Asia/Tokyo'")
+        ask("RESET ROLE")
+        connection.close()
+        again = ask("SHOW TimeZone"), ask("SELECT current_user")
+        connection.close()
+        return seen, again
+
+    try:
+        assert in_thread(work) == (("UTC", "dbpool_mw_role"),) * 2
+        assert stats()["resets"] == 1
+    finally:
+        del options["assume_role"]
+        forget_wrappers()
+        process.close()
+        ask("DROP ROLE dbpool_mw_role")
+
+
+def test_a_transaction_left_open_is_rolled_back():
+    def work():
+        ask("CREATE TABLE IF NOT EXISTS sheep (a int)")
+        transaction.set_autocommit(False)
+        ask("INSERT INTO sheep VALUES (1)")
+        connection.close()
+        return ask("SELECT count(*) FROM sheep")
+
+    assert in_thread(work) == 0
+    assert stats()["rollbacks"] == 1
+
+
+# --- Nothing is lost -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [None, ValueError, SystemExit])
+def test_a_thread_that_ends_without_closing_loses_nothing(error):
+    def work():
+        backend()
+        if error is not None:
+            raise error
+
+    def run():
+        try:
+            work()
+        except BaseException as exception:
+            return type(exception)
+
+    for number in range(1, 12):
+        assert in_thread(run) is error
+        until(lambda: stats()["reclaimed"] == number and stats()["in_use"] == 0)  # noqa: B023
+    assert stats()["opened"] <= 2
+
+
+def test_a_wrapper_that_is_collected_loses_nothing():
+    def work():
+        backend()
+        del connections["default"]
+        gc.collect()
+        until(lambda: stats()["reclaimed"] == 1 and stats()["in_use"] == 0)
+        return stats()["idle"]
+
+    assert in_thread(work) == 1
+
+
+def test_a_connection_taken_off_its_wrapper_loses_no_place(options):
+    options.update(MAX_CONNS=1, TIMEOUT=5)
+    conf.reset_cache()
+
+    def work():
+        for _ in range(5):
+            backend()
+            connection.connection = None
+        backend()
+        connection.close()
+        return stats()["discarded"]
+
+    assert in_thread(work) == {"taken off its wrapper": 5}
+    assert stats()["size"] == 1
+
+
+# --- Management commands -------------------------------------------------------------
+
+_PROGRAM = """
+import os, sys, threading
+import django
+from django.conf import settings
+django.setup()
+settings.DATABASES["default"]["ENGINE"] = "dbpool_mw.backends.postgresql"
+from django.core.management import call_command
+from django.db import connection
+from dbpool_mw import process
+call_command("migrate", verbosity=0)
+call_command("inspectdb", stdout=open(os.devnull, "w"))
+print(threading.enumerate() == [threading.main_thread()], process.pools())
+print(os.path.exists(os.environ["CONTROL"]))
+"""
+
+
+def test_a_management_command_starts_no_thread_and_opens_no_pool(databases, tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", _PROGRAM],
+        cwd=ROOT,
+        env={
+            "PATH": "/usr/bin:/bin",
+            "PYTHONPATH": str(ROOT),
+            "CONTROL": str(tmp_path / "control"),
+            **databases.environ,
+        },
+        text=True,
+        capture_output=True,
+        timeout=60,
+    )
+    assert done.stdout == "True []\nFalse\n", done.stderr
