@@ -141,9 +141,11 @@ def test_one_adopted_under_other_settings_is_not_any_more():
 
 
 def test_it_says_so_when_the_app_is_not_installed():
-    with override_settings(INSTALLED_APPS=[]):
-        with pytest.raises(ImproperlyConfigured, match="INSTALLED_APPS"):
-            backend()
+    with (
+        override_settings(INSTALLED_APPS=[]),
+        pytest.raises(ImproperlyConfigured, match="INSTALLED_APPS"),
+    ):
+        backend()
 
 
 def test_with_the_middleware_it_is_one_pool_and_one_checkout(requests):
@@ -154,7 +156,13 @@ def test_with_the_middleware_it_is_one_pool_and_one_checkout(requests):
         return HttpResponse(holder["path"])
 
     assert requests(view).content == b"/"
-    first = in_thread(backend)
+
+    def work():
+        found = backend()
+        connection.close()
+        return found
+
+    first = in_thread(work)
     assert requests(lambda request: HttpResponse(str(backend()))).content == (
         str(first).encode()
     )
