@@ -9,13 +9,12 @@ from typing import Any
 
 from asgiref.sync import markcoroutinefunction, sync_to_async
 from django.conf import settings
-from django.core.handlers.asgi import ASGIRequest
 from django.db import OperationalError
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 from django.urls import get_resolver
 
-from dbpool_mw import conf, decorators, strays, unavailable, wrapper
+from dbpool_mw import conf, decorators, unavailable, wrapper
 
 
 class ConnectionPoolMiddleware:
@@ -55,9 +54,6 @@ class ConnectionPoolMiddleware:
             # no request_finished may follow.
             wrapper.finish()
             raise
-        if wrapper.STRAYS in request.__dict__:
-            strays.release(request)
-            wrapper.leave()
         return response
 
     async def _handle_async(self, request: HttpRequest) -> HttpResponseBase:
@@ -74,26 +70,16 @@ class ConnectionPoolMiddleware:
         except BaseException:
             await sync_to_async(wrapper.finish)()
             raise
-        if wrapper.STRAYS in request.__dict__:
-            strays.release(request)
-            await sync_to_async(wrapper.leave)()
         return response
 
     def process_exception(
         self, request: HttpRequest, exception: Exception
     ) -> HttpResponseBase | None:
-        """Answer 503 when a view's own query found no connection.
-
-        Django calls it in the request's own thread, where it can give back before the
-        error page, in another thread under ASGI, asks for a connection: requests that
-        fail together would wait for one another.
-        """
+        """Answer 503 when a view's own query found no connection."""
         if isinstance(exception, OperationalError):
             error = unavailable.why(exception)
             if error is not None:
                 return unavailable.respond(request, error)
-        if isinstance(request, ASGIRequest):
-            wrapper.leave()
         return None
 
     def _enter(self, request: HttpRequest) -> HttpResponseBase | None:

@@ -12,7 +12,7 @@ from django.core.signals import (
     setting_changed,
 )
 
-from dbpool_mw import conf, decorators, process, strays, wrapper
+from dbpool_mw import conf, decorators, process, wrapper
 
 
 def begin_to_serve(**signal: Any) -> None:
@@ -27,26 +27,19 @@ def return_connections(**signal: Any) -> None:
     A receiver of ``request_finished``. With CONN_MAX_AGE = 0, Django's own receiver ran
     before this one and closed the wrappers, which is how they gave theirs back.
     """
-    for attachment in wrapper.here.attachments.values():
-        if attachment.held:
-            wrapper.give_back(attachment)
-        request, attachment.request = attachment.request, None
-        if request is not None and wrapper.STRAYS in request.__dict__:
-            strays.release(request)
+    wrapper.finish()
 
 
 def return_after_exception(request: Any = None, **signal: Any) -> None:
     """Give back what a failed request holds, before its error page is rendered.
 
     A receiver of ``got_request_exception``, which may come several times. Under ASGI it
-    comes in another thread than the request's, with other wrappers; what the error page
-    queries there comes from the pool as well. The request's own thread gives back when
-    the response passes the middleware.
+    comes in another thread than the request's, with other wrappers; there the request
+    has given back before: see ``error_pages``.
     """
     for attachment in wrapper.here.attachments.values():
         if attachment.held and (request is None or attachment.request is request):
             wrapper.give_back(attachment)
-    strays.admit(request)
 
 
 def settings_changed(*, setting: str | None, **signal: Any) -> None:

@@ -39,9 +39,6 @@ from dbpool_mw.core.pool import ConnectionPool
 #: Where an adopted wrapper keeps its attachment, in its ``__dict__``.
 KEY = "_dbpool_mw"
 
-#: Where a request keeps its strays and their attachments, once it has any.
-STRAYS = "_dbpool_mw_strays"
-
 
 class Attachment:
     """What ties one adopted wrapper to a pool; to the pool it is the owner.
@@ -141,9 +138,6 @@ class _OfThread(dict[str, Attachment]):
     def __del__(self) -> None:
         for attachment in self.values():
             attachment.lose()
-            if attachment.request is not None:
-                for _, stray in vars(attachment.request).get(STRAYS, ()):
-                    stray.lose()
 
 
 class _Local(threading.local):

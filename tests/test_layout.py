@@ -35,12 +35,13 @@ FLOORS: list[tuple[bool, list[str]]] = [
     ),
     (False, ["process"]),
     (False, ["wrapper"]),
-    (False, ["strays", "unavailable", "decorators", "scope", "management.asking"]),
+    (False, ["unavailable", "decorators", "scope", "management.asking"]),
     (
         False,
         [
             "middleware",
             "receivers",
+            "error_pages",
             "checks",
             "management.commands.dbpool_stats",
             "management.commands.dbpool_drain",
