@@ -55,6 +55,7 @@ class DbpoolMwConf(AppConf):  # type: ignore[misc]
     MAX_IDLE = PoolConfig().max_idle
     MAX_LIFETIME = PoolConfig().max_lifetime
     CHECK_AFTER_IDLE = PoolConfig().check_after_idle
+    RESET = PoolConfig().reset
 
     class Meta:
         """Name the prefix, which AppConf would else guess."""

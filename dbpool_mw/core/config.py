@@ -20,6 +20,9 @@ from typing import Any
 # the socket's own file name.
 MAX_CONTROL_DIR_BYTES = 80
 
+#: How a session is made fit for the next holder; a callable is the other way.
+RESET_MODES = ("auto", "always", "never")
+
 _FROM_ENVIRONMENT = "Environment variables are strings: convert with "
 
 
@@ -29,7 +32,8 @@ class PoolConfig:
 
     ``max_idle`` and ``max_lifetime`` are ``math.inf`` when the setting is None (never),
     so that arithmetic and comparisons need no special case. A blocking call takes no
-    infinite time-out: cap it before you wait for it.
+    infinite time-out: cap it before you wait for it. ``reset`` is one of RESET_MODES or
+    a function of a connection and of whether its session was touched.
     """
 
     min_conns: int = 0
@@ -39,6 +43,7 @@ class PoolConfig:
     max_idle: float = 600.0
     max_lifetime: float = 3600.0
     check_after_idle: float = 30.0
+    reset: str | Callable[[Any, bool], object] = "auto"
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +81,7 @@ _OTHER_NAMES = {
     "POOL_TIMEOUT": "TIMEOUT",
     "RECYCLE": "MAX_LIFETIME",
     "CONN_MAX_AGE": "MAX_LIFETIME",
+    "RESET_ON_RETURN": "RESET",
 }
 
 _Fault = tuple[str, str, str]  # code, message, hint
@@ -173,7 +179,8 @@ def _meant(key: object, known: Sequence[str]) -> str | None:
 def _built(key: str, value: Any) -> Any:
     if value is None:
         return math.inf
-    return value if key in ("MIN_CONNS", "MAX_CONNS", "MAX_WAITING") else float(value)
+    as_it_is = ("MIN_CONNS", "MAX_CONNS", "MAX_WAITING", "RESET")
+    return value if key in as_it_is else float(value)
 
 
 def _is_int(value: object) -> bool:
@@ -271,6 +278,17 @@ def _pools(value: object) -> _Fault | None:
     return None
 
 
+def _reset(value: object) -> _Fault | None:
+    if callable(value) or (isinstance(value, str) and value in RESET_MODES):
+        return None
+    return (
+        "type",
+        f"must be one of {', '.join(map(repr, RESET_MODES))}, or a function of a "
+        f"connection and of whether its session was touched, {_not(value)}.",
+        'Write "auto" to reset the sessions that were changed.',
+    )
+
+
 def _view(value: object) -> _Fault | None:
     if value is None or (isinstance(value, str) and "." in value.strip(".")):
         return None
@@ -336,6 +354,7 @@ _JUDGES: dict[str, _Judge] = {
         "Give seconds, for example 3600.0, or None to let connections grow old.",
         or_none=True,
     ),
+    "RESET": _reset,
     "CHECK_AFTER_IDLE": _seconds(
         "Give seconds, for example 30.0. 0 asks the server at every checkout.",
         zero=True,

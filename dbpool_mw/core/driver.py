@@ -314,13 +314,13 @@ def keep(connection: Connection) -> None:
     settle(connection)
 
 
-def restore_autocommit(connection: Any, origin: Character) -> None:
-    """Put autocommit back to what it was; not in a transaction; no round trip.
+def accept(connection: Any, origin: Character) -> None:
+    """Take a session as it is, less autocommit, which is put back; no round trip.
 
-    For a session that is found untouched.
+    Not in a transaction. For a session found untouched, or cleaned by somebody else.
     """
     connection.autocommit = origin[0]
-    connection.suspect = False
+    settle(connection)
 
 
 def ping(connection: Connection) -> bool:

@@ -79,7 +79,8 @@ class ConnectionPool:
         self._connect = connect
         self._reset = reset
         self._driver = driver
-        self._is_clean = driver.is_clean
+        passes_untouched = config.reset in ("auto", "never")
+        self._is_clean = driver.is_clean if passes_untouched else _never
         self._clock = clock
         self._make_waiter = make_waiter
 
@@ -386,14 +387,10 @@ class ConnectionPool:
             if reason is not None:
                 return reason
             rolled_back = driver.roll_back(connection)
-            touched = driver.is_touched(connection)
-            if touched:
-                self._reset(entry.owner, connection, entry.origin)
-            else:
-                driver.restore_autocommit(connection, entry.origin)
+            resets = self._clean_session(entry)
             with self._lock:
                 self._counts["rollbacks"] += rolled_back
-                self._counts["resets"] += touched
+                self._counts["resets"] += resets
             if not driver.is_clean(connection, entry.origin):
                 return "not clean"
         except Exception:
@@ -411,6 +408,20 @@ class ConnectionPool:
                 _holder_text(entry.owner.describe() if entry.owner else {}),
             )
         return None
+
+    def _clean_session(self, entry: PoolEntry) -> bool:
+        """Do to a session what RESET says; tell whether it was reset."""
+        connection, origin = entry.connection, entry.origin
+        mode, touched = self.config.reset, self._driver.is_touched(connection)
+        if mode == "always" or (mode == "auto" and touched):
+            self._reset(entry.owner, connection, origin)
+            return True
+        self._driver.accept(connection, origin)
+        if not callable(mode):
+            return False
+        mode(connection, touched)
+        self._driver.accept(connection, origin)
+        return True
 
     def _close(self, entry: PoolEntry, reason: str) -> None:
         """Close the connection of an entry that is BUSY, then free its place."""
@@ -655,6 +666,10 @@ class ConnectionPool:
             more = len(holders) - _NAMED_HOLDERS
             text += f"; held by {named}" + (f" and {more} more" if more > 0 else "")
         return text
+
+
+def _never(connection: Any, origin: Any) -> bool:
+    return False
 
 
 #: Why a connection given back to a pool in such a state is closed.

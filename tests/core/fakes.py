@@ -95,8 +95,8 @@ class FakeDriver:
     def is_touched(self, connection: FakeConnection) -> bool:
         return connection.touched
 
-    def restore_autocommit(self, connection: FakeConnection, origin: Any) -> None:
-        pass
+    def accept(self, connection: FakeConnection, origin: Any) -> None:
+        connection.touched = False
 
     def ping(self, connection: FakeConnection) -> bool:
         self.round_trips += 1

@@ -26,7 +26,7 @@ def only(found: list[Problem]) -> Problem:
 def test_nothing_said_gives_the_defaults() -> None:
     assert problems({}) == []
     assert build({}) == PoolConfig()
-    assert PoolConfig() == PoolConfig(0, 10, 5.0, 0, 600.0, 3600.0, 30.0)
+    assert PoolConfig() == PoolConfig(0, 10, 5.0, 0, 600.0, 3600.0, 30.0, "auto")
 
 
 def test_what_is_said_is_what_is_built_with_seconds_as_floats() -> None:
@@ -57,6 +57,18 @@ def test_a_count_has_a_least_value(key: str, least: int) -> None:
     problem = only(problems({key: least - 1}))
     assert problem.code == "range"
     assert f"must be {least} or more" in problem.message
+
+
+@pytest.mark.parametrize("value", ["auto", "always", "never", print])
+def test_a_reset_is_a_mode_or_a_function(value: object) -> None:
+    assert build({"RESET": value}).reset == value
+
+
+@pytest.mark.parametrize("value", ["", "Auto", "discard", None, True, 1, b"auto"])
+def test_another_reset_is_refused(value: object) -> None:
+    problem = only(problems({"RESET": value}))
+    assert (problem.key, problem.code) == ("RESET", "type")
+    assert "'auto', 'always', 'never'" in problem.message
 
 
 SECONDS = ["TIMEOUT", "MAX_IDLE", "MAX_LIFETIME", "CHECK_AFTER_IDLE"]

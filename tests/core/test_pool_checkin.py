@@ -25,7 +25,7 @@ class AutocommitDriver(FakeDriver):
         switched = getattr(connection, "switched", False)
         return super().is_clean(connection, origin) and not switched
 
-    def restore_autocommit(self, connection, origin):
+    def accept(self, connection, origin):
         connection.switched = False
         self.restored += 1
 
@@ -198,4 +198,74 @@ def test_with_check_after_idle_0_a_connection_handed_over_is_asked_too():
     pool.checkin(entry)
     assert waiting.result().connection is driver.connections[1]
     assert pool.stats()["checks"] == 1
+    check(pool, driver)
+
+
+# --- RESET ---------------------------------------------------------------------------
+
+
+def give_back(pool, *, touched):
+    entry = pool.checkout(ANYBODY)
+    entry.connection.touched = touched
+    pool.checkin(entry)
+    return entry.connection
+
+
+@pytest.mark.parametrize(
+    ("mode", "touched", "resets"),
+    [
+        ("auto", False, 0),
+        ("auto", True, 1),
+        ("always", False, 1),
+        ("always", True, 1),
+        ("never", False, 0),
+        ("never", True, 0),
+    ],
+)
+def test_each_mode_resets_what_it_says(mode, touched, resets):
+    pool, driver, _ = make_pool(reset=mode)
+    for number in range(1, 4):
+        connection = give_back(pool, touched=touched)
+        assert driver.round_trips == len(driver.resets) == resets * number
+        assert not connection.touched
+    assert pool.stats()["resets"] == resets * 3
+    assert pool.stats()["opened"] == 1
+    check(pool, driver)
+
+
+def test_a_function_cleans_every_session_and_is_told_which_were_touched():
+    calls = []
+
+    def clean(connection, touched):
+        calls.append((connection.number, touched))
+        connection.touched = True  # by its own statements
+
+    pool, driver, _ = make_pool(reset=clean)
+    assert not give_back(pool, touched=True).touched
+    assert not give_back(pool, touched=False).touched
+    assert calls == [(1, True), (1, False)]
+    assert pool.stats()["resets"] == 2
+    assert driver.resets == []
+    check(pool, driver)
+
+
+def test_a_function_that_raises_costs_the_connection_and_nothing_else(caplog):
+    def clean(connection, touched):
+        raise ValueError("on purpose")
+
+    pool, driver, _ = make_pool(reset=clean)
+    for _ in range(3):
+        give_back(pool, touched=False)
+    assert pool.stats()["discarded"] == {"not clean": 3}
+    assert "on purpose" in caplog.text
+    check(pool, driver)
+
+
+@pytest.mark.parametrize("mode", ["auto", "always", "never"])
+def test_in_every_mode_an_open_transaction_is_rolled_back(mode):
+    pool, driver, _ = make_pool(reset=mode)
+    entry = pool.checkout(ANYBODY)
+    entry.connection.transaction = "open"
+    pool.checkin(entry)
+    assert pool.stats()["rollbacks"] == 1
     check(pool, driver)

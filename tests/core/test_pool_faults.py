@@ -37,7 +37,7 @@ class FaultyDriver(FakeDriver):
             "why_unusable",
             "roll_back",
             "is_touched",
-            "restore_autocommit",
+            "accept",
             "ping",
         ):
             setattr(self, name, self.faulty(name, getattr(self, name)))

@@ -23,6 +23,7 @@ from tests.conftest import Databases
 
 POSTGRESQL = {"ENGINE": "django.db.backends.postgresql", "NAME": "shop"}
 SQLITE = {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}
+NUMBERS = [key for key in conf.general() if key != "RESET"]
 OTHER_MIDDLEWARE = "django.middleware.common.CommonMiddleware"
 
 Project = Callable[..., None]
@@ -113,7 +114,7 @@ def test_an_unknown_key_of_an_alias_is_told_what_it_may_stand_for() -> None:
     assert message.hint == "Did you mean TIMEOUT?"
 
 
-@pytest.mark.parametrize("key", ["ENABLED", "LAZY", "WORKERS", *conf.general()])
+@pytest.mark.parametrize("key", ["ENABLED", "LAZY", "WORKERS", *NUMBERS])
 def test_a_wrong_type_is_an_error_with_a_hint(project: Project, key: str) -> None:
     with override_settings(**{f"DBPOOL_MW_{key}": "1"}):
         message = only("type")
@@ -121,7 +122,7 @@ def test_a_wrong_type_is_an_error_with_a_hint(project: Project, key: str) -> Non
     assert "Environment variables are strings" in str(message.hint)
 
 
-@pytest.mark.parametrize("key", ["WORKERS", *conf.general()])
+@pytest.mark.parametrize("key", ["WORKERS", *NUMBERS])
 def test_a_value_out_of_range_is_an_error_with_a_hint(key: str) -> None:
     with override_settings(**{f"DBPOOL_MW_{key}": -1}):
         message = only("range")
