@@ -9,7 +9,7 @@ from asgiref.sync import sync_to_async
 from django.conf import settings
 
 from dbpool_mw import conf, process
-from tests.documents import code_block, code_blocks
+from tests.documents import ROOT, code_block, code_blocks
 from tests.postgres.conftest import ask, forget_wrappers, stats
 
 DOCUMENT = "docs/outside-requests.rst"
@@ -82,5 +82,12 @@ def test_threads_on_the_engine_give_back_by_close_old_connections(names, monkeyp
         forget_wrappers()
 
 
+def test_the_readmes_block_gives_back_at_its_end(names):
+    exec(code_block("README.rst", "expire_carts"), names)
+    assert names["seen"] == [(1, 1)]
+    assert stats()["in_use"] == 0
+
+
 def test_the_postgis_engine_is_the_one_named():
-    assert "dbpool_mw.backends.postgis" in code_block(DOCUMENT, "ENGINE")
+    for document in (DOCUMENT, "README.rst"):
+        assert "dbpool_mw.backends.postgis" in (ROOT / document).read_text()
