@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import random
 import threading
 import time
@@ -28,7 +29,13 @@ from typing import Any
 from . import driver as psycopg2_driver
 from .config import PoolConfig
 from .entry import BUSY, CLOSED, CONNECTING, IDLE, IN_USE, Owner, PoolEntry
-from .errors import PoolClosed, PoolError, PoolTimeout, TooManyRequests
+from .errors import (
+    ConnectFailed,
+    PoolClosed,
+    PoolError,
+    PoolTimeout,
+    TooManyRequests,
+)
 from .stats import Histogram
 from .waiter import Waiter
 
@@ -43,6 +50,10 @@ SHUT = "closed"
 #: Lifetimes are shortened by up to this share, at random, so that connections opened
 #: together don't all expire together.
 _LIFETIME_JITTER = 0.1
+
+#: After a failed connect the next attempt waits so many seconds, twice as many each
+#: time up to a limit, less up to half at random: workers must not come all at once.
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
 
 #: How many holders the text of an error names, the longest first.
 _NAMED_HOLDERS = 5
@@ -97,6 +108,10 @@ class ConnectionPool:
         self._connect_time = Histogram()
         self._found_at_once = 0
         self._opened = 0
+        # Failed connects in a row, what the last one said, and when to try again.
+        self._failures = 0
+        self._failure = ""
+        self._retry_at = 0.0
         self._counts: Counter[str] = Counter()
         self._discarded: Counter[str] = Counter()
 
@@ -138,22 +153,36 @@ class ConnectionPool:
         self, entry: PoolEntry | None, owner: Owner, timeout: float | None, now: float
     ) -> PoolEntry:
         """Check out what isn't at hand; ``entry`` is an idle one, if there was one."""
-        if entry is None:
-            entry = self._place_or_wait(timeout)
-            # It may have been laid by or handed over just now.
-            now = self._clock()
-        try:
-            while entry.state is IN_USE and not self._is_good(entry, now):
-                entry = self._replace(entry)
-            if entry.state is CONNECTING:
-                self._open(entry, owner)
-        except BaseException:
-            self._give_up(entry)
-            raise
-        return entry
+        seconds = self.config.timeout if timeout is None else timeout
+        deadline, failed = now + seconds, False
+        while True:
+            if entry is None:
+                left = max(deadline - self._clock(), 0.0)
+                entry = self._place_or_wait(seconds, left, failed)
+                # It may have been laid by or handed over just now.
+                now = self._clock()
+            try:
+                while entry is not None and entry.state is IN_USE:
+                    if self._is_good(entry, now):
+                        return entry
+                    entry = self._replace(entry)
+                if entry is not None:
+                    self._open(entry, owner)
+                    return entry
+            except BaseException as error:
+                assert entry is not None
+                self._give_up(entry)
+                if not isinstance(error, ConnectFailed) or not self._entries:
+                    raise
+                # There are others, which may come back in time.
+                entry, failed = None, True
 
-    def _place_or_wait(self, timeout: float | None) -> PoolEntry:
-        """Find a connection or a place for one, or queue for either."""
+    def _place_or_wait(self, seconds: float, left: float, again: bool) -> PoolEntry:
+        """Find a connection or a place for one, or queue for either.
+
+        Waits for what is ``left`` of so many seconds. One who waited before, and could
+        not connect in the place it got, is the first in the queue again.
+        """
         waiter = None
         with self._lock:
             shut = self._state is SHUT
@@ -164,14 +193,17 @@ class ConnectionPool:
                 return entry
             if self._may_open():
                 return self._reserve()
-            if not shut and not (limit and len(self._waiters) >= limit):
+            if again and not shut:
+                waiter = self._make_waiter()
+                self._waiters.appendleft(waiter)
+            elif not shut and not (limit and len(self._waiters) >= limit):
                 self._counts["waits"] += 1
                 waiter = self._make_waiter()
                 self._waiters.append(waiter)
             elif not shut:
                 self._counts["refused"] += 1
         if waiter is not None:
-            return self._wait(waiter, timeout)
+            return self._wait(waiter, seconds, left)
         if shut:
             raise PoolClosed(self.name, f"pool {self.name!r} is closed")
         raise TooManyRequests(
@@ -182,9 +214,16 @@ class ConnectionPool:
 
     def _may_open(self) -> bool:
         """Tell whether a place is free and may be filled. The lock is held."""
-        return (
-            self._state in (RUNNING, DRAINING)
-            and len(self._entries) < self.config.max_conns
+        if (
+            self._state not in (RUNNING, DRAINING)
+            or len(self._entries) >= self.config.max_conns
+        ):
+            return False
+        if not self._failures:
+            return True
+        # One attempt at a time, until one succeeds.
+        return self._clock() >= self._retry_at and all(
+            entry.state is not CONNECTING for entry in self._entries
         )
 
     def _reserve(self) -> PoolEntry:
@@ -193,21 +232,29 @@ class ConnectionPool:
         self._entries.add(entry)
         return entry
 
-    def _wait(self, waiter: Waiter, timeout: float | None) -> PoolEntry:
+    def _wait(self, waiter: Waiter, seconds: float, left: float) -> PoolEntry:
         """Wait for a hand-over, and leave the queue if none comes."""
-        seconds = self.config.timeout if timeout is None else timeout
+        timed_out = False
+        deadline = self._clock() + left
         try:
-            waiter.wait(seconds)
+            while not timed_out:
+                nap = min(left, self._nap())
+                if not waiter.wait(nap):
+                    left -= nap
+                left = min(left, deadline - self._clock())
+                with self._lock:
+                    # Time for another attempt to connect, maybe this waiter's own.
+                    self._grant()
+                    if waiter.gift is not None or waiter.error is not None:
+                        break
+                    timed_out = left <= 0 and self._leave_queue(waiter)
+                    self._counts["timeouts"] += timed_out
         except BaseException:
             with self._lock:
                 self._leave_queue(waiter)
             if waiter.gift is not None:
                 self._give_up(waiter.gift)
             raise
-        with self._lock:
-            timed_out = self._leave_queue(waiter)
-            if timed_out:
-                self._counts["timeouts"] += 1
         if timed_out:
             raise PoolTimeout(
                 self.name,
@@ -224,7 +271,21 @@ class ConnectionPool:
         if waiter.gift is not None or waiter.error is not None:
             return False
         self._waiters.remove(waiter)
+        self._wake_for_retry()
         return True
+
+    def _nap(self) -> float:
+        """Give the seconds to sleep before another attempt to connect may be due."""
+        with self._lock:
+            if not self._failures:
+                return math.inf
+            # Not less than a little: the attempt may be under way, by another caller.
+            return max(self._retry_at - self._clock(), _FIRST_PAUSE / 2)
+
+    def _wake_for_retry(self) -> None:
+        """Have the oldest waiter look when to connect again. The lock is held."""
+        if self._failures and self._waiters:
+            self._waiters[0].wake()
 
     def _is_good(self, entry: PoolEntry, now: float) -> bool:
         """Look whether an idle connection still lives; ask only after a long sleep."""
@@ -236,8 +297,11 @@ class ConnectionPool:
             self._counts["checks"] += 1
         return bool(self._driver.ping(entry.connection))
 
-    def _replace(self, dead: PoolEntry) -> PoolEntry:
-        """Close a dead connection; go on with another idle one, or with its place."""
+    def _replace(self, dead: PoolEntry) -> PoolEntry | None:
+        """Close a dead connection; go on with another idle one, or with its place.
+
+        None if it may not be filled now: the caller has to wait like any other.
+        """
         with self._lock:
             dead.state = BUSY
         self._driver.close(dead.connection)
@@ -250,9 +314,8 @@ class ConnectionPool:
                 # With a connection idle nobody waits for the place of the dead one.
                 entry = self._idle.pop()
                 entry.state = IN_USE
-            else:
-                entry = self._reserve()
-            return entry
+                return entry
+            return self._reserve() if self._may_open() else None
 
     def _open(self, entry: PoolEntry, owner: Owner | None) -> None:
         """Open the connection of a reserved place. Raises what ``connect`` raises."""
@@ -262,9 +325,11 @@ class ConnectionPool:
             connection = self._connect(owner)
             entry.alive = self._driver.liveness(connection)
             entry.origin = self._driver.character(connection)
-        except BaseException:
+        except BaseException as error:
             with self._lock:
                 self._counts["connect_errors"] += 1
+                if isinstance(error, ConnectFailed):
+                    self._put_off(error)
             if connection is not None:
                 self._driver.close(connection)
             raise
@@ -277,10 +342,21 @@ class ConnectionPool:
             entry.state = IN_USE
             self._opened += 1
             self._connect_time.record(now - began)
+            if self._failures:
+                self._failures = 0
+                self._grant()
             size, shut = len(self._entries), self._state is SHUT
         logger.info("%s: opened a connection (%d of %d)", self.name, size, self._max)
         if shut:
             raise PoolClosed(self.name, f"pool {self.name!r} was closed meanwhile")
+
+    def _put_off(self, error: ConnectFailed) -> None:
+        """Put the next attempt to connect off for a while. The lock is held."""
+        self._failures += 1
+        self._failure = str(error)
+        pause = min(_FIRST_PAUSE * 2 ** min(self._failures - 1, 10), _LONGEST_PAUSE)
+        self._retry_at = self._clock() + pause * (1 - random.random() / 2)
+        self._wake_for_retry()
 
     def _give_up(self, entry: PoolEntry) -> None:
         """Free the place of an entry whose checkout failed half-way."""
@@ -503,6 +579,7 @@ class ConnectionPool:
                 if (
                     self._state is not RUNNING
                     or len(self._entries) >= self.config.min_conns
+                    or not self._may_open()
                 ):
                     return
                 entry = self._reserve()
@@ -660,6 +737,8 @@ class ConnectionPool:
         )
         if self._state is not RUNNING:
             text += f", the pool is {self._state}"
+        if self._failures:
+            text += f"; {self._failures} failed connects, the last: {self._failure}"
         holders = self.holders()
         if holders:
             named = ", ".join(map(_holder_text, holders[:_NAMED_HOLDERS]))

@@ -10,8 +10,8 @@ from .entry import PoolEntry
 class Waiter:
     """One caller in the queue, and what it is handed.
 
-    ``hand_over`` and ``fail`` are called under the pool's lock, and so is every look at
-    ``gift``; only ``wait`` is called outside. So a waiter whose time ended takes the
+    All is called under the pool's lock, and so is every look at ``gift`` and ``error``;
+    only ``wait`` is called outside. So a waiter whose time ended takes the
     lock, and either finds its gift or leaves the queue: no hand-over is ever swallowed.
     """
 
@@ -24,15 +24,21 @@ class Waiter:
         self._gate.acquire()
 
     def wait(self, seconds: float) -> bool:
-        """Wait for a hand-over or a failure; tell whether one came in time."""
+        """Wait until somebody wakes this waiter; tell whether one did in time."""
         return self._gate.acquire(timeout=max(seconds, 0.0))
 
     def hand_over(self, entry: PoolEntry) -> None:
         """Give an entry to this waiter: a connection, or a place to connect in."""
         self.gift = entry
-        self._gate.release()
+        self.wake()
 
     def fail(self, error: Exception) -> None:
         """End the wait with an error."""
         self.error = error
-        self._gate.release()
+        self.wake()
+
+    def wake(self) -> None:
+        """Have ``wait`` return, now or when it is called next; under the lock too."""
+        # It may have been woken before, and not have come to look yet.
+        if self._gate.locked():
+            self._gate.release()

@@ -102,17 +102,18 @@ def test_what_is_drained_is_not_idle_any_more_while_it_is_closed():
     check(pool, driver)
 
 
-def test_a_connection_opened_in_a_pause_for_one_that_died_is_waited_for():
-    pool, driver, _ = make_pool()
+def test_one_that_died_is_not_replaced_in_a_pause_its_finder_waits():
+    pool, driver, _ = make_pool(timeout=20)
     entry = pool.checkout(ANYBODY)
     pool.checkin(entry)
     entry.connection.alive = False
     driver.on_close = lambda connection: pool.pause()
-    entry = pool.checkout(ANYBODY)
-    assert pool.stats()["stale"] == 1
-    assert [holder["stale"] for holder in pool.holders()] == [True]
-    pool.checkin(entry)
-    assert pool.stats()["discarded"] == {"dead": 1, "paused": 1}
+    finder = InThread(pool.checkout, ANYBODY)
+    until(lambda: pool.stats()["waiting"] == 1)
+    assert driver.open == []
+    pool.resume()
+    pool.checkin(finder.result())
+    assert pool.stats()["discarded"] == {"dead": 1}
     check(pool, driver)
 
 
