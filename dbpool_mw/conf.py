@@ -56,6 +56,8 @@ class DbpoolMwConf(AppConf):  # type: ignore[misc]
     MAX_LIFETIME = PoolConfig().max_lifetime
     CHECK_AFTER_IDLE = PoolConfig().check_after_idle
     RESET = PoolConfig().reset
+    LEAK_AFTER = None
+    MAX_HOLD = None
 
     class Meta:
         """Name the prefix, which AppConf would else guess."""

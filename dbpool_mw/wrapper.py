@@ -425,7 +425,8 @@ def _open_on(wrapper: Any) -> Any:
     def get_connection_params() -> dict[str, Any]:
         params: dict[str, Any] = engine.get_connection_params(wrapper)
         factory = driver.tracked_connection(params.get("connection_factory"))
-        return {**params, "connection_factory": factory}
+        limits = {} if "service" in params else driver.NETWORK_LIMITS
+        return {**limits, **params, "connection_factory": factory}
 
     state["get_connection_params"] = get_connection_params
     try:

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "dbpool_mw"
 # From the ground up. On a floor marked True the files stand in order, and each may
 # import those before it; on the others they don't know each other.
 FLOORS: list[tuple[bool, list[str]]] = [
-    (False, ["core.errors", "core.config", "core.stats"]),
+    (False, ["core.errors", "core.config", "core.stats", "core.stack"]),
     (True, ["core.driver", "core.entry", "core.waiter"]),
     (False, ["core.pool"]),
     (False, ["core.maintenance"]),

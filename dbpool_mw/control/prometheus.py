@@ -70,6 +70,18 @@ _PLAIN = (
         "Connections taken back from holders that never returned them.",
         "reclaimed",
     ),
+    (
+        _OWN + "leaked_total",
+        "counter",
+        "Connections held longer than LEAK_AFTER.",
+        "leaked",
+    ),
+    (
+        _OWN + "overdue_total",
+        "counter",
+        "Holders cancelled after MAX_HOLD.",
+        "overdue",
+    ),
 )
 _TIMES = (
     ("create_time", "Time to open a connection.", "connect_seconds"),

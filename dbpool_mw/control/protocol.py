@@ -173,7 +173,12 @@ def check_reply(message: Mapping[str, Any]) -> None:
         _check_pool(pool)
     for holder in holders:
         known = holder.keys() >= {"alias", "backend_pid", "thread", "method", "path"}
-        if not known or not _is_number(holder.get("seconds")):
+        stack = holder.get("stack", [])
+        if (
+            not known
+            or not _is_number(holder.get("seconds"))
+            or not _are_strings(stack)
+        ):
             raise BadMessage("a holder of an unknown shape")
 
 

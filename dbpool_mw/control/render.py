@@ -19,7 +19,10 @@ from dbpool_mw.core import stats
 JSON_VERSION = 1
 _COMMAND_WIDTH = 32
 _PATH_WIDTH = 80
-_LEFT = {"COMMAND", "ALIAS", "STATE", "DISCARDED", "THREAD", "STALE", "REQUEST"}
+_LEFT = {
+    *("COMMAND", "ALIAS", "STATE", "DISCARDED"),
+    *("THREAD", "STALE", "LEAKED", "REQUEST"),
+}
 _COUNTS = (
     ("SIZE", "size"),
     ("USED", "in_use"),
@@ -29,13 +32,16 @@ _COUNTS = (
     ("CHECKOUTS", "checkouts"),
     ("WAITS", "waits"),
     ("TIMEOUTS", "timeouts"),
+    ("RECLAIMED", "reclaimed"),
 )
 _HEADER = (
     *("PID", "COMMAND", "ALIAS", "STATE"),
     *(title for title, _ in _COUNTS),
     *("WAIT MEAN/P95/MAX", "HOLD MEAN/P95/MAX", "OPENED", "DISCARDED", "UPTIME"),
 )
-_HOLDERS_HEADER = ("PID", "THREAD", "ALIAS", "BACKEND", "FOR", "STALE", "REQUEST")
+_HOLDERS_HEADER = (
+    *("PID", "THREAD", "ALIAS", "BACKEND", "FOR", "STALE", "LEAKED", "REQUEST"),
+)
 
 
 def table(answers: Sequence[Answer]) -> str:
@@ -82,7 +88,10 @@ def _spread(histogram: Mapping[str, Any]) -> str:
 
 
 def holders(answers: Sequence[Answer]) -> str:
-    """Return a row for each connection in use, the longest held first."""
+    """Return a row for each connection in use, the longest held first.
+
+    Below the row of one that is held too long stands where it was checked out.
+    """
     names = worker_names(answers)
     held = [
         (holder, answer)
@@ -103,10 +112,15 @@ def holders(answers: Sequence[Answer]) -> str:
                 str(holder["backend_pid"]),
                 duration(holder["seconds"]),
                 "yes" if holder.get("stale") else "-",
+                "yes" if holder.get("leaked") else "-",
                 request_of(holder),
             )
         )
-    return _aligned(rows)
+    header, *lines = _aligned(rows).split("\n")
+    text = [header]
+    for line, (holder, _) in zip(lines, held, strict=True):
+        text += [line, *(f"    {printable(each)}" for each in holder.get("stack", []))]
+    return "\n".join(text)
 
 
 def held(answers: Sequence[Answer], now: float) -> list[str]:

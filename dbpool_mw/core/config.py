@@ -30,10 +30,10 @@ _FROM_ENVIRONMENT = "Environment variables are strings: convert with "
 class PoolConfig:
     """Hold the settings of one pool; every duration is in seconds.
 
-    ``max_idle`` and ``max_lifetime`` are ``math.inf`` when the setting is None (never),
-    so that arithmetic and comparisons need no special case. A blocking call takes no
-    infinite time-out: cap it before you wait for it. ``reset`` is one of RESET_MODES or
-    a function of a connection and of whether its session was touched.
+    One that is None in the settings, which means never, is ``math.inf`` here, so that
+    arithmetic and comparisons need no special case. A blocking call takes no infinite
+    time-out: cap it before you wait for it. ``reset`` is one of RESET_MODES or a
+    function of a connection and of whether its session was touched.
     """
 
     min_conns: int = 0
@@ -44,6 +44,8 @@ class PoolConfig:
     max_lifetime: float = 3600.0
     check_after_idle: float = 30.0
     reset: str | Callable[[Any, bool], object] = "auto"
+    leak_after: float = math.inf
+    max_hold: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -355,6 +357,12 @@ _JUDGES: dict[str, _Judge] = {
         or_none=True,
     ),
     "RESET": _reset,
+    "LEAK_AFTER": _seconds(
+        "Give seconds, for example 30.0, or None to look for no leaks.", or_none=True
+    ),
+    "MAX_HOLD": _seconds(
+        "Give seconds, for example 300.0, or None to cancel nothing.", or_none=True
+    ),
     "CHECK_AFTER_IDLE": _seconds(
         "Give seconds, for example 30.0. 0 asks the server at every checkout.",
         zero=True,

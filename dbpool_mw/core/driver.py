@@ -8,8 +8,10 @@ asking the server, which sessions have to be reset before another request gets t
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import select
+import socket
 from collections.abc import Callable
 from functools import cache, lru_cache
 from typing import Any
@@ -23,6 +25,17 @@ Connection = extensions.connection
 _IDLE = extensions.TRANSACTION_STATUS_IDLE
 _BUSY = extensions.TRANSACTION_STATUS_ACTIVE
 _UNKNOWN = extensions.TRANSACTION_STATUS_UNKNOWN
+
+#: What libpq is told of a network that may go deaf, unless the project says otherwise:
+#: seconds, the last in milliseconds. Without them, connecting to a host that doesn't
+#: answer takes minutes, and a connection to one that is gone is waited on for hours.
+NETWORK_LIMITS = {
+    "connect_timeout": 5,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,
+}
 
 # --- Noticing what a statement does to its session -----------------------------------
 
@@ -80,7 +93,7 @@ class _TrackedCursor(extensions.cursor):
         connection = self.connection
         if not connection.touched and changes_session(_text(query, self)):
             connection.touch()
-        super().execute(query, vars)
+        self._run(super().execute, query, vars)
         if self.name is not None:
             connection.suspect = True
             connection.open_cursors.add(self.name)
@@ -88,17 +101,31 @@ class _TrackedCursor(extensions.cursor):
     def executemany(self, query: Any, vars_list: Any) -> None:
         if changes_session(_text(query, self)):
             self.connection.touch()
-        super().executemany(query, vars_list)
+        self._run(super().executemany, query, vars_list)
 
     def callproc(self, procname: Any, parameters: Any = None) -> Any:
         if changes_session(str(procname)):
             self.connection.touch()
-        return super().callproc(procname, *([] if parameters is None else [parameters]))
+        more = [] if parameters is None else [parameters]
+        return self._run(super().callproc, procname, *more)
 
     def copy_expert(self, sql: Any, file: Any, size: int = 8192) -> None:
         if changes_session(_text(sql, self)):
             self.connection.touch()
-        super().copy_expert(sql, file, size)
+        self._run(super().copy_expert, sql, file, size)
+
+    def _run(self, method: Callable[..., Any], *arguments: Any) -> Any:
+        """Call psycopg2's own method, unless the connection's holder is doomed."""
+        connection = self.connection
+        if connection.doom is not None:
+            raise connection.doom.with_traceback(None)
+        try:
+            return method(*arguments)
+        except psycopg2.Error as error:
+            if connection.doom is not None:
+                # It came while the statement ran, and ended it.
+                raise connection.doom.with_traceback(None) from error
+            raise
 
     def close(self) -> None:
         super().close()
@@ -121,8 +148,9 @@ class TrackedConnection(Connection):
 
     ``touched`` says that the session must be reset; ``open_cursors`` holds the names of
     the named cursors that were opened and not closed. ``suspect`` says that either may
-    be so: the one flag to look at while there is nothing to see. ``marks`` is for
-    whoever opened the connection.
+    be so: the one flag to look at while there is nothing to see. ``doom`` is the error
+    that every statement raises from now on. ``marks`` is for whoever opened the
+    connection.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -130,6 +158,7 @@ class TrackedConnection(Connection):
         self.suspect = False
         self.touched = False
         self.open_cursors: set[str] = set()
+        self.doom: psycopg2.Error | None = None
         self.marks: dict[str, Any] = {}
 
     def cursor(self, *args: Any, **kwargs: Any) -> Any:
@@ -343,12 +372,12 @@ def liveness(connection: Connection) -> Callable[[], bool]:
     at a time: Python refuses a poll while the same one runs elsewhere.
     """
     try:
-        socket = connection.fileno()
+        descriptor = connection.fileno()
     except psycopg2.Error:
         # Closed, perhaps by another thread at this moment.
         return lambda: False
     poller = select.poll()
-    poller.register(socket, select.POLLIN | select.POLLHUP | select.POLLERR)
+    poller.register(descriptor, select.POLLIN | select.POLLHUP | select.POLLERR)
     poll = poller.poll
     return lambda: not poll(0)
 
@@ -358,6 +387,40 @@ def close(connection: Connection) -> None:
     # A connection class of others may raise anything.
     with contextlib.suppress(Exception):
         connection.close()
+
+
+def doom(connection: TrackedConnection, error: psycopg2.Error) -> None:
+    """Cancel what a connection's holder runs, and have each later statement fail.
+
+    For another thread than the holder's. It connects to the server: that may take as
+    long as connecting does. Never raises a psycopg2 error.
+    """
+    connection.doom = error
+    with contextlib.suppress(psycopg2.Error):
+        connection.cancel()
+
+
+def socket_of(connection: Connection) -> int | None:
+    """Give a number that tells a connection's socket from every other open now."""
+    try:
+        return os.fstat(connection.fileno()).st_ino
+    except (psycopg2.Error, OSError):
+        return None
+
+
+def sever(connection: Connection, socket_number: int | None) -> None:
+    """Shut a connection's socket down, so that whoever waits for its answer goes on.
+
+    For another thread than the one that waits, while the network or the server is deaf.
+    Never raises.
+    """
+    with (
+        contextlib.suppress(psycopg2.Error, OSError),
+        # A copy: the descriptor may be closed, and become another's, at any moment.
+        socket.fromfd(connection.fileno(), socket.AF_UNIX, socket.SOCK_STREAM) as copy,
+    ):
+        if os.fstat(copy.fileno()).st_ino == socket_number:
+            copy.shutdown(socket.SHUT_RDWR)
 
 
 def backend_pid(connection: Connection) -> int | None:

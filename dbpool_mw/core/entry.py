@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from .driver import Character
+from .stack import Stack
 
 # The states of an entry. Legal ways:
 # CONNECTING -> IN_USE | BUSY | CLOSED; IDLE -> IN_USE | BUSY; IN_USE -> IDLE | BUSY;
@@ -40,8 +41,12 @@ class PoolEntry:
         "expires_at",
         "generation",
         "idle_since",
+        "leaked",
         "origin",
+        "overdue",
         "owner",
+        "socket",
+        "stack",
         "state",
         "waited",
     )
@@ -49,6 +54,7 @@ class PoolEntry:
     connection: Any
     alive: Callable[[], bool]
     origin: Character
+    socket: int | None
 
     def __init__(self, generation: int) -> None:
         self.state = CONNECTING
@@ -59,3 +65,7 @@ class PoolEntry:
         self.checked_out_at = 0.0
         self.idle_since = 0.0
         self.expires_at = 0.0
+        # Of the present hold: where it was checked out, and what was noticed of it.
+        self.stack: Stack = ()
+        self.leaked = False
+        self.overdue = False

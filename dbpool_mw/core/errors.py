@@ -35,5 +35,13 @@ class ConnectFailed(PoolError):
     """No connection could be opened; the text ends with what libpq said."""
 
 
+class HoldTooLong(psycopg2.extensions.QueryCanceledError):
+    """A connection was held longer than MAX_HOLD: what its holder ran was cancelled.
+
+    Like what the server sends for a statement that was cancelled; not a PoolError,
+    because it isn't that there is no connection.
+    """
+
+
 class PoolClosed(PoolError):
     """The pool was closed; it gives no connection any more."""

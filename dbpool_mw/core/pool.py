@@ -31,11 +31,13 @@ from .config import PoolConfig
 from .entry import BUSY, CLOSED, CONNECTING, IDLE, IN_USE, Owner, PoolEntry
 from .errors import (
     ConnectFailed,
+    HoldTooLong,
     PoolClosed,
     PoolError,
     PoolTimeout,
     TooManyRequests,
 )
+from .stack import capture, lines
 from .stats import Histogram
 from .waiter import Waiter
 
@@ -54,6 +56,10 @@ _LIFETIME_JITTER = 0.1
 #: After a failed connect the next attempt waits so many seconds, twice as many each
 #: time up to a limit, less up to half at random: workers must not come all at once.
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 2.0
+
+#: Seconds that a round trip of the pool's own may take, and that a holder whose
+#: statement was cancelled may go on waiting for its answer.
+_ROUND_TRIP = 10.0
 
 #: How many holders the text of an error names, the longest first.
 _NAMED_HOLDERS = 5
@@ -90,6 +96,7 @@ class ConnectionPool:
         self._connect = connect
         self._reset = reset
         self._driver = driver
+        self._looks_for_leaks = config.leak_after < math.inf
         passes_untouched = config.reset in ("auto", "never")
         self._is_clean = driver.is_clean if passes_untouched else _never
         self._clock = clock
@@ -112,6 +119,8 @@ class ConnectionPool:
         self._failures = 0
         self._failure = ""
         self._retry_at = 0.0
+        # Entries that the pool itself may be waiting for, and since when.
+        self._round_trips: dict[PoolEntry, float] = {}
         self._counts: Counter[str] = Counter()
         self._discarded: Counter[str] = Counter()
 
@@ -145,6 +154,8 @@ class ConnectionPool:
             waited = self._clock() - began
         entry.checked_out_at = began + waited
         entry.waited = waited
+        if self._looks_for_leaks:
+            entry.stack = capture()
         # Last: reports take an entry with an owner for one whose times are right.
         entry.owner = owner
         return entry
@@ -325,6 +336,7 @@ class ConnectionPool:
             connection = self._connect(owner)
             entry.alive = self._driver.liveness(connection)
             entry.origin = self._driver.character(connection)
+            entry.socket = self._driver.socket_of(connection)
         except BaseException as error:
             with self._lock:
                 self._counts["connect_errors"] += 1
@@ -428,6 +440,7 @@ class ConnectionPool:
         else:
             self._found_at_once += 1
         self._hold_time.record(now - entry.checked_out_at)
+        entry.leaked = False
 
     def _must_go(self, entry: PoolEntry, now: float) -> str | None:
         """Give the reason to close a connection given back, if any. Lock held."""
@@ -435,7 +448,9 @@ class ConnectionPool:
             return _REASONS[self._state]
         if entry.generation != self._generation:
             return self._stale_reason
-        return "expired" if now >= entry.expires_at else None
+        if now >= entry.expires_at:
+            return "held too long" if entry.overdue else "expired"
+        return None
 
     def _keep(self, entry: PoolEntry, now: float) -> str | None:
         """Hand a clean connection on or lay it by, unless it must go. Lock held."""
@@ -563,7 +578,52 @@ class ConnectionPool:
                     victims.append((entry, reason))
             self._idle[:] = kept
         self._close_all(victims)
+        self._watch()
         self._refill()
+
+    def _watch(self) -> None:
+        """Look for leaks, for holds too long, and for round trips that are stuck."""
+        now = self._clock()
+        limit = self.config.max_hold
+        leaked, overdue, deaf = [], [], []
+        with self._lock:
+            own = [e for e in self._entries if e.state is BUSY or self._is_checked(e)]
+            self._round_trips = {e: self._round_trips.get(e, now) for e in own}
+            deaf += [e for e in own if now - self._round_trips[e] >= _ROUND_TRIP]
+            for entry in self._entries:
+                if entry.state is not IN_USE or entry.owner is None:
+                    continue
+                held = now - entry.checked_out_at
+                if held >= self.config.leak_after and not entry.leaked:
+                    entry.leaked = True
+                    self._counts["leaked"] += 1
+                    leaked.append((entry.owner, entry.stack, held))
+                if held >= limit and not entry.overdue:
+                    entry.overdue = True
+                    self._counts["overdue"] += 1
+                    # Nobody else ever gets it: what is cancelled is this holder's.
+                    entry.expires_at = -math.inf
+                    overdue.append((entry, entry.owner))
+                elif held >= limit + _ROUND_TRIP:
+                    deaf.append(entry)
+        for owner, stack, held in leaked:
+            logger.warning(
+                "%s: a connection is held for %.1f s (%s), checked out here:\n%s",
+                self.name,
+                held,
+                _holder_text(owner.describe()),
+                "\n".join(lines(stack)),
+            )
+        for entry, owner in overdue:
+            text = f"pool {self.name!r}: held longer than MAX_HOLD, {limit:g} s"
+            logger.warning("%s; cancelling (%s)", text, _holder_text(owner.describe()))
+            self._driver.doom(entry.connection, HoldTooLong(text))
+        for entry in deaf:
+            self._driver.sever(entry.connection, entry.socket)
+
+    def _is_checked(self, entry: PoolEntry) -> bool:
+        """Tell whether an entry is being tried before its holder gets it."""
+        return entry.state is IN_USE and entry.owner is None
 
     def _is_spare(self, entry: PoolEntry, now: float, leaving: int) -> bool:
         """Tell whether an entry slept too long and isn't needed. The lock is held."""
@@ -692,6 +752,8 @@ class ConnectionPool:
                         "rollbacks",
                         "resets",
                         "reclaimed",
+                        "leaked",
+                        "overdue",
                     )
                 },
                 "opened": self._opened,
@@ -706,7 +768,7 @@ class ConnectionPool:
         now = self._clock()
         with self._lock:
             held = [
-                (now - e.checked_out_at, e.owner, e.connection, self._is_stale(e))
+                (now - e.checked_out_at, e, e.owner, self._is_stale(e), e.leaked)
                 for e in self._entries
                 if e.state is IN_USE and e.owner is not None
             ]
@@ -714,12 +776,14 @@ class ConnectionPool:
         return [
             {
                 "alias": self.name,
-                "backend_pid": self._driver.backend_pid(connection),
+                "backend_pid": self._driver.backend_pid(entry.connection),
                 "seconds": seconds,
                 "stale": stale,
+                "leaked": leaked,
+                "stack": lines(entry.stack) if leaked else [],
                 **owner.describe(),
             }
-            for seconds, owner, connection, stale in held
+            for seconds, entry, owner, stale, leaked in held
             if owner is not None
         ]
 

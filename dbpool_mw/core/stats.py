@@ -33,6 +33,8 @@ SUMMED = (
     "rollbacks",
     "resets",
     "reclaimed",
+    "leaked",
+    "overdue",
     "opened",
 )
 

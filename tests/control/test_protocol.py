@@ -141,3 +141,10 @@ def test_a_report_of_another_release_names_what_it_lacks() -> None:
     del old["reclaimed"]
     with pytest.raises(protocol.BadMessage, match="lacks reclaimed"):
         protocol.check_reply(reply(old))
+
+
+@pytest.mark.parametrize("stack", ["a text", [1], {}, None])
+def test_a_stack_that_is_no_list_of_lines_is_refused(stack):
+    bad = reply(pool(), holders=[holder(stack=stack)])
+    with pytest.raises(protocol.BadMessage, match="a holder of an unknown shape"):
+        protocol.check_reply(bad)

@@ -149,11 +149,21 @@ def test_holders_are_shown_the_longest_first() -> None:
     )
     header, first, second = text.splitlines()
     assert header.split()[:4] == ["PID", "THREAD", "ALIAS", "BACKEND"]
-    assert header.split()[4:] == ["FOR", "STALE", "REQUEST"]
+    assert header.split()[4:] == ["FOR", "STALE", "LEAKED", "REQUEST"]
     assert first.split() == (
-        ["11", "ThreadPoolExecutor-0_1", "default", "4242", "1m10s", "yes", "-"]
+        ["11", "ThreadPoolExecutor-0_1", "default", "4242", "1m10s", "yes", "-", "-"]
     )
     assert second.split()[-3:] == ["-", "GET", "/quick/"]
+
+
+def test_below_one_held_too_long_stands_where_it_was_checked_out() -> None:
+    stack = ['  File "shop.py", line 7, in pay', "    \x1b[2Jcursor()"]
+    leak = holder(seconds=70, leaked=True, stack=stack)
+    text = render.holders([answered(7, pool(), holders=[leak, holder()])])
+    _, first, *below, last = text.splitlines()
+    assert first.split()[-3:] == ["yes", "GET", "/slow/"]
+    assert below == ["    " + stack[0], "        \\x1b[2Jcursor()"]
+    assert last.split()[-3:] == ["-", "GET", "/slow/"]
 
 
 def test_no_holder_is_said_in_words() -> None:

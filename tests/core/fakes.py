@@ -20,6 +20,7 @@ class FakeConnection:
         self.transaction = "idle"  # or "open", "busy", "unknown"
         self.touched = False
         self.stays_dirty = False
+        self.doom: Exception | None = None
 
     def __repr__(self) -> str:
         return f"<connection {self.number}>"
@@ -45,6 +46,8 @@ class FakeDriver:
         self.on_connect: Callable[[], None] = lambda: None
         self.on_close: Callable[[FakeConnection], None] = lambda connection: None
         self.resets: list[FakeConnection] = []
+        self.doomed: list[FakeConnection] = []
+        self.severed: list[FakeConnection] = []
         self.round_trips = 0
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
@@ -108,6 +111,17 @@ class FakeDriver:
         self.on_close(connection)
         with self._lock:
             connection.closed = True
+
+    def socket_of(self, connection: FakeConnection) -> int:
+        return 5000 + connection.number
+
+    def doom(self, connection: FakeConnection, error: Exception) -> None:
+        connection.doom = error
+        self.doomed.append(connection)
+
+    def sever(self, connection: FakeConnection, socket_number: int) -> None:
+        assert socket_number == self.socket_of(connection)
+        self.severed.append(connection)
 
     def backend_pid(self, connection: FakeConnection) -> int:
         return 1000 + connection.number

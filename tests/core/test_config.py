@@ -36,8 +36,9 @@ def test_what_is_said_is_what_is_built_with_seconds_as_floats() -> None:
 
 
 def test_none_means_never_and_is_an_infinite_time() -> None:
-    config = build({"MAX_IDLE": None, "MAX_LIFETIME": None})
-    assert config.max_idle == config.max_lifetime == math.inf
+    never = ("MAX_IDLE", "MAX_LIFETIME", "LEAK_AFTER", "MAX_HOLD")
+    config = build(dict.fromkeys(never))
+    assert {getattr(config, key.lower()) for key in never} == {math.inf}
 
 
 @pytest.mark.parametrize("key", ["MIN_CONNS", "MAX_CONNS", "MAX_WAITING"])
@@ -71,7 +72,10 @@ def test_another_reset_is_refused(value: object) -> None:
     assert "'auto', 'always', 'never'" in problem.message
 
 
-SECONDS = ["TIMEOUT", "MAX_IDLE", "MAX_LIFETIME", "CHECK_AFTER_IDLE"]
+SECONDS = [
+    *("TIMEOUT", "MAX_IDLE", "MAX_LIFETIME", "CHECK_AFTER_IDLE"),
+    *("LEAK_AFTER", "MAX_HOLD"),
+]
 
 
 @pytest.mark.parametrize("key", SECONDS)

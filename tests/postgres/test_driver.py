@@ -11,7 +11,8 @@ import pytest
 from psycopg2 import sql
 
 from dbpool_mw.core import driver
-from tests.core.fakes import until
+from dbpool_mw.core.errors import HoldTooLong
+from tests.core.fakes import InThread, until
 
 
 @pytest.fixture
@@ -195,3 +196,79 @@ def characteristics(connection):
             " current_setting('statement_timeout')"
         )
         return cursor.fetchone()
+
+
+# --- Holders that are cut off --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        lambda cursor: cursor.execute("SELECT pg_sleep(60)"),
+        lambda cursor: cursor.executemany("SELECT pg_sleep(%s)", [[60], [60]]),
+        lambda cursor: cursor.callproc("pg_sleep", [60]),
+        lambda cursor: cursor.copy_expert(
+            "COPY (SELECT pg_sleep(60)) TO STDOUT", io.StringIO()
+        ),
+    ],
+)
+def test_a_doomed_holder_is_cancelled_and_told_why(
+    postgres, database, connection, statement
+):
+    def dooms():
+        other = psycopg2.connect(postgres.dsn(database))
+        other.autocommit = True
+        with other.cursor() as cursor:
+            until(lambda: running(cursor, connection))
+        driver.doom(connection, HoldTooLong("held too long"))
+        other.close()
+
+    thread = InThread(dooms)
+    with connection.cursor() as cursor:
+        with pytest.raises(HoldTooLong, match="held too long") as caught:
+            statement(cursor)
+        assert isinstance(caught.value, psycopg2.OperationalError)
+        assert isinstance(
+            caught.value.__cause__, psycopg2.extensions.QueryCanceledError
+        )
+        thread.result()
+        for again in (statement, lambda cursor: cursor.execute("SELECT 1")):
+            with pytest.raises(HoldTooLong):
+                again(cursor)
+
+
+def running(cursor, connection):
+    cursor.execute(
+        "SELECT 1 FROM pg_stat_activity WHERE pid = %s AND state = 'active'",
+        [connection.get_backend_pid()],
+    )
+    return cursor.fetchone()
+
+
+def test_dooming_a_closed_connection_does_nothing(connection):
+    connection.close()
+    driver.doom(connection, HoldTooLong("held too long"))
+    driver.sever(connection, driver.socket_of(connection))
+    assert driver.socket_of(connection) is None
+
+
+def test_a_severed_connection_ends_the_wait_of_whoever_waits_for_it(
+    postgres, database, connection
+):
+    number = driver.socket_of(connection)
+    other = psycopg2.connect(postgres.dsn(database))
+    # The number of another socket is the descriptor's that was closed and used anew.
+    driver.sever(connection, driver.socket_of(other))
+    run(connection, "SELECT 1")
+
+    def severs():
+        other.autocommit = True
+        with other.cursor() as cursor:
+            until(lambda: running(cursor, connection))
+        driver.sever(connection, number)
+
+    thread = InThread(severs)
+    with pytest.raises(psycopg2.OperationalError):
+        run(connection, "SELECT pg_sleep(60)")
+    thread.result()
+    other.close()

@@ -1,0 +1,30 @@
+"""The stack of a checkout: cheap to capture, put into words only when it is shown."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from types import CodeType, FrameType
+
+#: How many frames are captured, from the innermost on.
+DEPTH = 30
+
+Stack = tuple[tuple[CodeType, int], ...]
+
+
+def capture() -> Stack:
+    """Give the stack of the caller, without reading a file or making a text."""
+    frame: FrameType | None = sys._getframe(1)
+    found: list[tuple[CodeType, int]] = []
+    while frame is not None and len(found) < DEPTH:
+        found.append((frame.f_code, frame.f_lineno))
+        frame = frame.f_back
+    return tuple(found)
+
+
+def lines(stack: Stack) -> list[str]:
+    """Give a stack as text, the outermost call first, as a traceback has it."""
+    summary = traceback.StackSummary.from_list(
+        [(code.co_filename, line, code.co_name, None) for code, line in stack[::-1]]
+    )
+    return [line for each in summary.format() for line in each.rstrip().split("\n")]

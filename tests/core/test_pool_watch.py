@@ -1,0 +1,182 @@
+"""What the pool does about connections that are held too long, or are stuck."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from dbpool_mw.core.errors import HoldTooLong
+from tests.core.fakes import InThread, Owner, check, make_pool, until
+
+
+def leaky_view(pool):
+    return pool.checkout(Owner("leaky"))
+
+
+# --- LEAK_AFTER ----------------------------------------------------------------------
+
+
+def test_a_leak_is_logged_once_with_its_holder_and_where_it_was_checked_out(caplog):
+    pool, driver, clock = make_pool(leak_after=30)
+    entry = leaky_view(pool)
+    clock.advance(29)
+    pool.maintain()
+    assert caplog.text == ""
+    assert pool.stats()["leaked"] == 0
+    clock.advance(2)
+    for _ in range(3):
+        pool.maintain()
+    (record,) = caplog.records
+    text = record.getMessage()
+    assert text.startswith(
+        "default: a connection is held for 31.0 s (GET /leaky/ in thread leaky), "
+        "checked out here:"
+    )
+    assert "in leaky_view\n    return pool.checkout" in text
+    assert pool.stats()["leaked"] == 1
+    pool.checkin(entry)
+    check(pool, driver)
+
+
+def test_holders_tell_which_leaked_and_where():
+    pool, _, clock = make_pool(leak_after=30)
+    leaky_view(pool)
+    clock.advance(20)
+    pool.checkout(Owner("quick"))
+    clock.advance(20)
+    pool.maintain()
+    first, second = pool.holders()
+    assert (first["path"], first["leaked"]) == ("/leaky/", True)
+    assert any("in leaky_view" in line for line in first["stack"])
+    assert (second["path"], second["leaked"], second["stack"]) == (
+        "/quick/",
+        False,
+        [],
+    )
+
+
+def test_the_next_hold_of_a_connection_is_another_leak():
+    pool, driver, clock = make_pool(leak_after=30)
+    for number in range(1, 4):
+        entry = leaky_view(pool)
+        clock.advance(31)
+        pool.maintain()
+        assert pool.stats()["leaked"] == number
+        pool.checkin(entry)
+    assert pool.stats()["opened"] == 1
+    check(pool, driver)
+
+
+def test_without_the_setting_no_stack_is_captured(caplog):
+    pool, _, clock = make_pool()
+    entry = leaky_view(pool)
+    clock.advance(1e9)
+    pool.maintain()
+    assert entry.stack == ()
+    assert pool.stats()["leaked"] == pool.stats()["overdue"] == 0
+    assert caplog.text == ""
+
+
+# --- MAX_HOLD ------------------------------------------------------------------------
+
+
+def test_who_holds_too_long_is_cancelled_once_and_told_why(caplog):
+    pool, driver, clock = make_pool(max_hold=60)
+    entry = pool.checkout(Owner("slow"))
+    clock.advance(59)
+    pool.maintain()
+    assert driver.doomed == []
+    clock.advance(2)
+    for _ in range(3):
+        pool.maintain()
+    assert driver.doomed == [entry.connection]
+    assert isinstance(entry.connection.doom, HoldTooLong)
+    text = "pool 'default': held longer than MAX_HOLD, 60 s"
+    assert str(entry.connection.doom) == text
+    assert f"{text}; cancelling (GET /slow/ in thread slow)" in caplog.text
+    assert pool.stats()["overdue"] == 1
+    pool.checkin(entry)
+    check(pool, driver)
+
+
+def test_a_cancelled_connection_goes_to_nobody_else():
+    pool, driver, clock = make_pool(max_conns=1, max_hold=60, timeout=20)
+    entry = pool.checkout(Owner())
+    clock.advance(61)
+    pool.maintain()
+    waiting = InThread(pool.checkout, Owner())
+    until(lambda: pool.stats()["waiting"] == 1)
+    pool.checkin(entry)
+    other = waiting.result()
+    assert other.connection is not entry.connection
+    assert other.connection.doom is None
+    assert pool.stats()["discarded"] == {"held too long": 1}
+    pool.checkin(other)
+    check(pool, driver)
+
+
+def test_a_holder_who_stays_deaf_to_it_is_cut_off():
+    pool, driver, clock = make_pool(max_hold=60)
+    entry = pool.checkout(Owner())
+    clock.advance(61)
+    pool.maintain()
+    clock.advance(5)
+    pool.maintain()
+    assert driver.severed == []
+    clock.advance(5)
+    pool.maintain()
+    assert driver.severed == [entry.connection]
+
+
+# --- The pool's own round trips ------------------------------------------------------
+
+
+@pytest.mark.parametrize("verb", ["ping", "reset", "roll_back"])
+def test_a_round_trip_of_the_pools_own_that_is_stuck_is_cut_off(verb):
+    pool, driver, clock = make_pool(check_after_idle=10, timeout=20)
+    pool.checkin(pool.checkout(Owner()))
+    begun, cut = threading.Event(), threading.Event()
+    original = getattr(driver, verb)
+
+    def stuck(*arguments):
+        begun.set()
+        assert cut.wait(20)
+        return original(*arguments)
+
+    if verb == "reset":
+        pool._reset = stuck
+    else:
+        setattr(driver, verb, stuck)
+    sever = driver.sever
+    driver.sever = lambda *arguments: (sever(*arguments), cut.set())
+
+    if verb == "ping":
+        clock.advance(11)
+        caller = InThread(pool.checkout, Owner())
+    else:
+        entry = pool.checkout(Owner())
+        entry.connection.touched = True
+        entry.connection.transaction = "open" if verb == "roll_back" else "idle"
+        caller = InThread(pool.checkin, entry)
+    assert begun.wait(20)
+    pool.maintain()
+    clock.advance(9)
+    pool.maintain()
+    assert driver.severed == []
+    clock.advance(1)
+    pool.maintain()
+    assert driver.severed == driver.connections
+    entry = caller.result()
+    if verb == "ping":
+        pool.checkin(entry)
+    check(pool, driver)
+
+
+def test_a_holder_may_be_in_a_long_query_without_being_cut_off():
+    pool, driver, clock = make_pool()
+    pool.checkout(Owner())
+    for _ in range(10):
+        clock.advance(1000)
+        pool.maintain()
+    assert driver.severed == driver.doomed == []

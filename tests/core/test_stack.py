@@ -1,0 +1,41 @@
+"""The stack of a checkout."""
+
+from __future__ import annotations
+
+from dbpool_mw.core import stack
+
+
+def outer():
+    return inner()
+
+
+def inner():
+    return stack.capture()
+
+
+def test_it_tells_the_calls_the_innermost_last():
+    text = stack.lines(outer())
+    assert text[-2].endswith("in inner")
+    assert text[-1].strip() == "return stack.capture()"
+    assert text[-4].endswith("in outer")
+
+
+def test_of_a_deep_one_the_innermost_calls_are_kept():
+    def deep(depth):
+        return deep(depth - 1) if depth else inner()
+
+    found = deep(100)
+    assert len(found) == stack.DEPTH
+    assert [code.co_name for code, _ in found[:3]] == ["inner", "deep", "deep"]
+
+
+def test_one_shallower_than_that_is_whole():
+    code = compile("found = capture()", "<alone>", "exec")
+    names = {"capture": stack.capture}
+    import threading
+
+    thread = threading.Thread(target=exec, args=(code, names))
+    thread.start()
+    thread.join()
+    assert len(names["found"]) < stack.DEPTH
+    assert names["found"][0][0].co_filename == "<alone>"
