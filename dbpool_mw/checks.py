@@ -16,19 +16,19 @@ from django.conf import settings
 from django.core import checks
 from django.core.checks import CheckMessage
 from django.core.exceptions import ImproperlyConfigured
-from django.db import Error as DatabaseError
 from django.db import connections
 from django.utils.module_loading import import_string
 
-from dbpool_mw import conf
+from dbpool_mw import capacity, conf, leftovers
 from dbpool_mw.core.config import APP_KEYS, Problem, app_problems, problems, unknown
 
 TAG = "dbpool_mw"
 MIDDLEWARE = "dbpool_mw.middleware.ConnectionPoolMiddleware"
 INSTALL = 'pip install "django-dbpool-mw[binary]"'
 
-# What is wrong -> the id it is told under: E for errors, W for warnings. The first ones
-# are the codes of dbpool_mw.core.config. An id keeps its meaning: projects silence it.
+# What is wrong -> the id it is told under: E for errors, W for warnings, I for what is
+# good to know. The first ones are the codes of dbpool_mw.core.config. An id keeps its
+# meaning: projects silence it.
 IDS = {
     "unknown": "dbpool_mw.E001",
     "type": "dbpool_mw.E002",
@@ -45,10 +45,15 @@ IDS = {
     "native_pool": "dbpool_mw.E013",
     "conn_max_age": "dbpool_mw.E014",
     "twice": "dbpool_mw.E015",
+    "leftover_engine": "dbpool_mw.E016",
+    "leftover_option": "dbpool_mw.E017",
     "no_middleware": "dbpool_mw.W001",
     "not_first": "dbpool_mw.W002",
     "no_alias": "dbpool_mw.W003",
     "capacity": "dbpool_mw.W004",
+    "leftover_setting": "dbpool_mw.W005",
+    "keeper": "dbpool_mw.W006",
+    "proxy": "dbpool_mw.I001",
 }
 
 
@@ -76,11 +81,17 @@ def check_project(**kwargs: Any) -> list[CheckMessage]:
         return []
     if not conf.value("ENABLED"):
         return []
-    found = [*_wrong_aliases(), *_wrong_databases(aliases)]
+    wanted = [a for a in connections.settings if _pools().get(a, {}) is not None]
+    elsewhere = leftovers.pooled_elsewhere(wanted)
     driver = _driver(aliases)
+    # What another pool's ENGINE lacks is told when it is ours to pool.
+    aliases = tuple(alias for alias in aliases if alias not in elsewhere)
+    found = [*_wrong_aliases()]
+    found += [_message(*each) for each in leftovers.kept_by_django(aliases)]
+    found += [_message(*each) for each in leftovers.findings(wanted)]
     if driver is not None:
         found.append(driver)
-    elif not aliases:
+    elif not aliases and not elsewhere:
         found.append(
             _message(
                 "no_alias",
@@ -100,47 +111,15 @@ def check_capacity(
 ) -> list[CheckMessage]:
     """Compare what all workers may open with what each server allows.
 
-    Django runs it with ``--database`` only. When nothing says how many workers there
-    are it reckons with one. Aliases on the same host and port share one server's
-    places. A server that doesn't answer is no fault of the settings: it is left out.
+    Django runs it with ``--database`` only.
     """
-    try:
-        aliases = conf.pooled_aliases()
-        workers = conf.workers() or 1
-        sizes = {alias: conf.config_for(alias).max_conns for alias in aliases}
-    except ImproperlyConfigured:
-        return []
-    servers: dict[tuple[Any, ...], list[str]] = {}
-    for alias in aliases:
-        servers.setdefault(_server(alias), []).append(alias)
-    found = []
-    for sharing in servers.values():
-        asked = [alias for alias in sharing if alias in (databases or ())]
-        room = _room(asked[0]) if asked else None
-        wanted = sum(sizes[alias] for alias in sharing)
-        if room is None or workers * wanted <= room:
-            continue
-        names = ", ".join(repr(alias) for alias in sharing)
-        found.append(
-            _message(
-                "capacity",
-                f"{workers} worker process{'es' if workers > 1 else ''} may open "
-                f"{workers * wanted} connections ({wanted} each) to the server of "
-                f"{names}, which has room for {room}.",
-                f"Lower {conf.PREFIX}MAX_CONNS (to {max(room // workers, 1)} over all "
-                "these aliases), run fewer workers, or raise the server's "
-                "max_connections. "
-                f"{conf.PREFIX}WORKERS says how many workers there are. Silence this "
-                "one if a proxy such as PgBouncer stands in between.",
-            )
-        )
-    return found
+    return [_message(*found) for found in capacity.findings(databases or ())]
 
 
 def _message(code: str, text: str, hint: str) -> CheckMessage:
     identity = IDS[code]
-    kind = checks.Error if identity.split(".")[1].startswith("E") else checks.Warning
-    return kind(text, hint=hint, id=identity)
+    kinds = {"E": checks.Error, "W": checks.Warning, "I": checks.Info}
+    return kinds[identity.split(".")[1][0]](text, hint=hint, id=identity)
 
 
 def _from(problem: Problem, alias: str | None = None) -> CheckMessage:
@@ -223,27 +202,6 @@ def _wrong_aliases() -> Iterator[CheckMessage]:
             )
 
 
-def _wrong_databases(aliases: Sequence[str]) -> Iterator[CheckMessage]:
-    for alias in aliases:
-        database = connections.settings[alias]
-        if database["OPTIONS"].get("pool"):
-            yield _message(
-                "native_pool",
-                f"DATABASES[{alias!r}] has Django's own pool on as well.",
-                f'Remove "pool" from OPTIONS, or leave the alias to it with '
-                f"{conf.PREFIX}POOLS = {{{alias!r}: None}}.",
-            )
-        if database["CONN_MAX_AGE"] != 0:
-            yield _message(
-                "conn_max_age",
-                f"DATABASES[{alias!r}] has CONN_MAX_AGE = "
-                f"{database['CONN_MAX_AGE']!r}, and the pool needs 0.",
-                "Remove CONN_MAX_AGE. With it Django keeps a connection in each thread "
-                "that uses one outside the pool, beyond its limit. The pool keeps "
-                f"its own open for {conf.PREFIX}MAX_LIFETIME.",
-            )
-
-
 def _driver(aliases: Sequence[str]) -> CheckMessage | None:
     """Return what is wrong with the driver of the aliases that have or want a pool."""
     if aliases and conf.uses_psycopg3():
@@ -314,38 +272,3 @@ def _is_ours(entry: str) -> bool:
     except Exception:  # whatever the import of somebody else's module may raise
         return False
     return isinstance(candidate, type) and issubclass(candidate, ours)
-
-
-def _server(alias: str) -> tuple[Any, ...]:
-    """Return what two aliases on one server have in common."""
-    database = connections.settings[alias]
-    options = database["OPTIONS"]
-    return (
-        str(database["HOST"] or options.get("host", "")),
-        str(database["PORT"] or options.get("port", "")),
-        str(options.get("service", "")),
-    )
-
-
-def _room(alias: str) -> int | None:
-    """Ask a server how many connections ordinary roles may have; None for no answer.
-
-    Leaves Django's wrapper as it was found: open or closed.
-    """
-    connection = connections[alias]
-    closed = connection.connection is None
-    try:
-        with connection.cursor() as cursor:
-            # Only PostgreSQL 16 and later have reserved_connections.
-            cursor.execute(
-                "SELECT name, setting FROM pg_settings WHERE name IN "
-                "('max_connections', 'superuser_reserved_connections', "
-                "'reserved_connections')"
-            )
-            said = {name: int(setting) for name, setting in cursor.fetchall()}
-    except (DatabaseError, ImproperlyConfigured):
-        return None
-    finally:
-        if closed:
-            connection.close()
-    return said.pop("max_connections") - sum(said.values())

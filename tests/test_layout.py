@@ -33,9 +33,19 @@ FLOORS: list[tuple[bool, list[str]]] = [
             "conf",
         ],
     ),
-    (False, ["process"]),
+    (False, ["process", "elders"]),
     (False, ["wrapper"]),
-    (False, ["unavailable", "decorators", "scope", "management.asking"]),
+    (
+        False,
+        [
+            "unavailable",
+            "decorators",
+            "scope",
+            "leftovers",
+            "capacity",
+            "management.asking",
+        ],
+    ),
     (
         False,
         [

@@ -3,56 +3,23 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from django.core.checks import CheckMessage, Error, Tags, Warning
 from django.core.checks.registry import CheckRegistry
 from django.core.management import call_command
 from django.core.management.base import SystemCheckError
-from django.core.signals import setting_changed
-from django.db import connections
-from django.db.utils import ConnectionHandler, OperationalError
 from django.http import HttpRequest, HttpResponse
 from django.test import override_settings
 
 from dbpool_mw import checks, conf
-from tests.conftest import Databases
+from tests.django.conftest import POSTGRESQL, SQLITE, Project
 
-POSTGRESQL = {"ENGINE": "django.db.backends.postgresql", "NAME": "shop"}
-SQLITE = {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}
 NUMBERS = [key for key in conf.general() if key != "RESET"]
 OTHER_MIDDLEWARE = "django.middleware.common.CommonMiddleware"
 
-Project = Callable[..., None]
-
-
-@pytest.fixture(autouse=True)
-def defaults() -> Iterator[None]:
-    """Take the defaults for every setting, and notice the changes of a test."""
-    setting_changed.connect(conf.reset_cache, dispatch_uid="test_checks")
-    with override_settings(
-        MIDDLEWARE=[checks.MIDDLEWARE], **conf.DbpoolMwConf._meta.defaults
-    ):
-        yield
-    setting_changed.disconnect(dispatch_uid="test_checks")
-    conf.reset_cache()
-
-
-@pytest.fixture
-def project(monkeypatch: pytest.MonkeyPatch) -> Project:
-    """Give the project other databases; "default" is on PostgreSQL unless said."""
-
-    def put(**said: dict[str, Any]) -> None:
-        copies = {"default": POSTGRESQL, **said}
-        made = ConnectionHandler({each: dict(copies[each]) for each in copies}).settings
-        monkeypatch.setitem(connections.__dict__, "settings", made)
-        conf.reset_cache()
-
-    put()
-    return put
+pytestmark = pytest.mark.usefixtures("defaults")
 
 
 def found() -> list[CheckMessage]:
@@ -365,193 +332,6 @@ def test_what_is_registered_shows_without_a_database_save_for_the_capacity(
         "check_project": ("dbpool_mw",),
         "check_capacity": (Tags.database,),
     }
-
-
-class FakeConnection:
-    """Stand for a wrapper of Django's on a server with some settings."""
-
-    def __init__(self, rows: dict[str, str], *, is_open: bool = False) -> None:
-        self.connection = object() if is_open else None
-        self.rows = rows
-        self.closed = 0
-        self.asked = 0
-
-    def cursor(self) -> FakeConnection:
-        self.connection = self.connection or object()
-        return self
-
-    def __enter__(self) -> FakeConnection:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        pass
-
-    def execute(self, sql: str) -> None:
-        self.asked += 1
-        if not self.rows:
-            raise OperationalError("connection refused")
-
-    def fetchall(self) -> list[tuple[str, str]]:
-        return list(self.rows.items())
-
-    def close(self) -> None:
-        self.closed += 1
-
-
-@pytest.fixture
-def server(project: Project, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """Put a server behind aliases, which are all on PostgreSQL."""
-    monkeypatch.delenv("WEB_CONCURRENCY", raising=False)
-
-    class Connections:
-        made: dict[str, FakeConnection] = {}  # noqa: RUF012
-
-        def __getitem__(self, alias: str) -> FakeConnection:
-            return self.made[alias]
-
-        @property
-        def settings(self) -> Any:
-            return connections.settings
-
-    def put(**made: FakeConnection) -> None:
-        fake = Connections()
-        fake.made = made
-        monkeypatch.setattr(checks, "connections", fake)
-
-    return put
-
-
-def capacity(*databases: str) -> list[CheckMessage]:
-    return checks.check_capacity(databases=list(databases) or None)
-
-
-SMALL = {
-    "max_connections": "100",
-    "superuser_reserved_connections": "3",
-    "reserved_connections": "2",
-}
-
-
-def test_what_fits_the_server_exactly_is_no_warning(server: Any) -> None:
-    server(default=FakeConnection(SMALL))
-    with override_settings(DBPOOL_MW_WORKERS=5, DBPOOL_MW_MAX_CONNS=19):
-        assert capacity("default") == []
-
-
-def test_more_workers_than_the_server_has_room_for_are_a_warning(server: Any) -> None:
-    server(default=FakeConnection(SMALL))
-    with override_settings(DBPOOL_MW_WORKERS=4, DBPOOL_MW_MAX_CONNS=24):
-        (message,) = capacity("default")
-    assert isinstance(message, Warning)
-    assert message.id == checks.IDS["capacity"]
-    assert message.msg == (
-        "4 worker processes may open 96 connections (24 each) to the server of "
-        "'default', which has room for 95."
-    )
-    assert "Lower DBPOOL_MW_MAX_CONNS (to 23 " in str(message.hint)
-
-
-def test_an_old_server_reserves_nothing_for_ordinary_roles(server: Any) -> None:
-    rows = {"max_connections": "20", "superuser_reserved_connections": "3"}
-    server(default=FakeConnection(rows))
-    with override_settings(DBPOOL_MW_MAX_CONNS=17):
-        assert capacity("default") == []
-    with override_settings(DBPOOL_MW_MAX_CONNS=18):
-        (message,) = capacity("default")
-    assert message.msg.startswith("1 worker process may open 18 connections")
-
-
-def test_the_workers_of_the_environment_count(
-    server: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    server(default=FakeConnection(SMALL))
-    monkeypatch.setenv("WEB_CONCURRENCY", "10")
-    assert capacity("default")[0].msg.startswith("10 worker processes may open 100")
-
-
-def test_aliases_on_one_server_share_its_room(server: Any, project: Project) -> None:
-    far = {**POSTGRESQL, "HOST": "far", "PORT": 5433}
-    project(one=far, two={**far, "PORT": "5433", "NAME": "stock"})
-    made = {alias: FakeConnection(SMALL) for alias in ("default", "one", "two")}
-    server(**made)
-    with override_settings(DBPOOL_MW_MAX_CONNS=50):
-        (message,) = capacity("default", "two")
-    assert "100 connections (100 each) to the server of 'one', 'two'" in message.msg
-    assert [each.asked for each in made.values()] == [1, 0, 1]
-
-
-def test_only_the_databases_asked_for_are_asked(server: Any) -> None:
-    made = FakeConnection(SMALL)
-    server(default=made)
-    with override_settings(DBPOOL_MW_MAX_CONNS=1000):
-        assert capacity() == []
-        assert capacity("other") == []
-    assert made.asked == 0
-
-
-def test_a_server_that_doesnt_answer_is_left_out(server: Any) -> None:
-    made = FakeConnection({})
-    server(default=made)
-    assert capacity("default") == []
-    assert made.asked == made.closed == 1
-
-
-@pytest.mark.parametrize("is_open", [True, False])
-def test_the_connection_is_left_open_or_closed_as_it_was(
-    server: Any, is_open: bool
-) -> None:
-    made = FakeConnection(SMALL, is_open=is_open)
-    server(default=made)
-    assert capacity("default") == []
-    assert made.closed == (not is_open)
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [
-        {"DBPOOL_MW_ENABLED": False},
-        {"DBPOOL_MW_POOLS": None},
-        {"DBPOOL_MW_WORKERS": "many"},
-        {"DBPOOL_MW_MAX_CONNS": "many"},
-    ],
-)
-def test_a_pool_that_is_off_or_wrong_has_no_capacity(
-    server: Any, wrong: dict[str, object]
-) -> None:
-    made = FakeConnection(SMALL)
-    server(default=made)
-    with override_settings(**wrong):
-        assert capacity("default") == []
-    assert made.asked == 0
-
-
-def test_a_real_server_is_asked_and_the_wrapper_left_closed(
-    databases: Databases,
-) -> None:
-    connection = connections["default"]
-    connection.close()
-    with connection.cursor() as cursor:
-        cursor.execute("SHOW max_connections")
-        most = int(cursor.fetchone()[0])
-    connection.close()
-    with override_settings(DBPOOL_MW_WORKERS=most, DBPOOL_MW_MAX_CONNS=1):
-        # "replica" is on the same server.
-        (message,) = capacity("default")
-    assert f"may open {2 * most} connections (2 each)" in message.msg
-    assert connection.connection is None
-    with override_settings(DBPOOL_MW_WORKERS=1, DBPOOL_MW_MAX_CONNS=1):
-        assert capacity("default", "replica") == []
-
-
-def test_a_real_server_that_is_down_is_left_out(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    nowhere = {**POSTGRESQL, "HOST": "127.0.0.1", "PORT": "1"}
-    handler = ConnectionHandler({"default": nowhere, "replica": nowhere})
-    monkeypatch.setattr(checks, "connections", handler)
-    with override_settings(DBPOOL_MW_MAX_CONNS=1_000_000):
-        assert capacity("default") == []
-    assert handler["default"].connection is None
 
 
 def test_djangos_command_shows_what_is_found(monkeypatch: pytest.MonkeyPatch) -> None:

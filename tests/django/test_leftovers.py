@@ -1,0 +1,373 @@
+"""What the checks say of settings that were another pool's."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import pytest
+from django.core.checks import CheckMessage, Error, Warning
+from django.db.backends.postgresql import base
+from django.test import override_settings
+
+from dbpool_mw import checks, conf
+from tests.django.conftest import POSTGRESQL, Project
+
+pytestmark = pytest.mark.usefixtures("defaults")
+
+DBPOOL = "dbpool.db.backends.postgresql_psycopg2"
+GEVENTPOOL = "django_db_geventpool.backends.postgresql_psycopg2"
+CONN_POOL = "dj_db_conn_pool.backends.postgresql"
+OURS = "dbpool_mw.backends.postgresql"
+
+Install = Callable[..., None]
+
+
+def found() -> list[CheckMessage]:
+    return [*checks.check_settings(), *checks.check_project()]
+
+
+def only(code: str) -> CheckMessage:
+    """Return the one message there is, which must be of this kind."""
+    messages = found()
+    assert [message.id for message in messages] == [checks.IDS[code]], messages
+    return messages[0]
+
+
+@pytest.fixture
+def install(monkeypatch: pytest.MonkeyPatch) -> Install:
+    """Have an ENGINE be there to be loaded, with this class."""
+
+    def put(engine: str, wrapper: type) -> None:
+        names = f"{engine}.base".split(".")
+        for at in range(1, len(names) + 1):
+            module = ModuleType(".".join(names[:at]))
+            module.__path__ = []  # type: ignore[attr-defined]
+            monkeypatch.setitem(sys.modules, module.__name__, module)
+        module.DatabaseWrapper = wrapper  # type: ignore[attr-defined]
+        wrapper.__module__ = module.__name__
+
+    return put
+
+
+@pytest.mark.parametrize(
+    ("engine", "package", "ours"),
+    [
+        (DBPOOL, "django-db-pool", OURS),
+        ("dbpool.db.backends.postgis", "django-db-pool", "dbpool_mw.backends.postgis"),
+        (GEVENTPOOL, "django-db-geventpool", OURS),
+        (
+            "django_db_geventpool.backends.postgis",
+            "django-db-geventpool",
+            "dbpool_mw.backends.postgis",
+        ),
+        ("django_postgrespool", "django-postgrespool", OURS),
+        ("django_postgrespool2", "django-postgrespool2", OURS),
+        ("django_postgrespool2.psycopg2", "django-postgrespool2", OURS),
+        (
+            "django_postgrespool2.postgis",
+            "django-postgrespool2",
+            "dbpool_mw.backends.postgis",
+        ),
+        (CONN_POOL, "django-db-connection-pool", OURS),
+        (
+            "dj_db_conn_pool.backends.postgis",
+            "django-db-connection-pool",
+            "dbpool_mw.backends.postgis",
+        ),
+    ],
+)
+def test_the_engine_of_another_package_is_an_error_even_if_it_is_not_installed(
+    project: Project, engine: str, package: str, ours: str
+) -> None:
+    project(default={"ENGINE": engine, "NAME": "shop"})
+    message = only("leftover_engine")
+    assert isinstance(message, Error)
+    assert message.msg.startswith(
+        f"The ENGINE of 'default', {engine!r}, is {package}'s"
+    )
+    assert str(message.hint).startswith(f"Write 'ENGINE': {ours!r}.")
+    assert "Unless you set MAX_CONNS it is 10; there the default was" in str(
+        message.hint
+    )
+    assert "DBPOOL_MW_POOLS = {'default': None}" in str(message.hint)
+
+
+def test_one_that_is_installed_is_an_error_and_nothing_else_is_told(
+    project: Project, install: Install
+) -> None:
+    class DatabaseWrapper(base.DatabaseWrapper):
+        def _close(self) -> None:
+            pass
+
+    install(GEVENTPOOL, DatabaseWrapper)
+    project(default={"ENGINE": GEVENTPOOL, "NAME": "shop", "CONN_MAX_AGE": 60})
+    assert conf.vendor("default") == "postgresql"
+    with override_settings(MIDDLEWARE=[]):
+        assert only("leftover_engine")
+
+
+def test_an_engine_of_the_projects_own_that_is_built_on_one_is_an_error(
+    project: Project, install: Install
+) -> None:
+    class Theirs(base.DatabaseWrapper):
+        pass
+
+    class DatabaseWrapper(Theirs):
+        pass
+
+    install("dj_db_conn_pool.backends.postgis", Theirs)
+    install("shop.db", DatabaseWrapper)
+    project(
+        default={
+            "ENGINE": "shop.db",
+            "NAME": "shop",
+            "POOL_OPTIONS": {"POOL_SIZE": 3, "MAX_OVERFLOW": 0},
+        }
+    )
+    message = only("leftover_engine")
+    assert "'shop.db', is built on django-db-connection-pool's" in message.msg
+    assert str(message.hint).startswith(
+        "Build its DatabaseWrapper on that of 'dbpool_mw.backends.postgis.base', or "
+        "write 'ENGINE': 'dbpool_mw.backends.postgis' and 'OPTIONS': {'MAX_CONNS': 3}"
+    )
+    assert "Remove POOL_OPTIONS." in str(message.hint)
+
+
+def test_the_packages_name_must_be_whole(project: Project) -> None:
+    project(default={"ENGINE": "django_postgrespool3", "NAME": "shop"})
+    assert only("no_alias")
+
+
+def test_an_alias_that_stays_with_another_pool_is_left_alone(project: Project) -> None:
+    project(other={"ENGINE": "django_postgrespool2", "NAME": "shop"})
+    with override_settings(
+        DBPOOL_MW_POOLS={"other": None}, DATABASE_POOL_ARGS={"pool_size": 5}
+    ):
+        assert found() == []
+
+
+def test_pools_for_other_databases_are_no_affair_of_ours(project: Project) -> None:
+    mysql = {"ENGINE": "dj_db_conn_pool.backends.mysql", "POOL_OPTIONS": {}}
+    project(other={**mysql, "NAME": "shop"})
+    assert found() == []
+
+
+def test_the_values_are_the_projects_own_and_their_secrets_are_not_told(
+    project: Project,
+) -> None:
+    options = {"MAX_CONNS": 7, "MIN_CONNS": 3, "TEST_ON_BORROW": True, "password": "p0"}
+    project(default={"ENGINE": DBPOOL, "NAME": "shop", "OPTIONS": options})
+    hint = str(only("leftover_engine").hint)
+    assert "'OPTIONS': {'MIN_CONNS': 3, 'MAX_CONNS': 7}" in hint
+    assert "Remove TEST_ON_BORROW." in hint
+    assert "p0" not in hint
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        ({"pool_size": 3}, "DBPOOL_MW_MAX_CONNS = 13."),
+        ({"max_overflow": 3}, "DBPOOL_MW_MAX_CONNS = 8."),
+        ({"timeout": 3, "recycle": -1}, "_TIMEOUT = 3 and DBPOOL_MW_MAX_LIFETIME = No"),
+    ],
+)
+def test_the_arguments_of_a_queue_pool_are_counted_with_their_defaults(
+    project: Project, arguments: dict[str, int], said: str
+) -> None:
+    with override_settings(DATABASE_POOL_ARGS=arguments):
+        assert said in str(only("leftover_setting").hint)
+        project(default={"ENGINE": "django_postgrespool", "NAME": "shop"})
+        assert said in str(only("leftover_engine").hint)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        {"pool_size": 0},
+        {"max_overflow": -1},
+        {"pool_size": "5"},
+        {"timeout": 0},
+        {"recycle": "soon"},
+        {"echo": True},
+        None,
+    ],
+)
+def test_what_has_no_counterpart_is_not_put_into_our_words(
+    project: Project, arguments: object
+) -> None:
+    with override_settings(DATABASE_POOL_ARGS=arguments):
+        message = only("leftover_setting")
+    assert isinstance(message, Warning)
+    assert str(message.hint).startswith("Remove it. docs/")
+
+
+def test_a_pool_class_that_nothing_reads_is_a_warning(project: Project) -> None:
+    with override_settings(DATABASE_POOL_CLASS="sqlalchemy.pool.NullPool"):
+        assert only("leftover_setting").msg.startswith("DATABASE_POOL_CLASS is a ")
+
+
+def test_tenants_get_their_engine_back(project: Project) -> None:
+    engine = f"{CONN_POOL}.django_tenants"
+    pool = {"POOL_SIZE": 4, "MAX_OVERFLOW": 4}
+    project(default={"ENGINE": engine, "NAME": "shop", "POOL_OPTIONS": pool})
+    assert str(only("leftover_engine").hint).startswith(
+        "Write 'ENGINE': 'django_tenants.postgresql_backend', with the middleware and "
+        "DBPOOL_MW_POOLS = {'default': {'MAX_CONNS': 8}}."
+    )
+
+
+@pytest.mark.parametrize(
+    "engine",
+    [
+        "django.db.backends.postgresql",
+        "django.db.backends.postgresql_psycopg2",
+        "django.contrib.gis.db.backends.postgis",
+    ],
+)
+def test_pool_settings_that_djangos_engine_would_hand_to_libpq_are_an_error(
+    project: Project, engine: str
+) -> None:
+    options = {"MAX_CONNS": 9, "REUSE_CONNS": 4, "connect_timeout": 5}
+    project(other={"ENGINE": engine, "NAME": "shop", "OPTIONS": options})
+    message = only("leftover_option")
+    assert isinstance(message, Error)
+    assert "has MAX_CONNS, REUSE_CONNS, which the ENGINE" in message.msg
+    hint = str(message.hint)
+    assert "Write DBPOOL_MW_POOLS = {'other': {'MAX_CONNS': 9}}, or leave" in hint
+    kind = "postgis" if "gis" in engine else "postgresql"
+    assert f"'ENGINE': 'dbpool_mw.backends.{kind}'" in hint
+    assert "Remove REUSE_CONNS: every idle connection is used again" in hint
+
+
+def test_an_option_without_a_successor_is_only_to_be_removed(project: Project) -> None:
+    options = {"TEST_ON_BORROW": True}
+    project(default={**POSTGRESQL, "OPTIONS": options})
+    assert only("leftover_option").hint == (
+        "Remove TEST_ON_BORROW: a dead connection is noticed without a query."
+    )
+    project(default={"ENGINE": OURS, "NAME": "shop", "OPTIONS": options})
+    assert only("leftover_option").msg == (
+        "DATABASES['default']['OPTIONS']: TEST_ON_BORROW is an option of another pool."
+    )
+
+
+@pytest.mark.parametrize(
+    ("key", "hint"),
+    [
+        ("MAX_CONN", "Did you mean MAX_CONNS?"),
+        ("POOL_SIZE", "Did you mean MAX_CONNS?"),
+        ("LAZY", "LAZY holds for all of them: make it a setting of its own."),
+    ],
+)
+def test_a_misspelt_option_of_an_engine_of_ours_is_told_what_it_may_stand_for(
+    project: Project, key: str, hint: str
+) -> None:
+    options = {key: 5, "MIN_CONNS": 1, "connect_timeout": 5, "pool": False}
+    project(default={"ENGINE": OURS, "NAME": "shop", "OPTIONS": options})
+    message = only("unknown")
+    assert message.msg.startswith(f"DATABASES['default']['OPTIONS']: {key} ")
+    assert message.hint == hint
+
+
+def test_pool_options_that_nothing_reads_are_a_warning(project: Project) -> None:
+    said = {"NAME": "shop", "POOL_OPTIONS": {"POOL_SIZE": 2, "TIMEOUT": 3}}
+    project(default={"ENGINE": OURS, **said})
+    hint = "write 'OPTIONS': {'MAX_CONNS': 12, 'TIMEOUT': 3}"
+    assert hint in str(only("leftover_setting").hint)
+    project(default={**POSTGRESQL, **said})
+    hint = "write DBPOOL_MW_POOLS = {'default': {'MAX_CONNS': 12, 'TIMEOUT': 3}}."
+    assert hint in str(only("leftover_setting").hint)
+
+
+@pytest.mark.parametrize(
+    ("pool", "instead"),
+    [
+        ({"max_size": 8, "timeout": 10}, {"MAX_CONNS": 8, "TIMEOUT": 10}),
+        ({"min_size": 6}, {"MIN_CONNS": 6, "MAX_CONNS": 6}),
+        ({"max_size": None}, {"MAX_CONNS": 4}),
+        ({"max_idle": 60, "num_workers": 2}, {"MAX_IDLE": 60}),
+    ],
+)
+def test_djangos_own_pool_is_put_into_our_words(
+    project: Project, pool: dict[str, Any], instead: dict[str, Any]
+) -> None:
+    project(default={**POSTGRESQL, "OPTIONS": {"pool": pool}})
+    hint = str(only("native_pool").hint)
+    assert f" and write DBPOOL_MW_POOLS = {{'default': {instead!r}}}, or " in hint
+
+
+def test_the_age_that_django_allowed_can_be_kept(project: Project) -> None:
+    project(default={**POSTGRESQL, "CONN_MAX_AGE": 60})
+    hint = str(only("conn_max_age").hint)
+    assert hint.endswith("write DBPOOL_MW_POOLS = {'default': {'MAX_LIFETIME': 60}}.")
+    project(default={"ENGINE": OURS, "NAME": "shop", "CONN_MAX_AGE": None})
+    hint = str(only("conn_max_age").hint)
+    assert "write 'OPTIONS': {'MAX_LIFETIME': None}" in hint
+
+
+class Global(base.DatabaseWrapper):
+    """Keeps one connection for all."""
+
+    kept: Any = None
+
+    def get_new_connection(self, conn_params: Any) -> Any:
+        type(self).kept = self.kept or super().get_new_connection(conn_params)
+        return self.kept
+
+    def close(self) -> None:
+        if self.connection is not None:
+            self.connection.commit()
+            self.connection = None
+
+
+class ThreadLocal(base.DatabaseWrapper):
+    """Keeps one connection in each thread."""
+
+    here = threading.local()
+
+    def _close(self) -> None:
+        self.here.kept = self.connection
+
+
+class Honest(base.DatabaseWrapper):
+    """Forgets what it knew of a session, as ENGINEs for tenants do."""
+
+    def close(self) -> None:
+        self.search_path_set = False
+        super().close()
+
+
+@pytest.mark.parametrize(
+    ("wrapper", "reason"),
+    [
+        (Global, "the close() of shop.db.base closes nothing."),
+        (ThreadLocal, "shop.db.base has a _close() of its own."),
+    ],
+)
+def test_an_engine_that_keeps_connections_is_a_warning(
+    project: Project, install: Install, wrapper: type, reason: str
+) -> None:
+    install("shop.db", wrapper)
+    project(default={"ENGINE": "shop.db", "NAME": "shop"})
+    message = only("keeper")
+    assert isinstance(message, Warning)
+    assert message.msg.endswith(f"seems to keep connections itself: {reason}")
+    assert str(message.hint).startswith(
+        f"Write 'ENGINE': {OURS!r}, or 'ENGINE': 'django.db.backends.postgresql' with "
+    )
+    with override_settings(DBPOOL_MW_POOLS={"default": None}):
+        assert only("no_alias")
+
+
+def test_an_engine_that_takes_a_pools_options_is_a_warning(
+    project: Project, install: Install
+) -> None:
+    install("shop.db", Honest)
+    project(default={"ENGINE": "shop.db", "NAME": "shop"})
+    assert found() == []
+    project(default={"ENGINE": "shop.db", "NAME": "shop", "OPTIONS": {"MAX_CONNS": 2}})
+    assert only("keeper").msg.endswith("itself: its OPTIONS have MAX_CONNS.")
