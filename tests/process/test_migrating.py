@@ -1,0 +1,207 @@
+"""The settings of docs/migrating.rst, run as they stand there, each in a process.
+
+What is put in is the address of a database and what a project has besides. On the
+settings "before" the app and its middleware are installed, as the document's first step
+has it; those "after" are all there is.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+
+from dbpool_mw.checks import IDS, MIDDLEWARE
+from dbpool_mw.core.config import POOL_KEYS, PoolConfig, build
+from sandbox.postgres import Server
+from tests.conftest import Databases
+from tests.documents import ROOT, blocks_of, sections
+from tests.pgbouncer import needs_pgbouncer, pgbouncer
+
+DOCUMENT = "docs/migrating.rst"
+TOGETHER = "Together with PgBouncer"
+
+# What the checks say of the settings before.
+LEFT_OVER = {
+    "django-db-pool": ["leftover_engine"],
+    "django-db-geventpool": ["leftover_engine"],
+    "django-postgrespool and django-postgrespool2": ["leftover_engine"],
+    "django-db-connection-pool": ["leftover_engine"],
+    "CONN_MAX_AGE": ["conn_max_age"],
+    "A home-made ENGINE": ["keeper"],
+    "Django's own pool": ["native_pool"],
+    "From PgBouncer": [],
+    TOGETHER: [],
+}
+
+
+BESIDES = """
+SECRET_KEY = "only for tests"
+USE_TZ = True
+INSTALLED_APPS = ["dbpool_mw"]
+ROOT_URLCONF = "__main__"
+DBPOOL_MW_CONTROL_DIR = {directory!r}
+"""
+
+
+class Move(NamedTuple):
+    """The files of a section before and after, by their paths."""
+
+    before: dict[str, str]
+    after: dict[str, str]
+
+
+def moves() -> dict[str, Move]:
+    found = {}
+    for title, text in sections(DOCUMENT).items():
+        move = Move({}, {})
+        for block in blocks_of(text):
+            name, _, when = block.split("\n")[0].removeprefix("# ").partition(", ")
+            getattr(move, when)[name] = block
+        if move != ({}, {}):
+            found[title] = move
+    return found
+
+
+MOVES = moves()
+
+
+class Project:
+    """Write projects and run them."""
+
+    def __init__(self, directory: Path) -> None:
+        self.directory = directory
+
+    def run(
+        self, files: dict[str, str], *words: str, server: Server | None = None
+    ) -> dict[str, Any]:
+        """Return what tests.process.moved prints on these files."""
+        for name, text in files.items():
+            path = self.directory / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
+        with (self.directory / "settings.py").open("a") as settings:
+            settings.write(BESIDES.format(directory=str(self.directory)))
+            if server is not None:
+                address = {
+                    "HOST": server.host,
+                    "PORT": server.port,
+                    "USER": server.user,
+                    "PASSWORD": server.password,
+                    "NAME": server.dbname,
+                }
+                settings.write(f"DATABASES['default'].update({address!r})\n")
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-m", "tests.process.moved", *words],
+            env={
+                **{k: v for k, v in os.environ.items() if not k.startswith("PG")},
+                "DJANGO_SETTINGS_MODULE": "settings",
+                "PYTHONPATH": f"{self.directory}:{ROOT}",
+            },
+            cwd=self.directory,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+        assert done.returncode == 0, done.stderr
+        found: dict[str, Any] = json.loads(done.stdout)
+        return found
+
+
+@pytest.fixture
+def project(short_directory: Path) -> Project:
+    return Project(short_directory)
+
+
+def database_server(databases: Databases) -> Server:
+    """Return the address of the tests' database itself."""
+    at = databases.server
+    return Server(at.host, at.port, at.user, at.password, databases.default)
+
+
+def values(settings: str) -> dict[str, Any]:
+    names: dict[str, Any] = {}
+    exec(settings, names)
+    return names
+
+
+def pool_settings(names: dict[str, Any]) -> dict[str, Any]:
+    """Return the settings of the pool of "default", wherever they are."""
+    options = names["DATABASES"]["default"].get("OPTIONS", {})
+    own = {**options, **names.get("DBPOOL_MW_POOLS", {}).get("default", {})}
+    general = {key: names.get(f"DBPOOL_MW_{key}") for key in POOL_KEYS}
+    said = {key: value for key, value in general.items() if value is not None}
+    return {**said, **{key: own[key] for key in POOL_KEYS if key in own}}
+
+
+def test_every_section_has_settings_before_and_after() -> None:
+    assert list(MOVES) == list(LEFT_OVER)
+    assert all("settings.py" in files for move in MOVES.values() for files in move)
+
+
+@pytest.mark.parametrize("title", LEFT_OVER)
+def test_the_checks_notice_what_is_left_over_and_say_what_to_write(
+    title: str, project: Project
+) -> None:
+    before, after = MOVES[title]
+    settings = before["settings.py"] + f"\nMIDDLEWARE = [{MIDDLEWARE!r}]\n"
+    messages = project.run({**before, "settings.py": settings})["messages"]
+    assert [each[0] for each in messages] == [IDS[code] for code in LEFT_OVER[title]]
+    if not messages:
+        return
+    (_, _, hint), names = messages[0], values(after["settings.py"])
+    engine = names["DATABASES"]["default"]["ENGINE"]
+    if engine != values(before["settings.py"])["DATABASES"]["default"]["ENGINE"]:
+        assert f"'ENGINE': {engine!r}" in hint
+    for key, value in pool_settings(names).items():
+        general = f"DBPOOL_MW_{key}"
+        said = f"{general} = " if general in names else f"{key!r}: "
+        assert said + repr(value) in hint
+
+
+@pytest.mark.parametrize("title", [title for title in LEFT_OVER if title != TOGETHER])
+def test_on_the_settings_after_a_process_serves_within_its_limits(
+    title: str, project: Project, databases: Databases
+) -> None:
+    after = MOVES[title].after
+    found = project.run(after, "serve", server=database_server(databases))
+    assert found["messages"] == []
+    check_pool(found, after)
+
+
+def check_pool(found: dict[str, Any], after: dict[str, str]) -> None:
+    said = pool_settings(values(after["settings.py"]))
+    pool = found["pools"]["default"]
+    config: PoolConfig = build(said)
+    assert PoolConfig(**pool["config"]) == config
+    assert pool["connections"] == config.max_conns
+    assert pool["served"] == config.max_conns + 1
+    assert pool["zones"] == ["UTC"]
+
+
+@needs_pgbouncer
+def test_behind_pgbouncer_in_transaction_mode_a_process_serves_within_its_limits(
+    project: Project, postgres: Server, database: str
+) -> None:
+    after = MOVES[TOGETHER].after
+    with pgbouncer(postgres, "transaction", size=2) as front:
+        front.dbname = database
+        found = project.run(after, "serve", "default", server=front)
+    assert [each[0] for each in found["messages"]] == [IDS["proxy"]]
+    hint = found["messages"][0][2]
+    assert "DBPOOL_MW_RESET = 'never'" in hint
+    assert "'DISABLE_SERVER_SIDE_CURSORS': True" in hint
+    check_pool(found, after)
+
+
+def test_the_settings_that_leave_pgbouncer_are_compared_with_the_server(
+    project: Project, databases: Databases
+) -> None:
+    after = dict(MOVES["From PgBouncer"].after)
+    server = database_server(databases)
+    assert project.run(after, "default", server=server)["messages"] == []
