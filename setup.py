@@ -14,7 +14,8 @@ SERVERS = [
     "gunicorn>=23",
     "uvicorn>=0.30",
 ]
-TEST = [*SERVERS, "pytest>=9.0"]
+GEVENT = ["gevent>=24.2", "psycogreen>=1.0.2"]
+TEST = [*SERVERS, *GEVENT, "pytest>=9.0"]
 LINT = ["ruff==0.17.5"]
 TYPES = ["mypy>=1.18,<2.5", "django-stubs>=5.2.9", "types-psycopg2"]
 
@@ -55,6 +56,7 @@ setup(
     extras_require={
         "psycopg2": ["psycopg2>=2.9.9"],
         "binary": ["psycopg2-binary>=2.9.9"],
+        "gevent": GEVENT,
         "sandbox": SERVERS,
         "test": TEST,
         "lint": LINT,

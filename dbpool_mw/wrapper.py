@@ -24,6 +24,7 @@ from functools import partial
 from typing import Any
 
 import psycopg2
+from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.signals import connection_created
@@ -123,6 +124,7 @@ class Attachment:
 
 
 def _make_pool(alias: str, database: str) -> ConnectionPool:
+    _check_locals()
     return process.make_pool(
         alias, database, partial(_open, alias), partial(_reset, alias)
     )
@@ -143,6 +145,21 @@ class _OfThread(dict[str, Attachment]):
 class _Local(threading.local):
     def __init__(self) -> None:
         self.attachments = _OfThread()
+
+
+def _check_locals() -> None:
+    """Raise ImproperlyConfigured if greenlets would share what is a thread's own.
+
+    So it is when gevent or eventlet patched Python after this module, or Django's
+    connections, were imported: each greenlet would be given the same wrappers.
+    """
+    if _Local.__mro__[1] is not threading.local:
+        raise ImproperlyConfigured(
+            "Python was patched for greenlets after Django was imported, so all of "
+            "them would share one database connection. Call monkey.patch_all() first, "
+            "before the application is imported; with gunicorn, at the top of its "
+            "configuration file, or turn preload_app off."
+        )
 
 
 #: ``here.attachments`` are those that were made in the running thread.

@@ -12,6 +12,7 @@ import os
 import re
 import select
 import socket
+import sys
 from collections.abc import Callable
 from functools import cache, lru_cache
 from typing import Any
@@ -364,6 +365,16 @@ def ping(connection: Connection) -> bool:
     return True
 
 
+def _new_poll() -> Any:
+    """Make a poll object, of Python's own even under gevent.
+
+    gevent's switches to other greenlets at each look, which a look of no time needn't.
+    """
+    monkey = sys.modules.get("gevent.monkey")
+    make = monkey.get_original("select", "poll") if monkey else select.poll
+    return make()
+
+
 def liveness(connection: Connection) -> Callable[[], bool]:
     """Give a function that tells whether an idle connection is still alive.
 
@@ -376,7 +387,7 @@ def liveness(connection: Connection) -> Callable[[], bool]:
     except psycopg2.Error:
         # Closed, perhaps by another thread at this moment.
         return lambda: False
-    poller = select.poll()
+    poller = _new_poll()
     poller.register(descriptor, select.POLLIN | select.POLLHUP | select.POLLERR)
     poll = poller.poll
     return lambda: not poll(0)

@@ -13,6 +13,7 @@ from django.db import (
 )
 from django.http import Http404, HttpResponse, JsonResponse, StreamingHttpResponse
 
+from dbpool_mw import pooled
 from dbpool_mw.decorators import no_pool
 from tests.process.project.middleware import backend_pid
 
@@ -34,6 +35,7 @@ __all__ = [
     "fails",
     "fails_async",
     "fails_twice",
+    "greenlet",
     "holds",
     "leaves_session",
     "lock_held",
@@ -189,6 +191,34 @@ def holds(request):
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", [int(request.GET["key"])])
     return answer(backend=backend_pid())
+
+
+def greenlet(request):
+    """End a greenlet that asks, on its own pooled wrapper, and gives nothing back."""
+    import gevent
+
+    begun = gevent.event.Event()
+    how = request.GET["how"]
+
+    def work():
+        pooled().__enter__()
+        backend_pid()
+        begun.set()
+        if how == "timeout":
+            with gevent.Timeout(0.05), connection.cursor() as cursor:
+                cursor.execute("SELECT pg_sleep(2)")
+        elif how == "kill":
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT pg_sleep(2)")
+
+    connection.close()
+    spawned = gevent.spawn(work)
+    begun.wait(20)
+    if how == "kill":
+        gevent.sleep(0.05)
+        spawned.kill()
+    spawned.join(20)
+    return answer(ended=spawned.dead)
 
 
 def run(request):

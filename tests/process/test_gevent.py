@@ -1,0 +1,192 @@
+"""gunicorn's gevent worker with psycogreen: hundreds of greenlets on a small pool."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import pytest
+
+from tests.documents import code_block
+from tests.process.projects import Project
+from tests.process.servers import Server, traffic, wait_until
+
+CONFIGURATION = code_block("docs/gevent.rst", "worker_class")
+#: Newer releases open a control socket in the home directory.
+OURS = "control_socket_disable = True\n"
+
+
+@contextmanager
+def gunicorn(
+    project: Project, configuration: str = CONFIGURATION, preload: bool = False
+) -> Iterator[Server]:
+    """Run gunicorn with the configuration of the documentation, one worker."""
+    file = project.directory / "gunicorn.conf.py"
+    file.write_text(configuration + OURS)
+    command = [sys.executable, "-m", "gunicorn", "--config", str(file)]
+    command += ["--preload"] if preload else []
+    command += ["tests.process.project.wsgi:application", "--bind", "fd://{fd}"]
+    with project._server(command) as server:
+        yield server
+
+
+@pytest.fixture
+def ten(project: Project) -> Project:
+    """Give the project with one pool, of ten."""
+    project.settings |= {"DBPOOL_MW_MAX_CONNS": 10, "DBPOOL_MW_TIMEOUT": 20}
+    project.settings["DBPOOL_MW_POOLS"] = {"replica": None}
+    return project
+
+
+def test_hundreds_of_greenlets_share_a_pool_of_ten(ten):
+    with gunicorn(ten) as server, ThreadPoolExecutor(300) as clients:
+        with ten.lock(1):
+            asking = [clients.submit(server.get, "/holds/?key=1") for _ in range(300)]
+            ten.wait_for_lock(1, 10)
+            wait_until(lambda: ten.totals()["waiting"] == 290, "the others wait")
+            # Nothing of this is blocked by those who wait.
+            assert server.get("/exempt/").body == b"well"
+            stats = ten.stats()
+            assert (stats["size"], stats["in_use"], stats["max"]) == (10, 10, 10)
+            assert len(ten.backends()) == 10
+            assert len(ten.holders("/holds/")) == 10
+        answers = [each.result(60) for each in asking]
+        assert Counter(answer.status for answer in answers) == {200: 300}
+        assert len({answer["backend"] for answer in answers}) == 10
+        stats = ten.settled()
+        assert stats["waits"] == 290
+        assert stats["timeouts"] == stats["reclaimed"] == 0
+        ten.check_no_place_is_lost()
+
+
+def test_they_are_served_in_the_order_in_which_they_came(ten):
+    project = ten
+    project.settings["DBPOOL_MW_MAX_CONNS"] = 1
+    with gunicorn(project) as server, ThreadPoolExecutor(20) as clients:
+        with project.session() as cursor:
+            cursor.execute("CREATE TABLE arrivals (at serial, number int)")
+        with project.lock(2):
+            first = clients.submit(server.get, "/holds/?key=2")
+            project.wait_for_lock(2)
+            asking = []
+            for number in range(15):
+                sql = f"INSERT INTO arrivals (number) VALUES ({number})"
+                path = "/run/?sql=" + sql.replace(" ", "%20")
+                asking.append(clients.submit(server.get, path))
+                wait_until(
+                    lambda: project.totals()["waiting"] == number + 1,  # noqa: B023
+                    "the next one waits",
+                )
+        assert {each.result(30).status for each in [first, *asking]} == {200}
+        with project.session() as cursor:
+            cursor.execute("SELECT number FROM arrivals ORDER BY at")
+            assert [number for (number,) in cursor.fetchall()] == list(range(15))
+
+
+def test_who_waits_too_long_is_told_so_while_the_others_hold_on(ten):
+    ten.settings |= {"DBPOOL_MW_MAX_CONNS": 2, "DBPOOL_MW_TIMEOUT": 0.5}
+    with gunicorn(ten) as server, ThreadPoolExecutor(60) as clients, ten.lock(3):
+        holding = [clients.submit(server.get, "/holds/?key=3") for _ in range(2)]
+        ten.wait_for_lock(3, 2)
+        answers = list(clients.map(server.get, ["/facts/"] * 50))
+        assert Counter(answer.status for answer in answers) == {503: 50}
+        assert b"no connection within 0.5 s" in answers[0].body
+        assert ten.totals()["timeouts"] == 50
+        assert not any(each.done() for each in holding)
+
+
+def test_a_drain_is_answered_while_all_are_busy_and_ends_with_them(ten):
+    with gunicorn(ten) as server, ThreadPoolExecutor(20) as clients:
+        with ten.lock(4):
+            asking = [clients.submit(server.get, "/holds/?key=4") for _ in range(20)]
+            ten.wait_for_lock(4, 10)
+            done = ten.manage("dbpool_drain", "--timeout", "0.5")
+            assert done.returncode == 1
+            assert "10 connections from before still open" in done.stderr
+            assert "/holds/" in done.stdout
+        assert {each.result(30).status for each in asking} == {200}
+        assert ten.manage("dbpool_drain").returncode == 0
+        assert ten.totals()["size"] == 0
+        assert ten.manage("dbpool_drain", "--resume").returncode == 0
+        with traffic(server, clients=20):
+            pass
+        ten.check_no_place_is_lost()
+
+
+def test_maintenance_goes_on(ten):
+    ten.settings |= {"DBPOOL_MW_MIN_CONNS": 3, "DBPOOL_MW_MAX_IDLE": 0.5}
+    with gunicorn(ten) as server, ThreadPoolExecutor(10) as clients:
+        with ten.lock(5):
+            asking = [clients.submit(server.get, "/holds/?key=5") for _ in range(8)]
+            ten.wait_for_lock(5, 8)
+        assert {each.result(30).status for each in asking} == {200}
+        wait_until(lambda: ten.totals()["size"] == 3, "the spare ones are closed")
+        ten.terminate()
+        wait_until(lambda: ten.totals()["opened"] == 11, "and dead ones replaced")
+
+
+@pytest.mark.parametrize("how", ["kill", "timeout", "ends"])
+def test_a_greenlet_that_ends_in_any_way_loses_nothing(ten, how):
+    ten.settings |= {"DBPOOL_MW_MAX_CONNS": 2}
+    with gunicorn(ten) as server:
+        for number in range(1, 6):
+            assert server.get(f"/greenlet/?how={how}")["ended"] is True
+            wait_until(
+                lambda: (
+                    ten.totals()["reclaimed"] == number and not ten.in_use()  # noqa: B023
+                ),
+                "the connection was reclaimed",
+            )
+        ten.check_no_place_is_lost()
+        discarded = ten.totals()["discarded"]
+        # Killed in the middle of a query, psycopg2 closes it.
+        assert discarded == ({} if how == "ends" else {"closed": 5})
+
+
+def test_clients_that_go_away_lose_nothing(ten):
+    with gunicorn(ten) as server, ThreadPoolExecutor(50) as clients:
+        list(clients.map(server.break_off, ["/stream/?rows=300"] * 50))
+        ten.rest()
+        ten.check_no_place_is_lost()
+        assert server.get("/facts/").status == 200
+
+
+def test_without_psycogreen_it_blocks_but_is_right(ten):
+    plain = 'worker_class = "gevent"\n'
+    with gunicorn(ten, plain) as server:
+        with traffic(server, clients=20):
+            pass
+        stats = ten.settled()
+        assert stats["timeouts"] == stats["reclaimed"] == 0
+        ten.check_no_place_is_lost()
+
+
+def test_the_engine_pools_greenlets_without_the_middleware(ten):
+    ten.settings["MIDDLEWARE"] = []
+    ten.options["default"] = {
+        "ENGINE": "dbpool_mw.backends.postgresql",
+        "OPTIONS": {"MAX_CONNS": 4},
+    }
+    with gunicorn(ten) as server:
+        with traffic(server, clients=30):
+            assert len(ten.backends()) <= 4
+        assert ten.settled()["max"] == 4
+        ten.check_no_place_is_lost()
+
+
+def test_python_patched_too_late_is_refused(ten):
+    with gunicorn(ten, preload=True) as server:
+        assert server.get("/nothing/").status == 500
+        assert "patched for greenlets after Django" in server.text()
+        assert ten.backends() == []
+
+
+def test_preloaded_it_works_when_python_was_patched_first(ten):
+    first = "from gevent import monkey\nmonkey.patch_all()\n"
+    with gunicorn(ten, first + CONFIGURATION, preload=True) as server:
+        with traffic(server, clients=20):
+            pass
+        ten.check_no_place_is_lost()
