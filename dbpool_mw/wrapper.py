@@ -5,11 +5,8 @@ checks a connection out instead of opening one, and ``_close``, which checks it 
 instead of closing it. All else is Django's. So ``ensure_connection()``, ``close()``,
 ``close_old_connections()``, ``atomic()`` and whatever an ENGINE adds to them work as
 ever, and a connection closed in the middle of a request comes back to the pool, where
-the next query gets one again.
-
-Physical connections are opened through the ``connect()`` of the wrapper's own class, so
-that its ENGINE, its roles and time zones, and the receivers of ``connection_created``
-all have their say, once for each physical connection.
+the next query gets one again. Physical connections are opened and reset in
+``physical``.
 """
 
 from __future__ import annotations
@@ -17,9 +14,8 @@ from __future__ import annotations
 import _thread
 import contextlib
 import threading
-import time
 import weakref
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -27,14 +23,10 @@ import psycopg2
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.backends.signals import connection_created
 from django.utils.asyncio import async_unsafe
-from django.utils.functional import cached_property
 
-from dbpool_mw import conf, process
-from dbpool_mw.core import driver
+from dbpool_mw import conf, physical, process
 from dbpool_mw.core.entry import PoolEntry
-from dbpool_mw.core.errors import ConnectFailed, PoolError
 from dbpool_mw.core.pool import ConnectionPool
 
 #: Where an adopted wrapper keeps its attachment, in its ``__dict__``.
@@ -113,7 +105,7 @@ class Attachment:
         pool = process.pool(self.alias, name) or _make_pool(self.alias, name)
         entry = pool.checkout(self)
         self.held.append((pool, entry))
-        _put(wrapper, entry.connection, entry.checked_out_at)
+        physical.put(wrapper, entry.connection, entry.checked_out_at)
 
     def _discard(self) -> None:
         """Close what somebody took off the wrapper without giving it back."""
@@ -125,9 +117,15 @@ class Attachment:
 
 def _make_pool(alias: str, database: str) -> ConnectionPool:
     _check_locals()
-    return process.make_pool(
-        alias, database, partial(_open, alias), partial(_reset, alias)
-    )
+
+    def connect(attachment: Any) -> Any:
+        return physical.open_connection(alias, attachment and attachment.wrapper())
+
+    def reset(attachment: Any, *arguments: Any) -> None:
+        asking = attachment and attachment.wrapper()
+        physical.reset_session(alias, asking, *arguments)
+
+    return process.make_pool(alias, database, connect, reset)
 
 
 class _OfThread(dict[str, Attachment]):
@@ -328,169 +326,3 @@ def _close(wrapper: Any, attachment: Attachment) -> None:
     else:
         wrapper.connection = None
     pool.checkin(entry)
-
-
-def _put(wrapper: Any, connection: Any, now: float) -> None:
-    """Leave a wrapper as Django's ``connect()`` leaves it (read in 4.2 to 6.1).
-
-    ``now`` is by ``time.monotonic()``.
-    """
-    state = wrapper.__dict__
-    state.update(connection.marks)
-    state["connection"] = connection
-    state["savepoint_ids"] = []
-    state["atomic_blocks"] = []
-    state["run_on_commit"] = []
-    max_age = wrapper.settings_dict["CONN_MAX_AGE"]
-    state["close_at"] = None if max_age is None else now + max_age
-
-
-#: What every ``connect()`` sets to one value, besides what ``_put`` sets each time.
-_CONNECTED = {
-    "in_atomic_block": False,
-    "needs_rollback": False,
-    "health_check_done": True,
-    "closed_in_transaction": False,
-    "errors_occurred": False,
-}
-
-#: What is no mark of a connection: set each time, the seam's, or the wrapper's alone.
-_NO_MARKS = frozenset(
-    {
-        KEY,
-        "_close",
-        "atomic_blocks",
-        "close_at",
-        "connect",
-        "connection",
-        "get_connection_params",
-        "queries_log",
-        "run_commit_hooks_on_set_autocommit_on",
-        "run_on_commit",
-        "savepoint_ids",
-        "savepoint_state",
-    }
-)
-
-
-def _marks(wrapper: Any, before: Mapping[str, Any]) -> dict[str, Any]:
-    """Give what ``connect()`` wrote on a wrapper that belongs to the connection.
-
-    Another wrapper that gets the connection gets this with it: autocommit and isolation
-    level, and what an ENGINE of others notes about the session it has just set up.
-    """
-    state, engine = vars(wrapper), type(wrapper)
-    changed = {
-        name: value
-        for name, value in state.items()
-        if name not in _NO_MARKS
-        and before.get(name, state) is not value
-        # What a wrapper computes of itself, it computes for itself alone.
-        and not isinstance(getattr(engine, name, None), cached_property)
-    }
-    always = {
-        "autocommit": state["autocommit"],
-        "health_check_enabled": state["health_check_enabled"],
-    }
-    return {**changed, **always, **_CONNECTED}
-
-
-# --- Opening and resetting, on behalf of the pool ------------------------------------
-
-
-@contextlib.contextmanager
-def _own_wrapper(alias: str, attachment: Any) -> Iterator[Any]:
-    """Give the wrapper that asked, or one that stands in for it in another thread.
-
-    The stand-in is what ``connections[alias]`` gives meanwhile, so that a receiver that
-    uses the alias there uses this connection; what receivers opened of other aliases is
-    closed in the end, because nobody else would.
-    """
-    wrapper = attachment.wrapper() if attachment is not None else None
-    if wrapper is not None and wrapper._thread_ident == _thread.get_ident():
-        yield wrapper
-        return
-    before = list(connections.all(initialized_only=True))
-    connected = [each for each in before if each.connection is not None]
-    connections[alias] = connections.create_connection(alias)
-    try:
-        yield connections[alias]
-    finally:
-        del connections[alias]
-        for each in connections.all(initialized_only=True):
-            if each.connection is not None and each not in connected:
-                each.close()
-        for each in before:
-            connections[each.alias] = each
-
-
-def is_opening(wrapper: Any) -> bool:
-    """Tell whether ``connect()`` of the class runs on behalf of the pool."""
-    return "get_connection_params" in vars(wrapper)
-
-
-def _open(alias: str, attachment: Any) -> Any:
-    """Open a physical connection the way the wrapper's class does."""
-    with _own_wrapper(alias, attachment) as wrapper:
-        return _open_on(wrapper)
-
-
-def _open_on(wrapper: Any) -> Any:
-    alias, engine, state = wrapper.alias, type(wrapper), vars(wrapper)
-    before = dict(state)
-
-    def get_connection_params() -> dict[str, Any]:
-        params: dict[str, Any] = engine.get_connection_params(wrapper)
-        factory = driver.tracked_connection(params.get("connection_factory"))
-        limits = {} if "service" in params else driver.NETWORK_LIMITS
-        return {**limits, **params, "connection_factory": factory}
-
-    state["get_connection_params"] = get_connection_params
-    try:
-        engine.connect(wrapper)
-        connection = wrapper.connection
-        if not isinstance(connection, driver.TrackedConnection):
-            raise PoolError(
-                alias,
-                f"pool {alias!r}: connect() of the ENGINE left {connection!r}, which "
-                "was not made with the connection_factory it was given",
-            )
-        driver.keep(connection)
-        connection.marks = _marks(wrapper, before)
-    except psycopg2.OperationalError as error:
-        _abandon(wrapper)
-        raise ConnectFailed(
-            alias, f"pool {alias!r}: can't connect to the database", str(error).strip()
-        ) from error
-    except BaseException:
-        _abandon(wrapper)
-        raise
-    finally:
-        del state["get_connection_params"]
-        wrapper.connection = None
-    return connection
-
-
-def _abandon(wrapper: Any) -> None:
-    """Close what a failed ``connect()`` left on the wrapper."""
-    if wrapper.connection is not None:
-        driver.close(wrapper.connection)
-
-
-def _reset(
-    alias: str, attachment: Any, connection: Any, origin: driver.Character
-) -> None:
-    """Make a touched session as good as one that was just opened.
-
-    After the server forgot everything, what Django and the receivers of
-    ``connection_created`` set up is set up again. Raises whatever those raise.
-    """
-    driver.forget_session(connection, origin)
-    with _own_wrapper(alias, attachment) as wrapper:
-        _put(wrapper, connection, time.monotonic())
-        try:
-            wrapper.init_connection_state()
-            connection_created.send(sender=type(wrapper), connection=wrapper)
-        finally:
-            wrapper.connection = None
-    driver.keep(connection)

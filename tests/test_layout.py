@@ -34,7 +34,7 @@ FLOORS: list[tuple[bool, list[str]]] = [
         ],
     ),
     (False, ["process", "elders"]),
-    (False, ["wrapper"]),
+    (True, ["physical", "wrapper"]),
     (
         False,
         [

@@ -9,7 +9,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from django.utils.asyncio import async_unsafe
 
-from dbpool_mw import conf, process, wrapper
+from dbpool_mw import conf, physical, process, wrapper
 from dbpool_mw.core.config import POOL_KEYS
 
 
@@ -42,7 +42,7 @@ class PooledMixin:
         Raises what ``ConnectionPool.checkout`` raises, and ImproperlyConfigured when
         dbpool_mw is no installed app: its part in forks and at exit would be missing.
         """
-        if not wrapper.is_opening(self) and self._is_pooled():
+        if not physical.is_opening(self) and self._is_pooled():
             self.connect()  # the seam's own, on the instance, from here on
         else:
             super().connect()  # type: ignore[misc]
