@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from django.apps import apps
 from django.db import connections
 
 from dbpool_mw import conf
@@ -58,9 +59,12 @@ def serves() -> bool:
     """Tell whether an ENGINE of ours is to pool what this thread connects.
 
     Not in the main thread of a process that serves nothing, as a management command: it
-    must start no thread and keep no connection by being run.
+    must start no thread and keep no connection by being run. Nor while the apps are
+    being loaded: the process may be about to make a test database, and to fork.
     """
-    return _serves or threading.current_thread() is not threading.main_thread()
+    return apps.ready and (
+        _serves or threading.current_thread() is not threading.main_thread()
+    )
 
 
 #: The database of each alias as the project configured it; see ``remember_databases``.
@@ -71,7 +75,7 @@ def remember_databases() -> None:
     """Note which database each alias is configured for; called once, at start.
 
     Django's test runner changes the names later. A pool made after that never keeps a
-    connection, so that the test database can be dropped.
+    connection, so that the test database can be dropped; see also ``_is_test_run``.
     """
     _configured.update(
         (alias, values["NAME"]) for alias, values in connections.settings.items()
@@ -107,13 +111,24 @@ def make_pool(
         )
         house.pools[alias] = new
         house.began = house.began or time.monotonic()
-        if database != _configured.get(alias, database):
+        if database != _configured.get(alias, database) or _is_test_run():
             new.drain()
         elif house.maintenance is None:
             _start_threads(house, directory)
     if old is not None:
         old.close()
     return new
+
+
+def _is_test_run() -> bool:
+    """Tell whether a test runner is at work: Django's own, or pytest-django.
+
+    A test database may have the configured name; and tests that need none, or are
+    being imported, still have the configured one.
+    """
+    tests = sys.modules.get("django.test.utils")
+    # Where setup_test_environment() keeps what it changed (read in 4.2 to 6.1).
+    return hasattr(getattr(tests, "_TestState", None), "saved_data")
 
 
 def _start_threads(house: _House, control_dir: Path) -> None:
