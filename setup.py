@@ -15,7 +15,9 @@ SERVERS = [
     "uvicorn>=0.30",
 ]
 GEVENT = ["gevent>=24.2", "psycogreen>=1.0.2"]
-TEST = [*SERVERS, *GEVENT, "pytest>=9.0"]
+# The user's project among the tests runs under pytest-django and pytest-xdist too.
+RUNNERS = ["pytest>=9.0", "pytest-django>=4.11", "pytest-xdist>=3.8"]
+TEST = [*SERVERS, *GEVENT, *RUNNERS]
 LINT = ["ruff==0.17.5"]
 TYPES = ["mypy>=1.18,<2.5", "django-stubs>=5.2.9", "types-psycopg2"]
 

@@ -5,64 +5,171 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg2
 import pytest
+from psycopg2 import sql
 
 ROOT = Path(__file__).resolve().parent.parent.parent
-MANAGE = ROOT / "tests" / "django" / "users" / "manage.py"
+USERS = ROOT / "tests" / "django" / "users"
+LABEL = "tests.django.users"
+
+MIDDLEWARE = "middleware"
+ENGINE = "engine"
+BOTH = "middleware engine"
+POOLS = [MIDDLEWARE, ENGINE, BOTH]
 
 
-def run(databases, *options, app=True):
-    return subprocess.run(
-        [
-            *(sys.executable, "-W", "error", str(MANAGE)),
-            *("test", "tests.django.users", "--noinput", *options),
-        ],
-        cwd=ROOT,
-        env={
-            **os.environ,
-            **databases.environ,
-            "DJANGO_SETTINGS_MODULE": "tests.django.users.settings",
-            "PYTHONPATH": str(ROOT),
-            "TEST_APP": "1" if app else "",
-        },
-        text=True,
-        capture_output=True,
-        timeout=120,
-    )
+class Project:
+    """The user's project: runs its tests, and says what they left."""
 
+    def __init__(self, databases, directory):
+        self.databases = databases
+        self.control = directory / "control"
+        self.threads = directory / "threads"
+        self.early = directory / "early"
 
-def test_databases(databases):
-    connection = psycopg2.connect(databases.server.dsn(databases.default))
-    with connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT datname FROM pg_database WHERE datname LIKE ANY (%s)",
-            [[f"test_{databases.default}%", f"test_{databases.replica}%"]],
+    def manage(self, *options, pool, **environ):
+        """Run the tests with Django's runner; without a pool, those without one."""
+        label = LABEL if pool else f"{LABEL}.shelf.tests"
+        command = [str(USERS / "manage.py"), "test", label, "--noinput"]
+        done = self._run([*command, *options], pool, environ)
+        assert (
+            done.stderr.rstrip()
+            .splitlines()[-1]
+            .startswith(("OK", "Destroying", "Preserving"))
+        ), done.stderr
+        return done
+
+    def pytest(self, *options, pool, **environ):
+        """Run the tests with pytest-django."""
+        command = ["-m", "pytest", "-c", str(USERS / "pytest.ini"), str(USERS)]
+        return self._run([*command, *options], pool, environ)
+
+    def _run(self, command, pool, environ):
+        done = subprocess.run(
+            [sys.executable, "-W", "error", *command],
+            cwd=ROOT,
+            env={
+                **os.environ,
+                **self.databases.environ,
+                "DJANGO_SETTINGS_MODULE": "tests.django.users.settings",
+                "PYTHONPATH": str(ROOT),
+                "TEST_POOL": pool,
+                "TEST_CONTROL_DIR": str(self.control),
+                "TEST_THREADS": str(self.threads),
+                "TEST_EARLY_DONE": str(self.early),
+                **environ,
+            },
+            text=True,
+            capture_output=True,
+            timeout=120,
         )
-        found = sorted(name for (name,) in cursor.fetchall())
-    connection.close()
-    return found
+        output = done.stdout + done.stderr
+        assert done.returncode == 0, output
+        assert "Warning" not in output
+        assert not self.threads.exists(), self.threads.read_text(encoding="utf-8")
+        assert not self.control.exists()
+        return done
+
+    @contextmanager
+    def _cursor(self):
+        connection = psycopg2.connect(self.databases.server.dsn("postgres"))
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            yield cursor
+        connection.close()
+
+    def test_databases(self):
+        """Give the names of those that are left."""
+        names = [self.databases.default, self.databases.replica]
+        with self._cursor() as cursor:
+            cursor.execute(
+                "SELECT datname FROM pg_database WHERE datname LIKE ANY (%s)",
+                [[f"test_{name}%" for name in names]],
+            )
+            return sorted(name for (name,) in cursor.fetchall())
+
+    def allow_connections(self, allowed):
+        """Let nobody connect to the project's real databases, or everybody again."""
+        with self._cursor() as cursor:
+            for name in (self.databases.default, self.databases.replica):
+                cursor.execute(
+                    sql.SQL("ALTER DATABASE {} ALLOW_CONNECTIONS {}").format(
+                        sql.Identifier(name), sql.Literal(allowed)
+                    )
+                )
 
 
-# It is a helper, whatever its name begins with.
-test_databases.__test__ = False
+@pytest.fixture
+def project(databases, tmp_path):
+    return Project(databases, tmp_path)
 
 
-@pytest.mark.parametrize("app", [False, True])
-def test_they_pass_and_the_test_databases_are_dropped(databases, app):
-    done = run(databases, app=app)
-    assert done.returncode == 0, done.stderr
-    assert "OK" in done.stderr
-    assert "Warning" not in done.stderr
-    assert test_databases(databases) == []
+@pytest.fixture
+def closed_project(project):
+    """Give the project with real databases that refuse everybody."""
+    project.allow_connections(False)
+    yield project
+    project.allow_connections(True)
 
 
-def test_they_pass_in_parallel_and_on_databases_kept(databases):
-    kept = run(databases, "--keepdb")
-    assert kept.returncode == 0, kept.stderr
-    assert len(test_databases(databases)) == 2
-    parallel = run(databases, "--parallel", "2")
-    assert parallel.returncode == 0, parallel.stderr
-    assert test_databases(databases) == []
+@pytest.mark.parametrize("pool", ["", *POOLS])
+def test_they_pass_and_the_test_databases_are_dropped(closed_project, pool):
+    closed_project.manage(pool=pool)
+    assert closed_project.test_databases() == []
+
+
+def test_they_pass_on_test_databases_with_the_configured_names(closed_project):
+    closed_project.manage(pool=BOTH, TEST_SAME_NAME="1")
+    closed_project.pytest(pool=BOTH, TEST_SAME_NAME="1")
+    assert closed_project.test_databases() == []
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_they_pass_in_parallel_and_on_databases_kept(closed_project, pool):
+    for _ in range(2 if pool == BOTH else 1):
+        closed_project.manage("--keepdb", pool=pool)
+        assert len(closed_project.test_databases()) == 2
+    closed_project.manage("--parallel", "2", pool=pool)
+    assert closed_project.test_databases() == []
+
+
+@pytest.mark.parametrize("pool", POOLS)
+def test_they_pass_under_pytest_django(closed_project, pool):
+    for _ in range(2 if pool == BOTH else 1):
+        closed_project.pytest("--reuse-db", pool=pool)
+        assert len(closed_project.test_databases()) == 2
+    closed_project.pytest("--create-db", pool=pool)
+    assert closed_project.test_databases() == []
+
+
+def test_they_pass_under_pytest_in_parallel(closed_project):
+    closed_project.pytest("-n", "2", pool=BOTH)
+    assert closed_project.test_databases() == []
+
+
+@pytest.mark.parametrize(
+    ("pool", "early"),
+    [
+        (BOTH, "ready"),
+        (ENGINE, "ready-thread"),
+        (BOTH, "import"),
+        (ENGINE, "import-thread"),
+        (MIDDLEWARE, "import-request"),
+    ],
+)
+def test_a_query_before_there_is_a_test_database(project, pool, early):
+    project.manage("--parallel", "2", pool=pool, TEST_EARLY=early)
+    (name,) = set(project.early.read_text(encoding="utf-8").split())
+    assert name == project.databases.default
+    assert project.test_databases() == []
+
+
+@pytest.mark.parametrize("early", ["ready", "ready-thread"])
+def test_a_query_before_pytest_django_makes_a_test_database(project, early):
+    project.pytest(pool=BOTH, TEST_EARLY=early)
+    assert project.early.exists()
+    assert project.test_databases() == []

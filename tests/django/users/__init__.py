@@ -1,1 +1,1 @@
-"""A user's project with a test suite of its own, which knows nothing of the pool."""
+"""A user's project with test suites of its own."""
