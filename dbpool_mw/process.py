@@ -120,6 +120,11 @@ def make_pool(
     return new
 
 
+def is_untested(alias: str, database: str) -> bool:
+    """Tell whether this is a test run, and no test database was made for the alias."""
+    return _is_test_run() and database == _configured.get(alias)
+
+
 def _is_test_run() -> bool:
     """Tell whether a test runner is at work: Django's own, or pytest-django.
 

@@ -94,15 +94,20 @@ class Attachment:
             with contextlib.suppress(RuntimeError):  # the interpreter is at its end
                 _thread.start_new_thread(pool.reclaim, (entry,))
 
-    def attach(self, wrapper: Any) -> None:
+    def attach(self, wrapper: Any, eager: bool = False) -> None:
         """Check a connection out and put it on the wrapper.
 
-        Raises what ``ConnectionPool.checkout`` raises.
+        With ``eager`` nothing has asked for one yet. Raises what
+        ``ConnectionPool.checkout`` raises.
         """
         if self.held:
             self._discard()
         name = wrapper.settings_dict["NAME"]
-        pool = process.pool(self.alias, name) or _make_pool(self.alias, name)
+        pool = process.pool(self.alias, name)
+        if pool is None:
+            if eager and process.is_untested(self.alias, name):
+                return
+            pool = _make_pool(self.alias, name)
         entry = pool.checkout(self)
         self.held.append((pool, entry))
         physical.put(wrapper, entry.connection, entry.checked_out_at)
@@ -212,8 +217,7 @@ def enter(request: Any, aliases: Iterable[str], lazy: bool) -> None:
     With ``lazy``, each gets it at its first query. Raises django.db.OperationalError
     when there is none to be had; what was attached before that stays attached.
     """
-    if BaseDatabaseWrapper.ensure_connection.__module__ != _DJANGO:
-        lazy = True  # pytest-django's, say: a test that may not use the database
+    replaced = BaseDatabaseWrapper.ensure_connection.__module__ != _DJANGO
     mine = here.attachments
     for alias in aliases:
         attachment = mine.get(alias)
@@ -229,9 +233,16 @@ def enter(request: Any, aliases: Iterable[str], lazy: bool) -> None:
             if wrapper.in_atomic_block or not attachment.held:
                 continue  # somebody's test, or a connection that isn't ours
             wrapper.close()  # left by a request that never finished
-        if not lazy:
+        if lazy:
+            continue
+        if replaced:
+            # By pytest-django, or in 5.2 and later by Django's own test classes. Where
+            # the test may not use the alias, its first query says so.
+            with contextlib.suppress(AssertionError, RuntimeError):
+                wrapper.ensure_connection()
+        else:
             try:
-                attachment.attach(wrapper)
+                attachment.attach(wrapper, eager=True)
             except psycopg2.Error:
                 with wrapper.wrap_database_errors:
                     raise
