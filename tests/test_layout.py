@@ -53,6 +53,7 @@ FLOORS: list[tuple[bool, list[str]]] = [
             "receivers",
             "error_pages",
             "checks",
+            "test",
             "management.commands.dbpool_stats",
             "management.commands.dbpool_drain",
         ],

@@ -424,7 +424,7 @@ class ConnectionPool:
         logger.warning(
             "%s: reclaimed a connection from a holder that is gone (%s)",
             self.name,
-            _holder_text(owner),
+            holder_text(owner),
         )
         self.checkin(entry)
 
@@ -496,7 +496,7 @@ class ConnectionPool:
             logger.warning(
                 "%s: rolled back a transaction left open (%s)",
                 self.name,
-                _holder_text(entry.owner.describe() if entry.owner else {}),
+                holder_text(entry.owner.describe() if entry.owner else {}),
             )
         return None
 
@@ -611,12 +611,12 @@ class ConnectionPool:
                 "%s: a connection is held for %.1f s (%s), checked out here:\n%s",
                 self.name,
                 held,
-                _holder_text(owner.describe()),
+                holder_text(owner.describe()),
                 "\n".join(lines(stack)),
             )
         for entry, owner in overdue:
             text = f"pool {self.name!r}: held longer than MAX_HOLD, {limit:g} s"
-            logger.warning("%s; cancelling (%s)", text, _holder_text(owner.describe()))
+            logger.warning("%s; cancelling (%s)", text, holder_text(owner.describe()))
             self._driver.doom(entry.connection, HoldTooLong(text))
         for entry in deaf:
             self._driver.sever(entry.connection, entry.socket)
@@ -805,7 +805,7 @@ class ConnectionPool:
             text += f"; {self._failures} failed connects, the last: {self._failure}"
         holders = self.holders()
         if holders:
-            named = ", ".join(map(_holder_text, holders[:_NAMED_HOLDERS]))
+            named = ", ".join(map(holder_text, holders[:_NAMED_HOLDERS]))
             more = len(holders) - _NAMED_HOLDERS
             text += f"; held by {named}" + (f" and {more} more" if more > 0 else "")
         return text
@@ -819,7 +819,7 @@ def _never(connection: Any, origin: Any) -> bool:
 _REASONS = {DRAINING: "drained", PAUSED: "paused", SHUT: "pool closed"}
 
 
-def _holder_text(holder: Mapping[str, Any]) -> str:
+def holder_text(holder: Mapping[str, Any]) -> str:
     """Put a holder into words: who, and for how long if that is known."""
     what = f"{holder['method']} {holder['path']}" if holder.get("path") else ""
     who = f"thread {holder['thread']}" if holder.get("thread") else "unknown"

@@ -33,6 +33,7 @@ def both(request):
 urlpatterns = [
     path("plain/", plain),
     path("count/", count),
+    path("books/", count),
     path("add/", add),
     path("fail/", fail),
     path("both/", both),

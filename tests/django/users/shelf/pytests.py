@@ -4,9 +4,11 @@ import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from django.conf import settings
 from django.db import connection
 from django.test import Client
 
+from dbpool_mw.test import assert_checkouts, assert_none_in_use
 from tests.django.users import early
 from tests.django.users.shelf.models import Book
 
@@ -59,6 +61,21 @@ def test_committed(transactional_db, client):
 @pytest.mark.django_db(transaction=True, serialized_rollback=True)
 def test_as_migrated(client):
     assert client.get("/add/").content == b"1"
+
+
+def test_assertions_would_assert_nothing(client):
+    with pytest.raises(RuntimeError, match="may not use default"):
+        assert_none_in_use()
+
+
+def test_assertions_would_assert_nothing_in_a_transaction(db, client):
+    with pytest.raises(RuntimeError, match="'default' is in a transaction"):
+        assert_checkouts(0).__enter__()
+
+
+def test_a_page_without_queries_checks_out_at_its_start(transactional_db, client):
+    with assert_checkouts(int("middleware" in settings.POOL)):
+        client.get("/plain/")
 
 
 def test_two_aliases_without_their_mark(db, client):
