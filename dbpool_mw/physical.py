@@ -82,7 +82,7 @@ def open_connection(alias: str, asking: Any) -> Any:
         except BaseException as error:
             if wrapper.connection is not None:
                 driver.close(wrapper.connection)
-            if not isinstance(error, psycopg2.OperationalError | PoolError):
+            if not isinstance(error, psycopg2.OperationalError):
                 raise
             raise ConnectFailed(
                 alias,
