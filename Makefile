@@ -15,11 +15,12 @@ export PIP_DISABLE_PIP_VERSION_CHECK := 1
 MADE := $(VENV)/.made-$(shell $(PYTHON) -c \
 	'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null || echo none)
 
-.PHONY: test sandbox bench matrix lint format types coverage clean help
+.PHONY: test sandbox faults bench matrix lint format types coverage clean help
 
 help:
 	@echo "make test      the tests, on a real PostgreSQL"
 	@echo "make sandbox   the main job on a real server under load; SERVE=1 keeps it up"
+	@echo "make faults    break things under traffic; writes docs/reliability.rst"
 	@echo "make bench     the benchmarks of docs/benchmarks.rst"
 	@echo "make matrix    the tests on every Python and Django that is here"
 	@echo "make lint | types | format | coverage | clean"
@@ -31,6 +32,9 @@ test: $(VENV)/.with-test
 
 sandbox: $(VENV)/.with-sandbox
 	$(BIN)/python -m sandbox.run $(ARGS)
+
+faults: $(VENV)/.with-test
+	DBPOOL_MW_TEST_WRITE_DOCS=1 $(BIN)/python -m pytest tests/faults $(ARGS)
 
 bench: $(VENV)/.with-sandbox
 	$(BIN)/python -m sandbox.benchmarks $(ARGS)

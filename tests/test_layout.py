@@ -180,3 +180,17 @@ def test_the_package_can_be_imported_before_its_settings_are() -> None:
 )
 def test_every_way_to_import_is_seen(statement: str, found: list[str]) -> None:
     assert list(imports(ast.parse(statement), "dbpool_mw.core")) == found
+
+
+def test_no_time_is_taken_from_a_clock_that_jumps() -> None:
+    # The one exception tells a reader when something began.
+    allowed = {"management.commands.dbpool_drain", "management.commands.dbpool_stats"}
+    for name, path in FILES.items():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        taken = {
+            ast.unparse(node.func)
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Call)
+        }
+        jumps = {"time.time", "time", "datetime.now", "timezone.now", "datetime.utcnow"}
+        assert name in allowed or not taken & jumps, name

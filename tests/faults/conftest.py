@@ -44,14 +44,15 @@ class Under:
 
     def __init__(self, name: str, project: Project) -> None:
         self.name = name
-        self.workers = 2 if name == "gthread" else 1
+        self.workers = 1 if name == "uvicorn" else 2
         self._project = project
 
     def __call__(self, *options: str) -> AbstractContextManager[Server]:
         """Run the project under it."""
         if self.name == "uvicorn":
             return self._project.uvicorn()
-        return self._project.gunicorn("--threads", "8", *options, workers=self.workers)
+        threads = ["--threads", "8"] if self.name == "gthread" else []
+        return self._project.gunicorn(*threads, *options, workers=self.workers)
 
     @contextmanager
     def traffic(
@@ -70,6 +71,12 @@ class Under:
 def under(request: pytest.FixtureRequest, project: Project) -> Under:
     """Give each kind of server."""
     return Under(request.param, project)
+
+
+@pytest.fixture
+def under_sync(project: Project) -> Under:
+    """Give gunicorn with two workers of one thread each."""
+    return Under("sync", project)
 
 
 @pytest.fixture

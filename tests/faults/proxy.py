@@ -22,7 +22,7 @@ class Proxy:
         self.delay = 0.0
         self.accepted = 0
         self._open: list[socket.socket] = []
-        self._deaf: set[int] = set()
+        self._deaf: set[socket.socket] = set()
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
         self._threads[0].start()
 
@@ -46,7 +46,7 @@ class Proxy:
 
     def forget(self) -> None:
         """Make the connections there are deaf for good; new ones work."""
-        self._deaf |= {id(each) for each in self._open}
+        self._deaf.update(self._open)
 
     def _accept(self) -> None:
         while True:
@@ -81,7 +81,7 @@ class Proxy:
         with suppress(OSError):
             while data := source.recv(65536):
                 self.hears.wait()
-                if id(source) in self._deaf:
+                if source in self._deaf:
                     continue
                 target.sendall(data)
         for each in (source, target):

@@ -1,6 +1,7 @@
 """Views that do to their connection whatever a view may do."""
 
 import asyncio
+import builtins
 import os
 
 from asgiref.sync import sync_to_async
@@ -42,6 +43,7 @@ __all__ = [
     "missing",
     "no_database",
     "nothing",
+    "raises",
     "raises_in_stream",
     "run",
     "stream",
@@ -172,6 +174,13 @@ class FailingClose(HttpResponse):
 
 def close_fails(request):
     return FailingClose(str(backend_pid()))
+
+
+def raises(request):
+    """Raise an exception of any kind."""
+    backend_pid()
+    kind = request.GET["kind"]
+    raise getattr(builtins, kind, None) or getattr(asyncio, kind)
 
 
 def missing(request):
