@@ -101,17 +101,17 @@ def test_hundreds_of_clients_go_away_in_mid_stream(under, project, figures, path
         met.good()
         assert project.totals()["size"] <= MAX_CONNS * under.workers
     assert set(met.counts) == {200}
-    figures.add(
-        f"200 clients gone in mid-stream ({path.split('/')[1]})", under.name, met
-    )
+    kind = "async stream" if "async" in path else "stream"
+    figures.add(f"200 clients gone in mid-{kind}", under.name, met)
 
 
 def test_requests_end_by_exceptions_of_every_kind(under, project, figures):
     kinds = ["SystemExit", "KeyboardInterrupt", "GeneratorExit", "MemoryError"]
     kinds += ["RecursionError", "StopIteration", "CancelledError", "ValueError"]
     if under.name == "uvicorn":
-        # With these two asyncio ends the event loop, and uvicorn with it.
-        kinds = kinds[2:]
+        # With two of them asyncio ends the event loop, and uvicorn with it; a coroutine
+        # that raises the third is never done.
+        kinds = [k for k in kinds[2:] if k != "StopIteration"]
     with under.traffic(clients=4) as (server, met):
         before = sorted(project.pids())
         for kind in kinds * 3:
