@@ -17,7 +17,8 @@ SERVERS = [
 GEVENT = ["gevent>=24.2", "psycogreen>=1.0.2"]
 # The user's project among the tests runs under pytest-django and pytest-xdist too.
 RUNNERS = ["pytest>=9.0", "pytest-django>=4.11", "pytest-xdist>=3.8"]
-TEST = [*SERVERS, *GEVENT, *RUNNERS]
+CELERY = ["celery>=5.4"]
+TEST = [*SERVERS, *GEVENT, *CELERY, *RUNNERS]
 LINT = ["ruff==0.17.5"]
 TYPES = ["mypy>=1.18,<2.5", "django-stubs>=5.2.9", "types-psycopg2"]
 
@@ -58,6 +59,7 @@ setup(
     extras_require={
         "psycopg2": ["psycopg2>=2.9.9"],
         "binary": ["psycopg2-binary>=2.9.9"],
+        "celery": CELERY,
         "gevent": GEVENT,
         "sandbox": SERVERS,
         "test": TEST,

@@ -23,10 +23,11 @@ class DbpoolMwConfig(AppConfig):
             import psycopg2  # noqa: F401
         except ImportError:
             return  # a check says so
-        from dbpool_mw import error_pages, process, receivers, wrapper
+        from dbpool_mw import django_tasks, error_pages, process, receivers, wrapper
 
         process.remember_databases()
         receivers.connect()
+        django_tasks.connect()
         error_pages.install()
         os.register_at_fork(after_in_child=process.after_fork_in_child)
         os.register_at_fork(after_in_child=wrapper.forget_inherited)

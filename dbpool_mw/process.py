@@ -201,4 +201,7 @@ def handle(request: Mapping[str, Any]) -> dict[str, Any]:
 def _command() -> str:
     """Say what this process runs as, in the words it was started with."""
     program, *arguments = sys.argv or [""]
-    return " ".join([os.path.basename(program) or "python", *arguments])[:200]
+    directory, name = os.path.split(program)
+    if name == "__main__.py":  # python -m celery, say
+        name = os.path.basename(directory)
+    return " ".join([name or "python", *arguments])[:200]

@@ -52,6 +52,8 @@ FLOORS: list[tuple[bool, list[str]]] = [
             "middleware",
             "receivers",
             "error_pages",
+            "django_tasks",
+            "contrib.celery.apps",
             "checks",
             "test",
             "management.commands.dbpool_stats",
@@ -73,6 +75,7 @@ FLOORS: list[tuple[bool, list[str]]] = [
 PACKAGES = [
     *("", "core", "control", "management", "management.commands"),
     *("backends", "backends.postgresql", "backends.postgis"),
+    *("contrib", "contrib.celery"),
 ]
 
 FLOOR = {name: number for number, (_, names) in enumerate(FLOORS) for name in names}

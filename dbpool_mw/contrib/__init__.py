@@ -1,0 +1,1 @@
+"""The pools in other packages' workers; each is an app for INSTALLED_APPS."""
