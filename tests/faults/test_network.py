@@ -24,7 +24,8 @@ def proxy(project) -> Iterator[Proxy]:
 
 
 def test_a_deaf_network_stops_nobody_for_good(under, project, proxy, figures):
-    with under.traffic() as (server, met):
+    # More than there are connections: some are in a query then, and some wait.
+    with under.traffic(clients=16) as (server, met):
         before = sorted(project.pids())
         proxy.hears.clear()
         deaf = time.monotonic()

@@ -1,0 +1,113 @@
+"""Django's own tasks, run by a worker in threads, and in place."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+from django.db import connection
+from django.http import HttpResponse
+from django.test import override_settings
+
+from dbpool_mw import process, wrapper
+from tests.postgres.conftest import ask, stats
+
+tasks = pytest.importorskip(
+    "django.tasks", reason="django.tasks came with Django 6.0", exc_type=ImportError
+)
+
+pytestmark = pytest.mark.usefixtures("fresh_wrappers")
+IN_PLACE = {"default": {"BACKEND": "django.tasks.backends.immediate.ImmediateBackend"}}
+seen: list[object] = []
+
+
+def backend_of_task():
+    seen.append(ask("SELECT pg_backend_pid()"))
+    seen.extend(holder["path"] for holder in process.pools()[0].holders())
+
+
+def failing_task():
+    ask("SELECT 1")
+    raise ValueError("on purpose")
+
+
+def exiting_task():
+    ask("SELECT 1")
+    raise SystemExit
+
+
+class Backend:
+    """What the signals name as the sender: a worker's backend."""
+
+
+def run(function):
+    """Run a task as a worker's backend does: the signals around it, in this thread."""
+    task = tasks.task(function)
+
+    class Result:
+        id = f"result of {function.__name__} in {threading.get_ident()}"
+
+    Result.task, Result.backend = task, "worker"
+    Result.status = tasks.TaskResultStatus.RUNNING
+    tasks.signals.task_started.send(sender=Backend, task_result=Result)
+    try:
+        task.func()
+    except BaseException as error:
+        return error
+    finally:
+        tasks.signals.task_finished.send(sender=Backend, task_result=Result)
+
+
+@pytest.fixture(autouse=True)
+def _settings():
+    seen.clear()
+    with override_settings(TASKS=IN_PLACE):
+        yield
+
+
+def test_each_task_has_a_pooled_connection_and_gives_it_back():
+    for function in (backend_of_task, failing_task, exiting_task, backend_of_task):
+        run(function)
+        assert stats()["in_use"] == 0
+    first, name, second, _ = seen
+    assert first == second
+    assert name == f"{__name__}.backend_of_task"
+    assert stats()["checkouts"] == 4
+    assert stats()["opened"] == 1
+    assert stats()["reclaimed"] == 0
+    assert wrapper.KEY not in vars(connection)
+
+
+@override_settings(DBPOOL_MW_MAX_CONNS=2, DBPOOL_MW_TIMEOUT=20)
+def test_a_worker_with_threads_shares_the_pool():
+    threads = [threading.Thread(target=run, args=[backend_of_task]) for _ in range(20)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert stats()["checkouts"] == 20
+    assert stats()["opened"] <= 2
+    assert stats()["in_use"] == stats()["reclaimed"] == 0
+
+
+def test_a_task_run_in_place_uses_the_connection_of_the_request(requests):
+    task = tasks.task(backend_of_task)
+
+    def view(request):
+        before = ask("SELECT pg_backend_pid()")
+        task.enqueue()
+        assert seen == [before, "/"]
+        return HttpResponse()
+
+    assert requests(view).status_code == 200
+    assert stats()["checkouts"] == 1
+
+
+def test_a_task_run_in_place_elsewhere_opens_no_pool():
+    result = tasks.task(asks).enqueue()
+    assert result.status == tasks.TaskResultStatus.SUCCESSFUL
+    assert process.pools() == []
+
+
+def asks():
+    ask("SELECT 1")
