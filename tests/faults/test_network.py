@@ -63,6 +63,7 @@ def test_holders_on_connections_that_stay_deaf_are_cut_off(under, project, proxy
 
 def test_a_deaf_connection_is_found_out_when_it_is_tried(under, project, proxy):
     project.settings["DBPOOL_MW_CHECK_AFTER_IDLE"] = 0
+    under.workers = 1
     with under() as server:
         assert server.get("/facts/").status == 200
         project.rest()
