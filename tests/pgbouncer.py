@@ -8,16 +8,17 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import psycopg2
 import pytest
 
 from sandbox.postgres import Server, machine
+from sandbox.postgres.watchdog import Watchdog
 from tests.process.servers import wait_until
 
 # Debian puts it where only root looks.
 PROGRAM = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
+STOP_SECONDS = 30.0
 
 needs_pgbouncer = pytest.mark.skipif(
     PROGRAM is None, reason="no pgbouncer on PATH or in /usr/sbin: install it to test"
@@ -25,57 +26,71 @@ needs_pgbouncer = pytest.mark.skipif(
 
 
 @contextmanager
-def pgbouncer(server: Server, mode: str, size: int = 5) -> Iterator[Server]:
+def pgbouncer(
+    server: Server, mode: str, size: int = 5, **settings: object
+) -> Iterator[Server]:
     """Run PgBouncer in front of a server; give its address.
 
-    ``size`` is the most connections that it opens to one database.
+    ``size`` is the most connections that it opens to one database. It is gone when the
+    block ends, or this process does. Its console is the database "pgbouncer".
     """
     assert PROGRAM is not None
     # It refuses to run as root, like PostgreSQL.
     account = machine.unprivileged_account()
     directory = machine.new_directory(account)
-    front = Server("127.0.0.1", machine.free_port(), server.user, "", server.dbname)
-    path = directory / "pgbouncer.ini"
-    path.touch(0o600)
-    path.write_text(
-        f"[databases]\n* = host={server.host} port={server.port} user={server.user}"
-        f" password='{server.password}'\n"
-        f"[pgbouncer]\nlisten_addr = {front.host}\nlisten_port = {front.port}\n"
-        f"unix_socket_dir =\nauth_type = any\npool_mode = {mode}\n"
-        f"default_pool_size = {size}\nmax_client_conn = 100\n"
-    )
-    machine.give(directory, account)
+    watchdog = Watchdog(directory)
     try:
-        with _running([PROGRAM, str(path)], directory, account) as process:
+        front = Server("127.0.0.1", machine.free_port(), server.user, "", server.dbname)
+        settings = {
+            "listen_addr": front.host,
+            "listen_port": front.port,
+            "unix_socket_dir": "",
+            # Whoever is in the file, whatever password is given.
+            "auth_type": "trust",
+            "auth_file": directory / "users",
+            "admin_users": server.user,
+            "pool_mode": mode,
+            "default_pool_size": size,
+            "max_client_conn": 100,
+            **settings,
+        }
+        users = directory / "users"
+        users.touch(0o600)
+        users.write_text(f"{_quoted(server.user)} {_quoted(server.password)}\n")
+        (directory / "pgbouncer.ini").write_text(
+            f"[databases]\n* = host={server.host} port={server.port}\n[pgbouncer]\n"
+            + "".join(f"{name} = {value}\n" for name, value in settings.items())
+        )
+        machine.give(directory, account)
+        with (directory / "log").open("wb") as log:
+            process = subprocess.Popen(
+                [PROGRAM, str(directory / "pgbouncer.ini")],
+                cwd=directory,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                **account,
+            )
+        watchdog.tell(process.pid)
 
-            def answers() -> bool:
-                assert process.poll() is None, (directory / "log").read_text()
-                with contextlib.suppress(psycopg2.OperationalError):
-                    psycopg2.connect(front.dsn()).close()
-                    return True
-                return False
+        def answers() -> bool:
+            assert process.poll() is None, (directory / "log").read_text()
+            with contextlib.suppress(psycopg2.OperationalError):
+                psycopg2.connect(front.dsn("pgbouncer")).close()
+                return True
+            return False
 
+        try:
             wait_until(answers, "PgBouncer answers")
             yield front
+        finally:
+            process.terminate()  # it ends at once, without waiting for clients
+            process.wait(STOP_SECONDS)
+            watchdog.tell(None)
     finally:
-        shutil.rmtree(directory)
+        watchdog.release(STOP_SECONDS)
 
 
-@contextmanager
-def _running(
-    command: list[str], directory: Path, account: dict[str, object]
-) -> Iterator[subprocess.Popen[bytes]]:
-    with (directory / "log").open("wb") as log:
-        process = subprocess.Popen(
-            command,
-            cwd=directory,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            **account,  # type: ignore[call-overload]
-        )
-    try:
-        yield process
-    finally:
-        process.terminate()  # it ends at once, without waiting for clients
-        process.wait(30)
+def _quoted(value: str) -> str:
+    return '"' + value.replace('"', '""') + '"'

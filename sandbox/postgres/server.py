@@ -21,6 +21,7 @@ from typing import Any, ClassVar, Literal
 
 from sandbox.postgres import machine
 from sandbox.postgres.address import Server
+from sandbox.postgres.watchdog import Watchdog
 
 START_SECONDS = 30.0
 STOP_SECONDS = 30.0
@@ -36,44 +37,28 @@ DEFAULT_SETTINGS: dict[str, object] = {
     "dynamic_shared_memory_type": "mmap",
 }
 
-# Reads process ids until its owner's end of the pipe closes. The last one is alive;
-# an empty line says that nothing is. A zombie still answers kill -0 where nobody
-# reaps it, so a removed pid file counts as gone too.
-WATCHDOG = """
-trap '' HUP INT TERM
-pid=
-while read -r line; do pid=$line; done
-if [ -n "$pid" ] && kill -QUIT "$pid" 2>/dev/null; then
-    n=0
-    while kill -0 "$pid" 2>/dev/null && [ -e "$1/data/postmaster.pid" ]; do
-        n=$((n + 1))
-        if [ "$n" -gt 400 ]; then kill -KILL "$pid"; break; fi
-        sleep 0.02
-    done
-fi
-n=0
-until rm -rf "$1" 2>/dev/null || [ "$n" -gt 100 ]; do n=$((n + 1)); sleep 0.05; done
-"""
-
 
 class PostgresServer(Server):
     """Own a private PostgreSQL: start, stop, kill and restart it, then remove it.
 
-    One thread at a time may call its methods. A process forked from the owner may use
-    the address, and never ends the server.
+    ``extension`` names one that the server must offer, such as "postgis". One thread at
+    a time may call its methods. A process forked from the owner may use the address,
+    and never ends the server.
     """
 
     _servers: ClassVar[weakref.WeakSet[PostgresServer]] = weakref.WeakSet()
 
-    def __init__(self, settings: Mapping[str, object] | None = None) -> None:
+    def __init__(
+        self, settings: Mapping[str, object] | None = None, extension: str = ""
+    ) -> None:
         super().__init__("127.0.0.1", 0, "postgres", secrets.token_hex(16))
         self.settings = {**DEFAULT_SETTINGS, **(settings or {})}
+        self.extension = extension
         self.directory: Path | None = None
         self._binaries = Path()
         self._account: dict[str, Any] = {}
         self._process: subprocess.Popen[bytes] | None = None
-        self._watchdog: subprocess.Popen[bytes] | None = None
-        self._lifeline = -1  # Our end of the watchdog's pipe.
+        self._watchdog: Watchdog | None = None
         self._gone = -1  # Ends when the last process of the server does.
 
     def __enter__(self) -> PostgresServer:
@@ -143,26 +128,15 @@ class PostgresServer(Server):
             return
         with contextlib.suppress(subprocess.TimeoutExpired, TimeoutError):
             self.stop("immediate")
-        os.close(self._lifeline)
-        self._watchdog.wait(STOP_SECONDS)
+        self._watchdog.release(STOP_SECONDS)
         shutil.rmtree(self.directory, ignore_errors=True)
         self._watchdog = self.directory = None
 
     def _prepare(self) -> None:
-        source = machine.find_binaries()
+        source = machine.find_binaries(self.extension)
         self._account = machine.unprivileged_account()
         self.directory = machine.new_directory(self._account)
-        ours, theirs = os.pipe()
-        self._lifeline = theirs
-        self._watchdog = subprocess.Popen(
-            ["/bin/sh", "-c", WATCHDOG, "watchdog", str(self.directory)],
-            cwd="/",
-            stdin=ours,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
-        os.close(ours)
+        self._watchdog = Watchdog(self.directory)
         self._servers.add(self)
         self._binaries = source
         if self._account and not self._can_run(source / "postgres"):
@@ -247,7 +221,8 @@ class PostgresServer(Server):
             raise TimeoutError("the postmaster has ended and its sessions have not")
 
     def _tell_watchdog(self, pid: int | None) -> None:
-        os.write(self._lifeline, b"\n" if pid is None else b"%d\n" % pid)
+        assert self._watchdog is not None
+        self._watchdog.tell(pid)
 
     def _popen(self, command: list[str], **options: Any) -> subprocess.Popen[bytes]:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("PG")}
@@ -269,10 +244,8 @@ class PostgresServer(Server):
         for server in cls._servers:
             if server._watchdog is None:
                 continue
-            # Held open, the pipe would keep the watchdog waiting for this child too.
-            os.close(server._lifeline)
-            # Neither is a child of ours to wait for.
-            server._watchdog.returncode = 0
+            server._watchdog.forget()
+            # Not a child of ours to wait for.
             if server._process is not None:
                 server._process.returncode = 0
             server._watchdog = server._process = None
