@@ -2,7 +2,8 @@
 
 `postgres` is the server of the whole run: a private one, or the one that the variable
 DBPOOL_MW_TEST_DSN names (its user must be allowed to create databases). `own_postgres`
-is always private, for tests that stop or kill it. `database` is a fresh database.
+is always private, for tests that stop or kill it. `postgis` is a private one that
+offers PostGIS. `database` is a fresh database.
 
 `databases` points Django's aliases "default" and "replica" at two databases on
 `postgres`, by changing the dicts in settings.DATABASES in place: every wrapper of every
@@ -22,6 +23,7 @@ from dataclasses import dataclass
 import django
 import pytest
 from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 
 from sandbox.postgres import PostgresMissing, PostgresServer, Server
@@ -139,6 +141,23 @@ def own_postgres(_private_postgres: PostgresServer) -> PostgresServer:
     if not _private_postgres.running:
         _private_postgres.start()
     return _private_postgres
+
+
+@pytest.fixture(scope="session")
+def postgis() -> Iterator[PostgresServer]:
+    """Give a private server that offers PostGIS, where django.contrib.gis works too."""
+    how = "On Debian, root installs it by .ci/debian."
+    try:
+        # They load the libraries.
+        import django.contrib.gis.gdal
+        import django.contrib.gis.geos  # noqa: F401
+    except ImproperlyConfigured as missing:
+        pytest.skip(f"{missing} {how}")
+    try:
+        with PostgresServer(SERVER_SETTINGS, extension="postgis") as server:
+            yield server
+    except PostgresMissing as missing:
+        pytest.skip(f"{missing} {how}")
 
 
 @pytest.fixture
