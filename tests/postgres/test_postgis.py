@@ -200,7 +200,7 @@ def test_migrate_makes_the_extension(empty):
 
 def test_a_test_database_gets_the_extension_and_can_be_dropped(places, requests):
     configured = settings.DATABASES["default"]["NAME"]
-    test = connection.creation.create_test_db(verbosity=0, serialize=False)
+    test = connection.creation.create_test_db(verbosity=0)
     try:
         with connection.schema_editor() as editor:
             editor.create_model(places)
