@@ -217,7 +217,7 @@ def enter(request: Any, aliases: Iterable[str], lazy: bool) -> None:
     With ``lazy``, each gets it at its first query. Raises django.db.OperationalError
     when there is none to be had; what was attached before that stays attached.
     """
-    replaced = BaseDatabaseWrapper.ensure_connection.__module__ != _DJANGO
+    replaced = BaseDatabaseWrapper.ensure_connection is not _ENSURE_CONNECTION
     mine = here.attachments
     for alias in aliases:
         attachment = mine.get(alias)
@@ -248,7 +248,10 @@ def enter(request: Any, aliases: Iterable[str], lazy: bool) -> None:
                     raise
 
 
-_DJANGO = "django.db.backends.base.base"
+#: Django's own; None where somebody replaced it before this module was imported.
+_ENSURE_CONNECTION: Any = BaseDatabaseWrapper.ensure_connection
+if _ENSURE_CONNECTION.__module__ != BaseDatabaseWrapper.__module__:
+    _ENSURE_CONNECTION = None
 
 
 def finish() -> None:

@@ -9,15 +9,16 @@ from types import CodeType, FrameType
 #: How many frames are captured, from the innermost on.
 DEPTH = 30
 
+#: For each call its code, and the position in it.
 Stack = tuple[tuple[CodeType, int], ...]
 
 
 def capture() -> Stack:
-    """Give the stack of the caller, without reading a file or making a text."""
+    """Give the stack of the caller, without reading a file or looking for a line."""
     frame: FrameType | None = sys._getframe(1)
     found: list[tuple[CodeType, int]] = []
     while frame is not None and len(found) < DEPTH:
-        found.append((frame.f_code, frame.f_lineno))
+        found.append((frame.f_code, frame.f_lasti))
         frame = frame.f_back
     return tuple(found)
 
@@ -25,6 +26,16 @@ def capture() -> Stack:
 def lines(stack: Stack) -> list[str]:
     """Give a stack as text, the outermost call first, as a traceback has it."""
     summary = traceback.StackSummary.from_list(
-        [(code.co_filename, line, code.co_name, None) for code, line in stack[::-1]]
+        [
+            (code.co_filename, _line(code, position), code.co_name, None)
+            for code, position in stack[::-1]
+        ]
     )
     return [line for each in summary.format() for line in each.rstrip().split("\n")]
+
+
+def _line(code: CodeType, position: int) -> int:
+    for start, end, line in code.co_lines():
+        if start <= position < end and line is not None:
+            return line
+    return code.co_firstlineno

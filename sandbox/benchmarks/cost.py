@@ -6,6 +6,7 @@ import gc
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 from django.core.handlers.wsgi import WSGIHandler, WSGIRequest
@@ -15,6 +16,7 @@ from django.test import RequestFactory
 from psycopg2.pool import ThreadedConnectionPool
 
 from dbpool_mw import process
+from dbpool_mw.core.pool import ConnectionPool
 from dbpool_mw.middleware import ConnectionPoolMiddleware
 from dbpool_mw.receivers import return_connections
 from sandbox.benchmarks.figures import Part, Ratio, Series
@@ -28,13 +30,17 @@ def measure(dsn: str, rounds: int, operations: int) -> Part:
     """
     reference = Series("getconn + putconn", "us")
     bare = Series("checkout + checkin", "us")
+    leaks = Series("the same with LEAK_AFTER", "us")
     cycle = Series("request cycle", "us")
     psycopg2_pool = ThreadedConnectionPool(1, 10, dsn)
     try:
         _time_cycle(100)  # opens the pool's connection
+        (pool,) = process.pools()
+        watchful = _with_leak_after(pool)
         timed: list[tuple[Series, Callable[[int], float]]] = [
             (reference, lambda number: _time_reference(psycopg2_pool, number)),
-            (bare, _time_bare),
+            (bare, lambda number: _time_bare(pool, number)),
+            (leaks, lambda number: _time_bare(watchful, number)),
             (cycle, _time_cycle),
         ]
         for number in range(rounds):
@@ -43,15 +49,17 @@ def measure(dsn: str, rounds: int, operations: int) -> Part:
                 series.rounds.append(take(operations) / operations * 1e6)
     finally:
         psycopg2_pool.closeall()
+        watchful.close()
         process.close()
     return Part(
         "Cost in the worker",
         "Microseconds of one thread, each with one warm connection: getconn and "
         "putconn of psycopg2.pool.ThreadedConnectionPool; checkout and checkin of this "
-        "app's pool; and a request's cycle, which is the middleware around a view that "
-        "does nothing, and this app's receiver of request_finished. "
+        "app's pool, and the same with LEAK_AFTER set, which captures the stack of "
+        "each checkout; and a request's cycle, which is the middleware around a view "
+        "that does nothing, and this app's receiver of request_finished. "
         f"{rounds} rounds of {operations} each, in turn.",
-        [reference, bare, cycle],
+        [reference, bare, leaks, cycle],
         [Ratio(bare, reference, "at most", 2.5), Ratio(cycle, reference, "at most", 4)],
     )
 
@@ -86,8 +94,15 @@ class _Nobody:
 _NOBODY = _Nobody()
 
 
-def _time_bare(number: int) -> float:
-    (pool,) = process.pools()
+def _with_leak_after(pool: ConnectionPool) -> ConnectionPool:
+    """Make a pool like this one that captures the stack of each checkout."""
+    config = replace(pool.config, leak_after=30.0)
+    return ConnectionPool(
+        pool.name, config, connect=lambda owner: pool._connect(None), reset=pool._reset
+    )
+
+
+def _time_bare(pool: ConnectionPool, number: int) -> float:
     with _no_garbage_collection():
         began = time.perf_counter()
         for _ in range(number):
