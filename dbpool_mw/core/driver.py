@@ -14,7 +14,7 @@ import select
 import socket
 import sys
 from collections.abc import Callable
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import psycopg2
@@ -216,12 +216,13 @@ for _name in ("isolation_level", "readonly", "deferrable", "cursor_factory"):
     setattr(TrackedConnection, _name, _touching_attribute(_name))
 
 
-@cache
+# Bounded: django-prometheus makes a cursor class for each connection it opens.
+@lru_cache(maxsize=256)
 def _tracked_cursor(base: Any) -> Any:
     return _mixed(_TrackedCursor, base)
 
 
-@cache
+@lru_cache(maxsize=64)
 def tracked_connection(base: Any = None) -> Any:
     """Give the connection factory to pass to ``psycopg2.connect``.
 
