@@ -18,7 +18,9 @@ GEVENT = ["gevent>=24.2", "psycogreen>=1.0.2"]
 # The user's project among the tests runs under pytest-django and pytest-xdist too.
 RUNNERS = ["pytest>=9.0", "pytest-django>=4.11", "pytest-xdist>=3.8"]
 CELERY = ["celery>=5.4"]
-TEST = [*SERVERS, *GEVENT, *CELERY, *RUNNERS]
+# ENGINEs of others, which the pool has to work with.
+ENGINES = ["django-prometheus>=2.4", "django-tenants>=3.10"]
+TEST = [*SERVERS, *GEVENT, *CELERY, *RUNNERS, *ENGINES]
 LINT = ["ruff==0.17.5"]
 TYPES = ["mypy>=1.18,<2.5", "django-stubs>=5.2.9", "types-psycopg2"]
 

@@ -21,8 +21,11 @@ from django.db.backends.signals import connection_created
 from dbpool_mw.core import driver
 from dbpool_mw.core.errors import ConnectFailed, PoolError
 
-#: Where a stand-in notes what is assigned to it, and what was before a signal.
+#: Where a stand-in notes what is assigned to it.
 _NOTES = "_dbpool_mw_notes"
+
+#: Where a wrapper has the hooks that came with its last connection.
+_HOOKS = "_dbpool_mw_hooks"
 
 
 def put(wrapper: Any, connection: Any, now: float) -> None:
@@ -32,15 +35,29 @@ def put(wrapper: Any, connection: Any, now: float) -> None:
     """
     state = wrapper.__dict__
     state.update(connection.marks)
+    for name, value in connection.containers.items():
+        state[name] = value.copy()
     state["connection"] = connection
     state["savepoint_ids"] = []
     state["atomic_blocks"] = []
     state["run_on_commit"] = []
     max_age = wrapper.settings_dict["CONN_MAX_AGE"]
     state["close_at"] = None if max_age is None else now + max_age
-    if connection.hooks:
-        hooks = wrapper.execute_wrappers
-        hooks += [each for each in connection.hooks if each not in hooks]
+    if connection.hooks or _HOOKS in state:
+        _put_hooks(wrapper, connection.hooks)
+
+
+def _put_hooks(wrapper: Any, hooks: list[Any]) -> None:
+    """Put a connection's execute_wrappers in the place of the last connection's.
+
+    They come first, as if they had been there ever since: what ``execute_wrapper()``
+    has put on the list for a block, it takes off at its end.
+    """
+    state = vars(wrapper)
+    last, there = state.get(_HOOKS, []), wrapper.execute_wrappers
+    there[:] = [each for each in there if not any(each is one for one in last)]
+    state[_HOOKS] = [each for each in hooks if each not in there]
+    there[:0] = state[_HOOKS]
 
 
 def is_opening(wrapper: Any) -> bool:
@@ -56,8 +73,7 @@ def open_connection(alias: str, asking: Any) -> Any:
     """
     with _stand_in(alias, asking) as wrapper:
         engine: Any = type(wrapper)
-        notes = _Notes()
-        vars(wrapper)[_NOTES] = notes
+        notes = _note(wrapper)
 
         def get_connection_params() -> dict[str, Any]:
             params: dict[str, Any] = engine.get_connection_params(wrapper)
@@ -66,7 +82,6 @@ def open_connection(alias: str, asking: Any) -> Any:
             return {**limits, **params, "connection_factory": factory}
 
         vars(wrapper)["get_connection_params"] = get_connection_params
-        _become(wrapper, _noting(engine))
         try:
             engine.connect(wrapper)
             connection = wrapper.connection
@@ -77,8 +92,7 @@ def open_connection(alias: str, asking: Any) -> Any:
                     "which was not made with the connection_factory it was given",
                 )
             driver.keep(connection)
-            connection.marks = notes.marks(wrapper)
-            connection.hooks = list(wrapper.execute_wrappers)
+            notes.mark(connection, wrapper)
         except BaseException as error:
             if wrapper.connection is not None:
                 driver.close(wrapper.connection)
@@ -105,9 +119,11 @@ def reset_session(
     driver.forget_session(connection, origin)
     with _stand_in(alias, asking) as wrapper:
         put(wrapper, connection, time.monotonic())
+        notes = _note(wrapper)
         try:
             wrapper.init_connection_state()
-            connection_created.send(sender=type(wrapper), connection=wrapper)
+            connection_created.send(sender=wrapper.__class__, connection=wrapper)
+            notes.mark(connection, wrapper)
         finally:
             wrapper.connection = None
     driver.keep(connection)
@@ -146,6 +162,8 @@ _NO_MARKS = frozenset(
         "atomic_blocks",
         "close_at",
         "connection",
+        "execute_wrappers",
+        "force_debug_cursor",
         "queries_log",
         "run_commit_hooks_on_set_autocommit_on",
         "run_on_commit",
@@ -156,45 +174,72 @@ _NO_MARKS = frozenset(
 
 
 class _Notes:
-    """The names of what is assigned to a stand-in while it connects.
+    """What is assigned to a stand-in while it sets a session up.
 
-    Not while receivers of ``connection_created`` run: what an ENGINE notes when they
-    query is of the stand-in's session and of its own tenant or role, say, and would be
-    believed of another wrapper's.
+    Also what is assigned the value it has already: another wrapper may have another.
+    But nothing that a query assigns, such as Django's look at the server's version: an
+    ENGINE that sets a tenant's search path before a query, and remembers that it did,
+    means the stand-in's tenant, and would be believed of another wrapper's.
     """
 
     def __init__(self) -> None:
-        self.names: set[str] = set()
-        self.in_signal = False
+        self.values: dict[str, Any] = {}
+        self.queries = 0
 
-    def note(self, name: str) -> None:
-        if name == "run_on_commit":
-            # Django's connect() assigns it last, after the signal.
-            self.in_signal = False
-        if not self.in_signal and name not in _NO_MARKS:
-            self.names.add(name)
+    def note(self, name: str, value: Any) -> None:
+        if not self.queries and name not in _NO_MARKS:
+            self.values[name] = value
 
-    def marks(self, wrapper: Any) -> dict[str, Any]:
+    def during_query(self, run: Any, *args: Any, **kwargs: Any) -> Any:
+        """Call a function that queries, and note nothing meanwhile."""
+        self.queries += 1
+        try:
+            return run(*args, **kwargs)
+        finally:
+            self.queries -= 1
+
+    def mark(self, connection: Any, wrapper: Any) -> None:
+        """Keep on the connection what belongs to it."""
         state = vars(wrapper)
-        return {name: state[name] for name in self.names if name in state}
+        for name, value in self.values.items():
+            connection.containers.pop(name, None)
+            if type(value) in (dict, list, set):
+                # To fill: each holder begins with what is in it now.
+                connection.containers[name] = value.copy()
+            elif name in state:
+                connection.marks[name] = value
+        connection.hooks = [
+            each for each in wrapper.execute_wrappers if each != self.during_query
+        ]
+
+
+def _note(wrapper: Any) -> _Notes:
+    """Begin to note what is assigned to a stand-in."""
+    notes = vars(wrapper)[_NOTES] = _Notes()
+    wrapper.execute_wrappers = [notes.during_query]
+    # What its ``__class__`` says doesn't count.
+    engine: Any = type(wrapper)
+    object.__setattr__(wrapper, "__class__", _noting(engine))
+    return notes
 
 
 @cache
 def _noting(engine: Any) -> Any:
     """Make the subclass of an ENGINE's wrapper that notes what is assigned to it.
 
-    Also what is assigned the value it has already: another wrapper may have another.
     Whoever asks for ``__class__`` hears the ENGINE's own, which ``connection_created``
     is sent with.
     """
 
     def set_attribute(self: Any, name: str, value: Any) -> None:
         engine.__setattr__(self, name, value)
-        vars(self)[_NOTES].note(name)
+        notes = vars(self).get(_NOTES)  # a copy of a stand-in has none
+        if notes is not None:
+            notes.note(name, value)
 
-    def init_connection_state(self: Any) -> None:
-        engine.init_connection_state(self)
-        vars(self)[_NOTES].in_signal = True
+    def cursor(self: Any, *args: Any, **kwargs: Any) -> Any:
+        notes = vars(self).get(_NOTES) or _Notes()
+        return notes.during_query(engine._cursor, self, *args, **kwargs)
 
     return type(
         engine.__name__,
@@ -203,11 +248,6 @@ def _noting(engine: Any) -> Any:
             "__module__": engine.__module__,
             "__class__": property(lambda self: engine),
             "__setattr__": set_attribute,
-            "init_connection_state": init_connection_state,
+            "_cursor": cursor,
         },
     )
-
-
-def _become(wrapper: Any, engine: Any) -> None:
-    """Change a wrapper's class, whatever its ``__class__`` says."""
-    object.__setattr__(wrapper, "__class__", engine)

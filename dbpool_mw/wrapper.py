@@ -16,7 +16,7 @@ import contextlib
 import threading
 import weakref
 from collections.abc import Iterable, Mapping
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import psycopg2
@@ -301,6 +301,8 @@ def forget_inherited() -> None:
             if attachment is not None:
                 attachment.take()
             wrapper.connection = None
+            # Sends nothing now, but an ENGINE forgets what it knew of the session.
+            wrapper.close()
             if wrapper.in_atomic_block:
                 wrapper.closed_in_transaction = True
                 wrapper.needs_rollback = True
@@ -334,9 +336,27 @@ def _close(wrapper: Any, attachment: Attachment) -> None:
         return
     if wrapper.connection is not entry.connection:
         type(wrapper)._close(wrapper)  # somebody put another one there
-    elif wrapper.in_atomic_block:
-        pool.discard(entry, "closed in atomic()")
+        pool.checkin(entry)
         return
-    else:
-        wrapper.connection = None
-    pool.checkin(entry)
+    engine: Any = type(wrapper)
+    closes = _close_of_engine(engine)
+    wrapper.connection = None
+    try:
+        if closes is not None:
+            # There is nothing to close: it is to forget what it knew of the session.
+            # One that can't do without a connection has nothing else to do.
+            with contextlib.suppress(Exception):
+                closes(wrapper)
+    finally:
+        if wrapper.in_atomic_block:
+            wrapper.connection = entry.connection
+            pool.discard(entry, "closed in atomic()")
+        else:
+            pool.checkin(entry)
+
+
+@cache
+def _close_of_engine(engine: Any) -> Any:
+    """Give the ``_close`` of an ENGINE that isn't Django's own, else None."""
+    own = engine._close
+    return None if own.__module__.startswith("django.db.backends.") else own

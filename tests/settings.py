@@ -39,5 +39,8 @@ DATABASES = {
     "local": {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"},
 }
 
-INSTALLED_APPS = ["dbpool_mw"]
+INSTALLED_APPS = [
+    "dbpool_mw",
+    "django.contrib.contenttypes",  # the ENGINE of django-tenants uses its models
+]
 MIDDLEWARE = ["dbpool_mw.middleware.ConnectionPoolMiddleware"]

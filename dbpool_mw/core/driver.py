@@ -150,8 +150,8 @@ class TrackedConnection(Connection):
     ``touched`` says that the session must be reset; ``open_cursors`` holds the names of
     the named cursors that were opened and not closed. ``suspect`` says that either may
     be so: the one flag to look at while there is nothing to see. ``doom`` is the error
-    that every statement raises from now on. ``marks`` and ``hooks`` are for whoever
-    opened the connection.
+    that every statement raises from now on. ``marks``, ``containers`` and ``hooks`` are
+    for whoever opened the connection.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -161,6 +161,7 @@ class TrackedConnection(Connection):
         self.open_cursors: set[str] = set()
         self.doom: psycopg2.Error | None = None
         self.marks: dict[str, Any] = {}
+        self.containers: dict[str, Any] = {}
         self.hooks: list[Any] = []
 
     def cursor(self, *args: Any, **kwargs: Any) -> Any:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 from django.core.handlers.wsgi import WSGIHandler
 from django.core.signals import request_started
 from django.db import connections
+from django.db.backends.base.base import RAN_DB_VERSION_CHECK
 from django.http import HttpResponse
 from django.test import RequestFactory, override_settings
 from django.urls import path
 
-from dbpool_mw import process, wrapper
+from dbpool_mw import conf, process, wrapper
 from tests.conftest import Databases
 
 
@@ -68,6 +70,30 @@ def fresh_wrappers(databases: Databases) -> Iterator[None]:
     forget_wrappers()
     yield
     forget_wrappers()
+
+
+@contextmanager
+def on_engine(name: str) -> Iterator[None]:
+    """Put the alias "default" on another ENGINE, as in a process that just started."""
+    values = connections.settings["default"]
+    before = values.copy()
+
+    def begin() -> None:
+        forget_wrappers()
+        process.close()
+        conf.reset_cache()
+        # Django looks at the server's version once in each process.
+        RAN_DB_VERSION_CHECK.discard("default")
+
+    values["ENGINE"] = name
+    begin()
+    try:
+        yield
+    finally:
+        begin()
+        values.clear()
+        values.update(before)
+        conf.reset_cache()
 
 
 def stats(alias: str = "default") -> dict[str, Any]:

@@ -12,7 +12,10 @@ from django.db import connection, connections
 from django.http import HttpResponse
 from django.test import override_settings
 
-from tests.postgres.conftest import ask, stats
+from tests.documents import code_block
+from tests.postgres.conftest import ask, on_engine, stats
+
+TENANTS = "django_tenants.postgresql_backend"
 
 
 class CountingProxy:
@@ -141,3 +144,26 @@ def test_a_touched_session_costs_its_reset(requests, wire):
     requests(view)
     # The view's own, DISCARD ALL, and the time zone that Django sets.
     assert wire.messages == [b"Q"] * 3
+
+
+@pytest.mark.parametrize("limit", [False, True])
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("own", [False, True])
+def test_a_tenants_search_path_costs_its_reset(lazy, limit, own, requests, wire):
+    def view(request):
+        connection.set_schema("public")
+        return queries(3)(request)
+
+    settings = {"DBPOOL_MW_LAZY": lazy, "TENANT_LIMIT_SET_CALLS": limit}
+    if own:
+        exec(code_block("docs/engines.rst", "def forget_tenant"), settings)
+    with on_engine(TENANTS), override_settings(**settings):
+        requests(view)
+        requests(view)
+        wire.messages.clear()
+        assert requests(view).status_code == 200
+        # The view's three, and before them, or before each, django-tenants' SET. Then
+        # DISCARD ALL and the time zone that Django sets, or the one RESET.
+        sets, reset = (1 if limit else 3), (1 if own else 2)
+        assert wire.messages == [b"Q"] * (3 + sets + reset)
+        assert stats()["opened"] == 1

@@ -1,0 +1,1 @@
+"""ENGINEs of the tests' own."""

@@ -1,0 +1,1 @@
+"""An ENGINE that remembers."""

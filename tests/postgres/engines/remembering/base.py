@@ -1,0 +1,61 @@
+"""An ENGINE with a token that changes at each opening, as those for IAM have.
+
+And it remembers of its session what ENGINEs do remember, and forgets it wherever an
+ENGINE can: when it connects, when it sets the session up, when it closes.
+"""
+
+from __future__ import annotations
+
+import itertools
+from typing import Any
+
+from django.db.backends.postgresql import base
+from django.db.backends.utils import CursorWrapper
+
+_tokens = itertools.count(1)
+
+
+class Cursor(CursorWrapper):
+    def _execute(self, sql: str, params: Any, *ignored: Any) -> Any:
+        self.db.asked = True
+        return super()._execute(sql, params, *ignored)
+
+
+class DatabaseWrapper(base.DatabaseWrapper):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # Of the session, each in its way; the last is the application's.
+        self.token: str | None = None
+        self.nonce: str | None = None
+        self.said: str | None = None
+        self.heard: str | None = None
+        self.asked = False
+        self.prepared: set[str] = set()
+        self.customer: str | None = None
+        super().__init__(*args, **kwargs)
+
+    def get_connection_params(self) -> dict[str, Any]:
+        # Where the server would check it, the password.
+        self.token = f"token {next(_tokens)}"
+        return {**super().get_connection_params(), "application_name": self.token}
+
+    def get_new_connection(self, conn_params: dict[str, Any]) -> Any:
+        self.said = None
+        self.prepared = set()
+        return super().get_new_connection(conn_params)
+
+    def init_connection_state(self) -> None:
+        super().init_connection_state()
+        self.nonce = f"nonce {next(_tokens)}"
+        with self.connection.cursor() as cursor:
+            cursor.execute("SELECT set_config('app.nonce', %s, false)", [self.nonce])
+
+    def make_cursor(self, cursor: Any) -> Any:
+        return Cursor(cursor, self)
+
+    def close(self) -> None:
+        self.asked = False
+        super().close()
+
+    def _close(self) -> None:
+        self.heard = None
+        super()._close()
