@@ -115,13 +115,15 @@ def _engine(elder: Elder, alias: str) -> Finding:
 def _options_of_ours(alias: str) -> Iterator[Finding]:
     """Yield the options that an ENGINE of ours would hand to libpq, which refuses them.
 
-    libpq's own options are in lower case, all of them.
+    libpq's own options are in lower case, and none is called as one of the pool's.
     """
     for key, value in connections.settings[alias]["OPTIONS"].items():
         at = f"DATABASES[{alias!r}]['OPTIONS']: {key}"
         if key in elders.DROPPED:
             yield "leftover_option", f"{at} is an option of another pool.", _remove(key)
-        elif str(key).isupper() and key not in POOL_KEYS:
+        elif key not in POOL_KEYS and (
+            str(key).isupper() or str(key).upper() in POOL_KEYS
+        ):
             (problem,) = problems({key: value})
             yield problem.code, f"{at} {problem.message}", problem.hint
 

@@ -259,6 +259,7 @@ def test_an_option_without_a_successor_is_only_to_be_removed(project: Project) -
     ("key", "hint"),
     [
         ("MAX_CONN", "Did you mean MAX_CONNS?"),
+        ("max_conns", "Did you mean MAX_CONNS?"),
         ("POOL_SIZE", "Did you mean MAX_CONNS?"),
         ("LAZY", "LAZY holds for all of them: make it a setting of its own."),
     ],
