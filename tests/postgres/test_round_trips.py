@@ -6,6 +6,7 @@ import selectors
 import socket
 import struct
 import threading
+from contextlib import suppress
 
 import pytest
 from django.db import connection, connections
@@ -44,7 +45,13 @@ class CountingProxy:
         server = socket.create_connection(self.server)
         unread = b""
         started = False
-        with client, server, selectors.DefaultSelector() as selector:
+        with (
+            client,
+            server,
+            selectors.DefaultSelector() as selector,
+            # Either side may go away in the middle.
+            suppress(ConnectionError),
+        ):
             selector.register(client, selectors.EVENT_READ, server)
             selector.register(server, selectors.EVENT_READ, client)
             while True:
