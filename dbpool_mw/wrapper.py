@@ -85,14 +85,12 @@ class Attachment:
     def lose(self, *_: object) -> None:
         """Have the pool take back what is held: wrapper or thread are gone.
 
-        Runs in finalisers, in any thread at any allocation, maybe with the pool's own
-        lock held there. So another thread does it: to start a bare one takes no lock.
+        Runs in finalisers, in any thread at any allocation: see ``pool.lose``.
         """
         held = self.take()
         if held is not None:
             pool, entry = held
-            with contextlib.suppress(RuntimeError):  # the interpreter is at its end
-                _thread.start_new_thread(pool.reclaim, (entry,))
+            pool.lose(entry)
 
     def attach(self, wrapper: Any, eager: bool = False) -> None:
         """Check a connection out and put it on the wrapper.

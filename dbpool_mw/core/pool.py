@@ -16,6 +16,7 @@ verbs that refuse the wrong one puddle, the reason for every close HikariCP.
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import logging
 import math
@@ -102,6 +103,8 @@ class ConnectionPool:
         self._clock = clock
         self._make_waiter = make_waiter
 
+        # Lost by their holders; needs no lock.
+        self._lost: deque[PoolEntry] = deque()
         self._lock = threading.Lock()
         # All below belongs to the lock.
         self._state = RUNNING
@@ -416,6 +419,23 @@ class ConnectionPool:
             entry.state = BUSY
         self._close(entry, reason)
 
+    def lose(self, entry: PoolEntry) -> None:
+        """Have an entry reclaimed, soon, by somebody else.
+
+        For finalisers, which run in any thread at any allocation, maybe with this
+        pool's lock held there: it takes none, and to start a bare thread takes none.
+        """
+        self._lost.append(entry)
+        # The interpreter is at its end, or has no threads left.
+        with contextlib.suppress(RuntimeError):
+            _thread.start_new_thread(self._reclaim_lost, ())
+
+    def _reclaim_lost(self) -> None:
+        # A deque because popleft is atomic: two may do this at once.
+        with contextlib.suppress(IndexError):
+            while True:
+                self.reclaim(self._lost.popleft())
+
     def reclaim(self, entry: PoolEntry) -> None:
         """Take back what a holder that no longer exists left checked out."""
         with self._lock:
@@ -553,6 +573,9 @@ class ConnectionPool:
         The maintenance thread calls it from time to time. Never raises for a server
         that can't be reached: it logs, and tries again at the next call.
         """
+        # Those for whom no thread could be started; or it was a greenlet, started in a
+        # thread of gevent's own, where none ever runs.
+        self._reclaim_lost()
         with self._lock:
             asleep = {entry: entry.idle_since for entry in self._idle}
         # A look does no harm to a connection that is checked out meanwhile, if it isn't

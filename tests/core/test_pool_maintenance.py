@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.core.fakes import InThread, Owner, check, make_pool, until
 
 ANYBODY = Owner()
@@ -107,3 +109,32 @@ def test_a_closed_a_paused_and_a_drained_pool_are_not_refilled():
         getattr(pool, turn)()
         pool.maintain()
         assert driver.connections == []
+
+
+def no_thread(*arguments):
+    raise RuntimeError("can't start new thread")
+
+
+# A greenlet that is started in a thread of gevent's own never runs.
+@pytest.mark.parametrize("start", [no_thread, lambda *arguments: None])
+def test_what_was_lost_where_no_thread_starts_is_reclaimed(monkeypatch, start):
+    pool, driver, _ = make_pool(max_conns=2)
+    entries = [pool.checkout(ANYBODY) for _ in range(2)]
+    monkeypatch.setattr("_thread.start_new_thread", start)
+    for entry in entries:
+        pool.lose(entry)
+    monkeypatch.undo()
+    pool.maintain()
+    stats = pool.stats()
+    assert (stats["reclaimed"], stats["idle"]) == (2, 2)
+    pool.maintain()
+    assert pool.stats()["reclaimed"] == 2
+    check(pool, driver)
+
+
+def test_what_was_lost_is_reclaimed_at_once_where_one_does():
+    pool, driver, _ = make_pool()
+    pool.lose(pool.checkout(ANYBODY))
+    until(lambda: pool.stats()["idle"] == 1)
+    assert pool.stats()["reclaimed"] == 1
+    check(pool, driver)
