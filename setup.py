@@ -14,7 +14,7 @@ SERVERS = [
     "gunicorn>=23",
     "uvicorn>=0.30",
 ]
-GEVENT = ["gevent>=24.2", "psycogreen>=1.0.2"]
+GEVENT = ["gevent>=24.10.1", "psycogreen>=1.0.2"]
 # The user's project among the tests runs under pytest-django and pytest-xdist too.
 RUNNERS = ["pytest>=9.0", "pytest-django>=4.11", "pytest-xdist>=3.8"]
 CELERY = ["celery>=5.4"]

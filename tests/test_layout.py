@@ -15,7 +15,10 @@ PACKAGE = Path(__file__).resolve().parent.parent / "dbpool_mw"
 # import those before it; on the others they don't know each other.
 FLOORS: list[tuple[bool, list[str]]] = [
     (False, ["core.errors", "core.config", "core.stats", "core.stack"]),
-    (True, ["core.driver", "core.entry", "core.waiter"]),
+    (
+        True,
+        ["core.green", "core.cancel", "core.driver", "core.entry", "core.waiter"],
+    ),
     (False, ["core.pool"]),
     (False, ["core.maintenance"]),
     (

@@ -12,13 +12,15 @@ import os
 import re
 import select
 import socket
-import sys
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
 import psycopg2
 from psycopg2 import extensions, sql
+
+from .cancel import Canceller
+from .green import guard_waits, original
 
 Connection = extensions.connection
 
@@ -154,8 +156,19 @@ class TrackedConnection(Connection):
     for whoever opened the connection.
     """
 
+    #: Whether a greenlet waits for the server's answer, and for how many seconds at a
+    #: time it may while it connects; and what cancels what it waits for.
+    waits = False
+    connect_seconds: int | None = None
+    canceller: Canceller | None = None
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
+        if guard_waits():
+            self.connect_seconds = _connect_seconds(*args)
         super().__init__(*args, **kwargs)
+        self.connect_seconds = None
+        with contextlib.suppress(OSError):
+            self.canceller = Canceller(self.pgconn_ptr)
         self.suspect = False
         self.touched = False
         self.open_cursors: set[str] = set()
@@ -188,6 +201,15 @@ class TrackedConnection(Connection):
         """Reset the session psycopg2's way, which forgets its time zone and role."""
         self.touch()
         super().reset()
+
+
+def _connect_seconds(dsn: str = "", *args: object) -> int | None:
+    """Give the ``connect_timeout`` of a connection string, if it is a limit."""
+    try:
+        seconds = int(extensions.parse_dsn(dsn).get("connect_timeout", 0))
+    except (psycopg2.Error, ValueError):
+        return None  # libpq will say so
+    return seconds if seconds > 0 else None
 
 
 def _touching(name: str) -> Any:
@@ -368,16 +390,6 @@ def ping(connection: Connection) -> bool:
     return True
 
 
-def _new_poll() -> Any:
-    """Make a poll object, of Python's own even under gevent.
-
-    gevent's switches to other greenlets at each look, which a look of no time needn't.
-    """
-    monkey = sys.modules.get("gevent.monkey")
-    make = monkey.get_original("select", "poll") if monkey else select.poll
-    return make()
-
-
 def liveness(connection: Connection) -> Callable[[], bool]:
     """Give a function that tells whether an idle connection is still alive.
 
@@ -390,14 +402,21 @@ def liveness(connection: Connection) -> Callable[[], bool]:
     except psycopg2.Error:
         # Closed, perhaps by another thread at this moment.
         return lambda: False
-    poller = _new_poll()
+    # gevent's switches to other greenlets, which a look of no time needn't.
+    poller = original("select", "poll")()
     poller.register(descriptor, select.POLLIN | select.POLLHUP | select.POLLERR)
     poll = poller.poll
     return lambda: not poll(0)
 
 
-def close(connection: Connection) -> None:
+def close(connection: Any) -> None:
     """Close a connection, whatever its state. Never raises an Exception."""
+    if getattr(connection, "waits", False):
+        # A greenlet waits for its answer: psycopg2 would wait for the greenlet, and
+        # nothing else would run. So it gets an error there, and psycopg2 closes it.
+        cancel(connection)
+        sever(connection, socket_of(connection))
+        return
     # A connection class of others may raise anything.
     with contextlib.suppress(Exception):
         connection.close()
@@ -406,10 +425,18 @@ def close(connection: Connection) -> None:
 def doom(connection: TrackedConnection, error: psycopg2.Error) -> None:
     """Cancel what a connection's holder runs, and have each later statement fail.
 
-    For another thread than the holder's. It connects to the server: that may take as
-    long as connecting does. Never raises a psycopg2 error.
+    For another thread than the holder's. It doesn't wait for the server. Never raises a
+    psycopg2 error.
     """
     connection.doom = error
+    cancel(connection)
+
+
+def cancel(connection: TrackedConnection) -> None:
+    """Ask the server to end what a connection runs. Never raises a psycopg2 error."""
+    if connection.canceller is not None:
+        connection.canceller.start()
+        return
     with contextlib.suppress(psycopg2.Error):
         connection.cancel()
 

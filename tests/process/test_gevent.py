@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import sys
 from collections import Counter
 from collections.abc import Iterator
@@ -9,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
+from django.conf import settings
 
 from tests.documents import code_block
 from tests.process.projects import Project
@@ -146,6 +148,47 @@ def test_a_greenlet_that_ends_in_any_way_loses_nothing(ten, how):
         assert discarded == ({} if how == "ends" else {"closed": 5})
 
 
+def test_work_that_is_given_up_ends_at_the_server_too(ten):
+    limited = "tests.process.project.middleware.gives_up"
+    ten.settings["MIDDLEWARE"] = [limited, *settings.MIDDLEWARE]
+    seen = []
+    with gunicorn(ten) as server, ThreadPoolExecutor(60) as clients:
+        with ten.lock(6):
+            # They are ended in the middle of a query, in the queue, while connecting.
+            limits = [0.05 + number % 8 / 20 for number in range(400)]
+            asking = [
+                clients.submit(server.get, f"/holds/?key=6&limit={limit}")
+                for limit in limits
+            ]
+            while not all(each.done() for each in asking):
+                seen.append(len(ten.backends()))
+            assert {each.result().status for each in asking} == {504}
+            wait_until(lambda: ten.backends() == [], "the server ended all of them")
+        # It takes a moment to notice that a connection was closed.
+        assert 5 < max(seen) < 20
+        answers = clients.map(server.get, ["/facts/"] * 200)
+        assert Counter(answer.status for answer in answers) == {200: 200}
+        assert ten.settled()["reclaimed"] == 0
+        ten.check_no_place_is_lost()
+
+
+def test_a_database_that_is_silent_holds_nobody_up(ten):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = str(silent.getsockname()[1])
+        ten.options["default"] = {
+            **{"HOST": "127.0.0.1", "PORT": port},
+            "OPTIONS": {"connect_timeout": 1},
+        }
+        ten.settings["DBPOOL_MW_TIMEOUT"] = 2
+        with gunicorn(ten) as server, ThreadPoolExecutor(30) as clients:
+            asking = [clients.submit(server.get, "/facts/") for _ in range(30)]
+            wait_until(lambda: ten.totals()["connecting"] == 10, "ten are connecting")
+            assert server.get("/exempt/").body == b"well"
+            answers = [each.result(10) for each in asking]
+            assert Counter(answer.status for answer in answers) == {503: 30}
+            assert ten.totals()["size"] == 0
+
+
 def test_clients_that_go_away_lose_nothing(ten):
     with gunicorn(ten) as server, ThreadPoolExecutor(50) as clients:
         list(clients.map(server.break_off, ["/stream/?rows=300"] * 50))
@@ -190,3 +233,12 @@ def test_preloaded_it_works_when_python_was_patched_first(ten):
         with traffic(server, clients=20):
             pass
         ten.check_no_place_is_lost()
+
+
+def test_it_ends_orderly(ten):
+    with gunicorn(ten) as server:
+        with traffic(server, clients=20):
+            pass
+        assert server.stop() == 0
+        assert ten.backends() == []
+        assert list(ten.control.iterdir()) == []

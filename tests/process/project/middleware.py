@@ -2,6 +2,7 @@
 
 from asgiref.sync import sync_to_async
 from django.db import connection, transaction
+from django.http import HttpResponse
 from django.utils.decorators import async_only_middleware
 
 
@@ -18,6 +19,20 @@ def queries_afterwards(get_response):
         response = get_response(request)
         response.headers["X-Afterwards"] = str(backend_pid())
         return response
+
+    return middleware
+
+
+def gives_up(get_response):
+    """End the request's work under gevent, wherever it is, when its time is over."""
+    import gevent
+
+    def middleware(request):
+        try:
+            with gevent.Timeout(float(request.GET.get("limit", "20"))):
+                return get_response(request)
+        except gevent.Timeout:
+            return HttpResponse("gave up", status=504)
 
     return middleware
 

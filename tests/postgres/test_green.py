@@ -1,0 +1,320 @@
+"""Waiting under a wait callback, such as psycogreen's; and cancelling what runs."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import socket
+import sys
+from types import SimpleNamespace
+
+import psycopg2
+import pytest
+from psycopg2 import extensions
+
+from dbpool_mw.core import driver, green
+from dbpool_mw.core.errors import HoldTooLong
+from tests.core.fakes import InThread, until
+
+LONG = "SELECT pg_sleep(60)"
+
+
+class Kill(BaseException):
+    """What ends a greenlet; no Exception."""
+
+
+class Waiting:
+    """A wait callback as psycogreen's; something may happen while it waits."""
+
+    def __init__(self):
+        self.happens = lambda connection: None
+
+    def __call__(self, connection, timeout=None):
+        while True:
+            state = connection.poll()
+            if state == extensions.POLL_OK:
+                return
+            if state == extensions.POLL_READ:
+                happens, self.happens = self.happens, lambda connection: None
+                happens(connection)
+            descriptors = [connection.fileno()], [], []
+            if state == extensions.POLL_WRITE:
+                descriptors = descriptors[1], descriptors[0], []
+            if not any(select.select(*descriptors, timeout)):
+                raise TimeoutError
+
+
+@pytest.fixture
+def waiting():
+    """Give the callback that psycopg2 has for the test."""
+    waiting = Waiting()
+    extensions.set_wait_callback(waiting)
+    yield waiting
+    extensions.set_wait_callback(None)
+
+
+@pytest.fixture
+def observer(postgres, database):
+    """Give a cursor that sees the others, on a connection that was opened first."""
+    connection = psycopg2.connect(postgres.dsn(database))
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        yield cursor
+    connection.close()
+
+
+@pytest.fixture
+def connection(observer, waiting, postgres, database):
+    """Give a tracked connection in autocommit, opened under the callback."""
+    connection = open_tracked(postgres.dsn(database))
+    connection.autocommit = True
+    yield connection
+    connection.close()
+
+
+def open_tracked(dsn, **options):
+    factory = driver.tracked_connection()
+    return psycopg2.connect(dsn, connection_factory=factory, **options)
+
+
+def run(connection, query):
+    with connection.cursor() as cursor:
+        cursor.execute(query)
+        return cursor.fetchone()[0]
+
+
+def is_there(observer, pid, state="%"):
+    observer.execute(
+        "SELECT count(*) FROM pg_stat_activity WHERE pid = %s AND state LIKE %s",
+        [pid, state],
+    )
+    return bool(observer.fetchone()[0])
+
+
+def kill(connection):
+    raise Kill
+
+
+def test_what_nobody_waits_for_any_more_has_ended_when_the_wait_has(
+    observer, waiting, connection
+):
+    pid = connection.get_backend_pid()
+    waiting.happens = kill
+    with pytest.raises(Kill):
+        run(connection, LONG)
+    assert connection.closed
+    assert not connection.waits
+    assert not is_there(observer, pid, "active")
+    until(lambda: not is_there(observer, pid))
+
+
+class TooEarly:
+    """Cancels at the second attempt, as when the server hadn't begun at the first."""
+
+    def __init__(self, canceller):
+        self.canceller = canceller
+        self.attempts = 0
+
+    def start(self):
+        self.attempts += 1
+        if self.attempts == 2:
+            self.canceller.start()
+
+
+def test_a_cancel_that_came_too_early_is_sent_again(observer, waiting, connection):
+    pid = connection.get_backend_pid()
+    connection.canceller = TooEarly(connection.canceller)
+    waiting.happens = kill
+    with pytest.raises(Kill):
+        run(connection, LONG)
+    assert connection.canceller.attempts == 2
+    assert not is_there(observer, pid, "active")
+
+
+def test_a_second_kill_ends_the_wait_at_once(observer, waiting, connection):
+    pid = connection.get_backend_pid()
+
+    def kill_twice(connection):
+        waiting.happens = kill
+        raise Kill
+
+    waiting.happens = kill_twice
+    with pytest.raises(Kill):
+        run(connection, LONG)
+    assert connection.closed
+    until(lambda: not is_there(observer, pid))
+
+
+def test_a_callback_without_a_timeout_is_guarded_too(
+    observer, waiting, postgres, database
+):
+    extensions.set_wait_callback(lambda connection: waiting(connection))
+    connection = open_tracked(postgres.dsn(database))
+    pid = connection.get_backend_pid()
+    waiting.happens = kill
+    with pytest.raises(Kill):
+        run(connection, LONG)
+    until(lambda: not is_there(observer, pid))
+
+
+def test_an_error_of_the_connection_is_what_it_was(observer, waiting, connection):
+    def terminate(connection):
+        observer.execute("SELECT pg_terminate_backend(%s)", [pid])
+
+    pid = connection.get_backend_pid()
+    waiting.happens = terminate
+    with pytest.raises(psycopg2.OperationalError, match="terminating connection"):
+        run(connection, LONG)
+
+
+def test_closing_what_another_greenlet_waits_for_ends_its_wait(
+    observer, waiting, connection
+):
+    pid = connection.get_backend_pid()
+    # psycopg2's own close() would wait here for ever.
+    waiting.happens = driver.close
+    with pytest.raises(psycopg2.OperationalError):
+        run(connection, LONG)
+    until(lambda: not is_there(observer, pid))
+    assert connection.closed
+
+
+def test_connecting_to_a_silent_server_ends_in_time(waiting):
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        dsn = f"host=127.0.0.1 port={port} connect_timeout=1"
+        with pytest.raises(psycopg2.OperationalError, match="timeout expired"):
+            open_tracked(dsn)
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "soon"])
+def test_what_is_no_limit_is_none(waiting, postgres, database, seconds):
+    dsn = extensions.make_dsn(postgres.dsn(database), connect_timeout=seconds)
+    connection = open_tracked(dsn)
+    assert run(connection, "SELECT 1") == 1
+    connection.close()
+
+
+def test_a_wrong_connection_string_is_for_libpq_to_refuse(waiting):
+    with pytest.raises(psycopg2.Error, match="connection string"):
+        driver.tracked_connection()("nonsense")
+
+
+def test_a_connection_of_others_is_left_alone(waiting, connection, postgres, database):
+    other = psycopg2.connect(postgres.dsn(database))
+    assert type(extensions.get_wait_callback()) is green._Guard
+    assert run(other, "SELECT 1") == 1
+    waiting.happens = kill
+    with pytest.raises(Kill):
+        run(other, "SELECT 1")
+    other.close()
+
+
+def test_the_callback_is_guarded_once(waiting, connection):
+    guard = extensions.get_wait_callback()
+    assert green.guard_waits() is True
+    assert extensions.get_wait_callback() is guard
+
+
+def test_without_a_callback_there_is_nothing_to_guard():
+    assert green.guard_waits() is False
+    assert extensions.get_wait_callback() is None
+
+
+# --- Cancelling ----------------------------------------------------------------------
+
+
+class Deaf:
+    """A way to a server that lets one connection through and hears no other."""
+
+    def __init__(self, address):
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+        self._ends = [socket.create_connection(address)]
+        InThread(self._serve)
+
+    def _serve(self):
+        self._ends.append(self.listener.accept()[0])
+        there, here = self._ends
+        InThread(self._forward, there, here)
+        self._forward(here, there)
+
+    def _forward(self, source, target):
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                target.sendall(data)
+
+    def close(self):
+        for each in [self.listener, *self._ends]:
+            with contextlib.suppress(OSError):
+                each.shutdown(socket.SHUT_RDWR)
+            each.close()
+
+
+@pytest.fixture
+def deaf(postgres):
+    if postgres.host.startswith("/"):
+        pytest.skip("the server named for this run listens on a Unix socket only")
+    deaf = Deaf((postgres.host, postgres.port))
+    yield deaf
+    deaf.close()
+
+
+def test_a_deaf_server_holds_up_only_who_waits_for_it(deaf, postgres, database):
+    there = {"host": "127.0.0.1", "port": deaf.port, "sslmode": "disable"}
+    connection = open_tracked(extensions.make_dsn(postgres.dsn(database), **there))
+    holder = InThread(run, connection, LONG)
+    until(lambda: connection.get_transaction_status() == driver._BUSY)
+    # psycopg2's own cancel() would keep every thread from running.
+    driver.doom(connection, HoldTooLong("held too long"))
+    deaf.listener.accept()[0].close()
+    assert holder.is_alive()
+    deaf.close()
+    with pytest.raises(HoldTooLong):
+        holder.result()
+    connection.close()
+
+
+def test_a_cancel_waits_in_a_thread_even_where_threads_are_greenlets(
+    connection, monkeypatch
+):
+    def get_original(module, name):
+        assert (module, name) == ("_thread", "start_new_thread")
+        return lambda function, arguments: started.append(function)
+
+    started = []
+    patched = SimpleNamespace(get_original=get_original)
+    monkeypatch.setitem(sys.modules, "gevent.monkey", patched)
+    driver.cancel(connection)
+    assert len(started) == 1
+
+
+def test_where_libpq_is_hidden_psycopg2_cancels(
+    observer, postgres, database, monkeypatch
+):
+    def hidden(pointer):
+        raise OSError("hidden")
+
+    monkeypatch.setattr(driver, "Canceller", hidden)
+    connection = open_tracked(postgres.dsn(database))
+    assert connection.canceller is None
+    holder = InThread(run, connection, LONG)
+    until(lambda: is_there(observer, connection.get_backend_pid(), "active"))
+    driver.doom(connection, HoldTooLong("held too long"))
+    with pytest.raises(HoldTooLong):
+        holder.result()
+    connection.close()
+
+
+def test_a_cancel_for_which_there_is_no_thread_does_no_harm(
+    postgres, database, monkeypatch
+):
+    def no_thread(*arguments):
+        raise RuntimeError("can't start new thread")
+
+    connection = open_tracked(postgres.dsn(database))
+    monkeypatch.setattr("_thread.start_new_thread", no_thread)
+    driver.cancel(connection)
+    monkeypatch.undo()
+    assert run(connection, "SELECT 1") == 1
+    connection.close()
