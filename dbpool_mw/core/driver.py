@@ -13,7 +13,7 @@ import re
 import select
 import socket
 from collections.abc import Callable
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import psycopg2
@@ -42,24 +42,41 @@ NETWORK_LIMITS = {
 
 # --- Noticing what a statement does to its session -----------------------------------
 
-# Where a statement can begin: at the start, after a semicolon, after a comment.
-_START = r"(?:^|;|\*/|--[^\r\n]*[\r\n])[\s(]*"
+# What can stand between two words. Each of the three begins in its own way, so that a
+# search never has two ways to read the same text.
+_GAP = r"(?:\s|/\*(?:[^*]|\*(?!/))*\*/|--[^\r\n]*[\r\n])"
+_TEMP = rf"(?:(?:LOCAL|GLOBAL){_GAP}+)?TEMP(?:ORARY)?\b"
 
 # Statements whose effect outlives a transaction. SET LOCAL, SET CONSTRAINTS and SET
 # TRANSACTION end with theirs. DO and CALL run code that the text does not show.
-_SESSION_STATEMENT = re.compile(
-    _START + r"(?:SET\b(?!\s*(?:LOCAL|CONSTRAINTS|TRANSACTION)\b)|RESET\b|DISCARD\b"
+_SESSION_STATEMENT = (
+    r"[\s(]*(?:SET\b(?!\s*(?:LOCAL|CONSTRAINTS|TRANSACTION)\b)|RESET\b|DISCARD\b"
     r"|LISTEN\b|UNLISTEN\b|PREPARE\b(?!\s*TRANSACTION\b)|DEALLOCATE\b|DECLARE\b"
     r"|LOAD\b|DO\b|CALL\b"
-    r"|CREATE\s+(?:OR\s+REPLACE\s+)?(?:(?:LOCAL|GLOBAL)\s+)?TEMP(?:ORARY)?\b)",
-    re.IGNORECASE,
+    # EXPLAIN ANALYZE does what it explains.
+    rf"|(?:EXPLAIN\b[^;]*?\b)?CREATE{_GAP}+(?:OR{_GAP}+REPLACE{_GAP}+)?{_TEMP})"
 )
+
+# Where a statement can begin: at the start, after a semicolon, after a comment. Apart,
+# because a search for one of a few characters is many times as fast.
+_FIRST = re.compile(_SESSION_STATEMENT, re.IGNORECASE)
+_LATER = re.compile(r"(?:;|\*/|--[^\r\n]*[\r\n])" + _SESSION_STATEMENT, re.IGNORECASE)
+
+# What each of the following has in it, for a look at statements that have none.
+_SIGNS = ("set_", "setseed", "dblink_", "pg_", "temp")
 
 # The same from within a statement: functions, and the target of SELECT … INTO.
 _SESSION_EXPRESSION = re.compile(
     r"\b(?:set_config|set_limit|setseed|dblink_connect\w*"
-    r"|pg_(?:try_)?advisory_(?:un)?lock\w*)\b"
-    r"|\bINTO\s+(?:(?:LOCAL|GLOBAL)\s+)?TEMP(?:ORARY)?\b|\bpg_temp\b",
+    r"|pg_(?:try_)?advisory_(?:un)?lock\w*|pg_replication_origin_session_(?:re)?set\w*"
+    r"|pg_create_\w+_replication_slot|pg_temp(?:_\d+)?)\b"
+    rf"|\bINTO{_GAP}+{_TEMP}",
+    re.IGNORECASE,
+)
+
+# What DISCARD ALL leaves behind: such a session can't be made a fresh one again.
+_LASTING = re.compile(
+    r"\b(?:setseed|dblink_connect\w*|pg_replication_origin_session_setup)\b",
     re.IGNORECASE,
 )
 
@@ -68,8 +85,11 @@ _CACHED_LENGTH = 2000
 
 
 def _changes_session(statement: str) -> bool:
-    return bool(
-        _SESSION_STATEMENT.search(statement) or _SESSION_EXPRESSION.search(statement)
+    if _FIRST.match(statement) or _LATER.search(statement):
+        return True
+    lower = statement.lower()
+    return any(sign in lower for sign in _SIGNS) and bool(
+        _SESSION_EXPRESSION.search(statement)
     )
 
 
@@ -91,39 +111,50 @@ class _TrackedCursor(extensions.cursor):
     """Tell the connection what a statement may do to its session."""
 
     connection: TrackedConnection
+    #: The connection's ``lease`` when the cursor was opened.
+    lease: int | None = None
 
     def execute(self, query: Any, vars: Any = None) -> None:
-        connection = self.connection
-        if not connection.touched and changes_session(_text(query, self)):
-            connection.touch()
         self._run(super().execute, query, vars)
         if self.name is not None:
+            connection = self.connection
             connection.suspect = True
             connection.open_cursors.add(self.name)
 
     def executemany(self, query: Any, vars_list: Any) -> None:
-        if changes_session(_text(query, self)):
-            self.connection.touch()
         self._run(super().executemany, query, vars_list)
 
     def callproc(self, procname: Any, parameters: Any = None) -> Any:
-        if changes_session(str(procname)):
-            self.connection.touch()
         more = [] if parameters is None else [parameters]
         return self._run(super().callproc, procname, *more)
 
     def copy_expert(self, sql: Any, file: Any, size: int = 8192) -> None:
-        if changes_session(_text(sql, self)):
-            self.connection.touch()
         self._run(super().copy_expert, sql, file, size)
 
-    def _run(self, method: Callable[..., Any], *arguments: Any) -> Any:
-        """Call psycopg2's own method, unless the connection's holder is doomed."""
+    def copy_from(self, file: Any, *args: Any, **kwargs: Any) -> None:
+        self._run(partial(super().copy_from, **kwargs), file, *args)
+
+    def copy_to(self, file: Any, *args: Any, **kwargs: Any) -> None:
+        self._run(partial(super().copy_to, **kwargs), file, *args)
+
+    def _run(self, method: Callable[..., Any], query: Any, *arguments: Any) -> Any:
+        """Call psycopg2's own method, and note what it may do to the session.
+
+        Unless the connection's holder is doomed, or the connection was given back since
+        the cursor was opened: it may be another holder's by now.
+        """
         connection = self.connection
         if connection.doom is not None:
             raise connection.doom.with_traceback(None)
+        if self.lease != connection.lease and self.lease is not None:
+            raise psycopg2.InterfaceError(
+                "cursor used after its connection was given back to the pool"
+            )
+        text = _text(query, self)
+        if changes_session(text):
+            connection.touch_by(text)
         try:
-            return method(*arguments)
+            return method(query, *arguments)
         except psycopg2.Error as error:
             if connection.doom is not None:
                 # It came while the statement ran, and ended it.
@@ -151,9 +182,10 @@ class TrackedConnection(Connection):
 
     ``touched`` says that the session must be reset; ``open_cursors`` holds the names of
     the named cursors that were opened and not closed. ``suspect`` says that either may
-    be so: the one flag to look at while there is nothing to see. ``doom`` is the error
-    that every statement raises from now on. ``marks``, ``containers`` and ``hooks`` are
-    for whoever opened the connection.
+    be so: the one flag to look at while there is nothing to see. ``lasting`` names what
+    a reset would leave behind. ``lease`` counts the holders that gave the connection
+    back. ``doom`` is the error that every statement raises from now on. ``marks``,
+    ``containers`` and ``hooks`` are for whoever opened the connection.
     """
 
     #: Whether a greenlet waits for the server's answer, and for how many seconds at a
@@ -171,6 +203,8 @@ class TrackedConnection(Connection):
             self.canceller = Canceller(self.pgconn_ptr)
         self.suspect = False
         self.touched = False
+        self.lasting: str | None = None
+        self.lease = 0
         self.open_cursors: set[str] = set()
         self.doom: psycopg2.Error | None = None
         self.marks: dict[str, Any] = {}
@@ -187,15 +221,24 @@ class TrackedConnection(Connection):
         base = base or own or extensions.cursor
         if isinstance(base, type):
             kwargs["cursor_factory"] = _tracked_cursor(base)
-        else:
-            # A function can make any cursor: nothing it does would be noticed.
-            self.touch()
-            kwargs["cursor_factory"] = base
+            cursor = super().cursor(*args, **kwargs)
+            cursor.lease = self.lease
+            return cursor
+        # A function can make any cursor: nothing it does would be noticed.
+        self.touch()
+        kwargs["cursor_factory"] = base
         return super().cursor(*args, **kwargs)
 
     def touch(self) -> None:
         """Note that the session may differ from a fresh one."""
         self.suspect = self.touched = True
+
+    def touch_by(self, statement: str) -> None:
+        """Note that a statement may have changed the session."""
+        self.touch()
+        found = _LASTING.search(statement)
+        if found is not None:
+            self.lasting = found[0]
 
     def reset(self) -> None:
         """Reset the session psycopg2's way, which forgets its time zone and role."""
@@ -309,6 +352,11 @@ def why_unusable(connection: Any) -> str | None:
     return None
 
 
+def end_lease(connection: Any) -> None:
+    """Note that a holder gave a connection back: its cursors are of no use any more."""
+    connection.lease += 1
+
+
 def roll_back(connection: Connection) -> bool:
     """End an open transaction; tell whether there was one.
 
@@ -337,8 +385,12 @@ def forget_session(connection: Any, origin: Character) -> None:
     One round trip, and one more for each session characteristic that was changed or
     that ``origin`` sets. What Django and the application set up when the connection
     was opened is gone as well: the caller has to do it again. Raises psycopg2.Error
-    when the connection is broken.
+    when the connection is broken, or holds what can't be thrown away.
     """
+    if connection.lasting is not None:
+        raise psycopg2.NotSupportedError(
+            f"DISCARD ALL does not undo {connection.lasting}"
+        )
     connection.autocommit = True
     with connection.cursor() as cursor:
         cursor.execute("DISCARD ALL")

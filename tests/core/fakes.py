@@ -21,6 +21,7 @@ class FakeConnection:
         self.touched = False
         self.stays_dirty = False
         self.doom: Exception | None = None
+        self.lease = 0
 
     def __repr__(self) -> str:
         return f"<connection {self.number}>"
@@ -81,6 +82,9 @@ class FakeDriver:
 
     def is_clean(self, connection: FakeConnection, origin: Any) -> bool:
         return connection.transaction == "idle" and not connection.touched
+
+    def end_lease(self, connection: FakeConnection) -> None:
+        connection.lease += 1
 
     def why_unusable(self, connection: FakeConnection) -> str | None:
         if connection.closed:

@@ -201,6 +201,16 @@ def characteristics(connection):
 # --- Holders that are cut off --------------------------------------------------------
 
 
+def test_a_session_that_discard_all_does_not_make_fresh_is_not_passed_for_fresh(
+    connection,
+):
+    run(connection, "SET a.b = 'c'")
+    run(connection, "SELECT setseed(0.5)")
+    run(connection, "SET a.b = 'd'")
+    with pytest.raises(psycopg2.NotSupportedError, match="setseed"):
+        driver.forget_session(connection, driver.character(connection))
+
+
 @pytest.mark.parametrize(
     "statement",
     [

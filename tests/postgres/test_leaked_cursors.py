@@ -1,0 +1,95 @@
+"""A cursor object that outlives its request does nothing in anybody else's session."""
+
+from __future__ import annotations
+
+import io
+
+import psycopg2
+import pytest
+from django.db import InterfaceError, connection
+from django.http import HttpResponse
+
+from tests.postgres.conftest import ask, stats
+
+GIVEN_BACK = "given back to the pool"
+
+
+@pytest.fixture
+def leaked(requests):
+    """Give a cursor of a request that has ended, and the connection it was on."""
+    kept = []
+
+    def view(request):
+        cursor = connection.cursor()
+        cursor.execute("SELECT generate_series(1, 3)")
+        kept.extend([cursor, connection.connection])
+        return HttpResponse()
+
+    requests(view)
+    return kept
+
+
+def test_it_does_not_run_in_the_next_holders_session(leaked, requests):
+    cursor, raw = leaked
+
+    def view(request):
+        assert connection.connection is raw
+        with pytest.raises(InterfaceError, match=GIVEN_BACK):
+            cursor.execute("SET app.user_id = '42'")
+        assert not raw.touched
+        return HttpResponse(ask("SELECT current_setting('app.user_id', true)") or "")
+
+    assert requests(view).content == b""
+    assert stats()["opened"] == 1
+
+
+USES = {
+    "execute": lambda cursor: cursor.execute("SELECT 1"),
+    "executemany": lambda cursor: cursor.executemany("SELECT %s", [(1,)]),
+    "callproc": lambda cursor: cursor.callproc("version"),
+    "copy_expert": lambda cursor: cursor.copy_expert(
+        "COPY (SELECT 1) TO STDOUT", io.StringIO()
+    ),
+    "copy_to": lambda cursor: cursor.copy_to(io.StringIO(), "pg_am"),
+    "copy_from": lambda cursor: cursor.copy_from(io.StringIO(), "pg_am"),
+}
+
+
+@pytest.mark.parametrize("name", USES)
+def test_nor_on_an_idle_connection_whatever_is_called(name, leaked):
+    cursor, raw = leaked[0].cursor, leaked[1]
+    with pytest.raises(psycopg2.InterfaceError, match=GIVEN_BACK):
+        USES[name](cursor)
+    assert not raw.suspect
+
+
+def test_what_it_had_read_can_still_be_fetched_and_it_can_be_closed(leaked):
+    cursor, _ = leaked
+    assert cursor.fetchall() == [(1,), (2,), (3,)]
+    cursor.close()
+
+
+def test_nor_after_a_close_in_mid_request(requests):
+    def view(request):
+        cursor = connection.cursor()
+        connection.close()
+        ask("SELECT 1")
+        with pytest.raises(InterfaceError, match=GIVEN_BACK):
+            cursor.execute("SELECT 1")
+        return HttpResponse()
+
+    assert requests(view).status_code == 200
+
+
+def test_a_named_cursor_opened_but_not_used_is_of_no_use_later_either(requests):
+    kept = []
+
+    def view(request):
+        kept.append(connection.chunked_cursor())
+        return HttpResponse()
+
+    requests(view)
+    with pytest.raises(psycopg2.InterfaceError, match=GIVEN_BACK):
+        kept[0].cursor.execute("SELECT 1")
+    kept[0].close()
+    assert stats()["discarded"] == {}
