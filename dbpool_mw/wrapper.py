@@ -16,7 +16,7 @@ import contextlib
 import threading
 import weakref
 from collections.abc import Iterable, Mapping
-from functools import cache, partial
+from functools import partial
 from typing import Any
 
 import psycopg2
@@ -43,6 +43,7 @@ class Attachment:
     __slots__ = (
         "__weakref__",
         "alias",
+        "closes",
         "connect",
         "held",
         "request",
@@ -54,6 +55,10 @@ class Attachment:
 
     def __init__(self, wrapper: BaseDatabaseWrapper) -> None:
         self.alias: str = wrapper.alias
+        closes = type(wrapper)._close  # type: ignore[attr-defined]
+        is_djangos = closes.__module__.startswith("django.db.backends.")
+        #: The ENGINE's own ``_close``, where it isn't Django's.
+        self.closes = None if is_djangos else closes
         # Both know the wrapper weakly: it must be free to go.
         self.connect = partial(_connect, self)
         self.held: list[tuple[ConnectionPool, PoolEntry]] = []
@@ -90,6 +95,7 @@ class Attachment:
         held = self.take()
         if held is not None:
             pool, entry = held
+            entry.connection.lease += 1
             pool.lose(entry)
 
     def attach(self, wrapper: Any, eager: bool = False) -> None:
@@ -336,25 +342,18 @@ def _close(wrapper: Any, attachment: Attachment) -> None:
         type(wrapper)._close(wrapper)  # somebody put another one there
         pool.checkin(entry)
         return
-    engine: Any = type(wrapper)
-    closes = _close_of_engine(engine)
-    wrapper.connection = None
     try:
-        if closes is not None:
+        if attachment.closes is not None:
             # There is nothing to close: it is to forget what it knew of the session.
             # One that can't do without a connection has nothing else to do.
+            wrapper.connection = None
             with contextlib.suppress(Exception):
-                closes(wrapper)
+                attachment.closes(wrapper)
     finally:
         if wrapper.in_atomic_block:
             wrapper.connection = entry.connection
             pool.discard(entry, "closed in atomic()")
         else:
+            wrapper.connection = None
+            entry.connection.lease += 1
             pool.checkin(entry)
-
-
-@cache
-def _close_of_engine(engine: Any) -> Any:
-    """Give the ``_close`` of an ENGINE that isn't Django's own, else None."""
-    own = engine._close
-    return None if own.__module__.startswith("django.db.backends.") else own

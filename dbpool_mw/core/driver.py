@@ -183,9 +183,10 @@ class TrackedConnection(Connection):
     ``touched`` says that the session must be reset; ``open_cursors`` holds the names of
     the named cursors that were opened and not closed. ``suspect`` says that either may
     be so: the one flag to look at while there is nothing to see. ``lasting`` names what
-    a reset would leave behind. ``lease`` counts the holders that gave the connection
-    back. ``doom`` is the error that every statement raises from now on. ``marks``,
-    ``containers`` and ``hooks`` are for whoever opened the connection.
+    a reset would leave behind. ``lease`` is counted up when a holder gives the
+    connection back: cursors opened before are of no use any more. ``doom`` is the error
+    that every statement raises from now on. ``marks``, ``containers`` and ``hooks`` are
+    for whoever opened the connection.
     """
 
     #: Whether a greenlet waits for the server's answer, and for how many seconds at a
@@ -350,11 +351,6 @@ def why_unusable(connection: Any) -> str | None:
         # Whoever still has the cursor object would close it in the next one's session.
         return "cursor left open"
     return None
-
-
-def end_lease(connection: Any) -> None:
-    """Note that a holder gave a connection back: its cursors are of no use any more."""
-    connection.lease += 1
 
 
 def roll_back(connection: Connection) -> bool:

@@ -394,7 +394,6 @@ class ConnectionPool:
         now = self._clock()
         with self._lock:
             self._end_hold(entry, now)
-            self._driver.end_lease(entry.connection)
             if self._is_clean(entry.connection, entry.origin):
                 reason = self._keep(entry, now)
                 if reason is None:

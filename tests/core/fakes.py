@@ -83,9 +83,6 @@ class FakeDriver:
     def is_clean(self, connection: FakeConnection, origin: Any) -> bool:
         return connection.transaction == "idle" and not connection.touched
 
-    def end_lease(self, connection: FakeConnection) -> None:
-        connection.lease += 1
-
     def why_unusable(self, connection: FakeConnection) -> str | None:
         if connection.closed:
             return "closed"
