@@ -85,7 +85,8 @@ def pgbouncer(
             wait_until(answers, "PgBouncer answers")
             yield front
         finally:
-            process.terminate()  # it ends at once, without waiting for clients
+            # Its versions differ in which signal waits for clients.
+            process.kill()
             process.wait(STOP_SECONDS)
             watchdog.tell(None)
     finally:
