@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from typing import Any
 
@@ -30,14 +31,15 @@ def connect() -> None:
 def begin(sender: Any, task_result: Any, **signal: Any) -> None:
     """Begin a task's scope; a receiver of ``task_started``, in the task's own thread.
 
-    Not for the ImmediateBackend, whose tasks are a part of what enqueues them.
+    Not for the ImmediateBackend, whose tasks are a part of what enqueues them, nor in
+    an event loop, whose thread runs no queries.
     """
-    from django.tasks.backends.immediate import ImmediateBackend
-
-    if not issubclass(sender, ImmediateBackend):
-        scope = Scope(method="task", path=task_result.task.module_path)
-        scope.begin()
-        _here.scopes[task_result.id] = scope
+    if _runs_in_place(sender) or _in_event_loop():
+        return
+    scope = Scope(method="task", path=task_result.task.module_path)
+    # Kept first: whatever interrupts begin(), what it did is undone.
+    _here.scopes[task_result.id] = scope
+    scope.begin()
 
 
 def end(task_result: Any, **signal: Any) -> None:
@@ -45,3 +47,19 @@ def end(task_result: Any, **signal: Any) -> None:
     scope = _here.scopes.pop(task_result.id, None)
     if scope is not None:
         scope.end()
+
+
+def _runs_in_place(sender: Any) -> bool:
+    from django.tasks.backends.immediate import ImmediateBackend
+
+    # Django's own backend sends its class; others send themselves.
+    backend = sender if isinstance(sender, type) else type(sender)
+    return issubclass(backend, ImmediateBackend)
+
+
+def _in_event_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True

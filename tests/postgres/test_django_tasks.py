@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 
 import pytest
+from asgiref.sync import sync_to_async
 from django.db import connection
 from django.http import HttpResponse
 from django.test import override_settings
@@ -31,6 +33,12 @@ def failing_task():
     raise ValueError("on purpose")
 
 
+def draining_task():
+    seen.append(ask("SELECT pg_backend_pid()"))
+    run(backend_of_task)
+    assert stats()["in_use"] == 1
+
+
 def exiting_task():
     ask("SELECT 1")
     raise SystemExit
@@ -40,22 +48,27 @@ class Backend:
     """What the signals name as the sender: a worker's backend."""
 
 
-def run(function):
+class Result:
+    """As much of a task's result as the signals' receivers look at."""
+
+    def __init__(self, function):
+        self.id = f"result of {function.__name__} in {threading.get_ident()}"
+        self.task = tasks.task(function)
+        self.backend = "worker"
+        self.status = tasks.TaskResultStatus.RUNNING
+
+
+def run(function, sender=Backend):
     """Run a task as a worker's backend does: the signals around it, in this thread."""
-    task = tasks.task(function)
-
-    class Result:
-        id = f"result of {function.__name__} in {threading.get_ident()}"
-
-    Result.task, Result.backend = task, "worker"
-    Result.status = tasks.TaskResultStatus.RUNNING
-    tasks.signals.task_started.send(sender=Backend, task_result=Result)
+    result = Result(function)
+    task = result.task
+    tasks.signals.task_started.send(sender=sender, task_result=result)
     try:
         task.func()
     except BaseException as error:
         return error
     finally:
-        tasks.signals.task_finished.send(sender=Backend, task_result=Result)
+        tasks.signals.task_finished.send(sender=sender, task_result=result)
 
 
 @pytest.fixture(autouse=True)
@@ -76,6 +89,50 @@ def test_each_task_has_a_pooled_connection_and_gives_it_back():
     assert stats()["opened"] == 1
     assert stats()["reclaimed"] == 0
     assert wrapper.KEY not in vars(connection)
+
+
+def test_a_backend_may_send_itself_instead_of_its_class():
+    assert run(backend_of_task, sender=Backend()) is None
+    assert stats()["checkouts"] == 1
+    assert stats()["in_use"] == 0
+
+
+def test_a_worker_inside_of_a_task_leaves_that_tasks_connection_alone():
+    assert run(draining_task) is None
+    assert seen[0] == seen[1]
+    assert stats()["checkouts"] == 1
+    assert stats()["in_use"] == 0
+
+
+def test_tasks_of_coroutines_share_a_connection_until_the_last_has_finished():
+    started, finished = tasks.signals.task_started, tasks.signals.task_finished
+
+    async def main():
+        first, second = Result(failing_task), Result(exiting_task)
+        await started.asend(sender=Backend, task_result=first)
+        await sync_to_async(ask)("SELECT 1")
+        await sync_to_async(started.send)(sender=Backend, task_result=second)
+        assert stats()["in_use"] == 1
+        await finished.asend(sender=Backend, task_result=first)
+        await sync_to_async(ask)("SELECT 1")
+        assert stats()["in_use"] == 1
+        await finished.asend(sender=Backend, task_result=second)
+        assert stats()["in_use"] == 0
+
+    asyncio.run(main())
+    assert stats()["checkouts"] == 1
+
+
+def test_a_worker_that_sends_in_its_event_loop_is_left_alone():
+    async def main():
+        return run(no_query)
+
+    assert asyncio.run(main()) is None
+    assert process.pools() == []
+
+
+def no_query():
+    pass
 
 
 @override_settings(DBPOOL_MW_MAX_CONNS=2, DBPOOL_MW_TIMEOUT=20)

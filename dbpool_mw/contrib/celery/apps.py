@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from django.apps import AppConfig
-
-from dbpool_mw.scope import Scope
+from django.apps import AppConfig, apps
+from django.core.exceptions import ImproperlyConfigured
 
 #: Where a task's request, which is one for each run of a task, keeps its scope.
 _SCOPE = "dbpool_mw_scope"
@@ -20,12 +19,25 @@ class CeleryConfig(AppConfig):
     verbose_name = "Database connection pool for Celery"
 
     def ready(self) -> None:
-        """Have each task begin and end a scope; raises ImportError without Celery."""
+        """Have each task begin and end a scope.
+
+        Raises ImportError without Celery, and ImproperlyConfigured when dbpool_mw is no
+        installed app: its part in forks and at exit would be missing.
+        """
         from celery import signals
 
+        if not apps.is_installed("dbpool_mw"):
+            raise ImproperlyConfigured(
+                'INSTALLED_APPS has "dbpool_mw.contrib.celery" and not "dbpool_mw".'
+            )
+        try:
+            import psycopg2  # noqa: F401
+        except ImportError:
+            return  # a check of dbpool_mw says so
         for signal, receiver in (
             (signals.task_prerun, begin),
             (signals.task_postrun, end),
+            (signals.worker_process_shutdown, close),
         ):
             uid = f"dbpool_mw.{receiver.__name__}"
             signal.connect(receiver, weak=False, dispatch_uid=uid)
@@ -34,12 +46,17 @@ class CeleryConfig(AppConfig):
 def begin(task: Any, **signal: Any) -> None:
     """Begin a task's scope; a receiver of ``task_prerun``, in the task's own thread.
 
-    In a task that runs in place of being sent (``task_always_eager``) it does nothing
-    inside a request, and inside another task it shares that one's connection.
+    Not for a task that runs in place of being sent (``task_always_eager``, ``apply``):
+    it is a part of what calls it, whose connection isn't to be closed. Celery's own
+    ``DjangoWorkerFixup`` leaves those alone too.
     """
-    scope = Scope(method="task", path=task.name)
-    scope.begin()
-    setattr(task.request, _SCOPE, scope)
+    from dbpool_mw.scope import Scope
+
+    if not task.request.is_eager:
+        scope = Scope(method="task", path=task.name)
+        # Kept first: a soft time limit may interrupt begin(), and end() comes even so.
+        setattr(task.request, _SCOPE, scope)
+        scope.begin()
 
 
 def end(task: Any, **signal: Any) -> None:
@@ -51,3 +68,13 @@ def end(task: Any, **signal: Any) -> None:
     scope = getattr(task.request, _SCOPE, None)
     if scope is not None:
         scope.end()
+
+
+def close(**signal: Any) -> None:
+    """Close the pools of a prefork child; a receiver of ``worker_process_shutdown``.
+
+    The child ends by ``os._exit``, so that nothing registered with atexit runs.
+    """
+    from dbpool_mw import process
+
+    process.close()

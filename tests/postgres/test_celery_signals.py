@@ -1,0 +1,143 @@
+"""Celery's signals around tasks: what is pooled, and what isn't a worker's."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from celery import Celery
+from celery.app.trace import build_tracer
+from celery.exceptions import SoftTimeLimitExceeded
+from celery.signals import task_postrun, task_prerun, worker_process_shutdown
+from django.apps import AppConfig, apps
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connection
+from django.http import HttpResponse
+
+from dbpool_mw import pooled, process, scope, wrapper
+from tests.postgres.conftest import ask, stats
+
+pytestmark = pytest.mark.usefixtures("fresh_wrappers", "receivers")
+app = Celery("tests", broker="memory://", fixups=[], set_as_current=False)
+
+
+@pytest.fixture
+def receivers():
+    AppConfig.create("dbpool_mw.contrib.celery").ready()
+    yield
+    for signal, name in (
+        (task_prerun, "begin"),
+        (task_postrun, "end"),
+        (worker_process_shutdown, "close"),
+    ):
+        assert signal.disconnect(dispatch_uid=f"dbpool_mw.{name}")
+
+
+@app.task
+def backend():
+    return ask("SELECT pg_backend_pid()")
+
+
+@app.task
+def fails():
+    ask("SELECT 1")
+    raise ValueError("on purpose")
+
+
+@app.task
+def exits():
+    ask("SELECT 1")
+    raise SystemExit
+
+
+@app.task(bind=True, max_retries=None)
+def retries(self):
+    ask("SELECT 1")
+    raise self.retry()
+
+
+@app.task
+def calls():
+    before = ask("SELECT pg_backend_pid()")
+    assert backend.apply().get() == before
+    assert ask("SELECT pg_backend_pid()") == before
+    assert stats()["in_use"] == 1
+    return before
+
+
+def run(task):
+    """Run a task in this thread as a worker does."""
+    trace = build_tracer(task.name, task, app=app)
+    return trace("an id", (), {}, {"id": "an id", "delivery_info": {}}).retval
+
+
+def test_whatever_ends_a_task_its_connection_goes_back():
+    first = run(backend)
+    for task in (fails, retries, calls):
+        run(task)
+        assert stats()["in_use"] == 0
+    with pytest.raises(SystemExit):
+        run(exits)
+    assert stats()["in_use"] == stats()["reclaimed"] == 0
+    assert run(backend) == first
+    assert stats()["opened"] == 1
+    assert wrapper.KEY not in vars(connection)
+
+
+def test_a_task_run_in_place_leaves_its_callers_session_alone():
+    ask("CREATE TEMP TABLE mine (a int)")
+    before = ask("SELECT pg_backend_pid()")
+    assert backend.apply().get() == before
+    assert ask("SELECT count(*) FROM mine") == 0
+    assert process.pools() == []
+
+
+def test_a_task_run_in_place_shares_the_connection_of_a_request(requests):
+    def view(request):
+        assert ask("SELECT pg_backend_pid()") == backend.apply().get()
+        assert stats()["in_use"] == 1
+        return HttpResponse()
+
+    assert requests(view).status_code == 200
+    assert stats()["checkouts"] == 1
+
+
+def test_a_task_run_in_place_by_a_coroutine_is_not_complained_of(caplog):
+    @app.task
+    def asks_nothing():
+        return 7
+
+    async def main():
+        return asks_nothing.apply().get()
+
+    assert asyncio.run(main()) == 7
+    assert caplog.text == ""
+
+
+def test_a_time_limit_in_the_middle_of_the_beginning_spoils_no_later_task(monkeypatch):
+    def interrupted(self, own):
+        whole(self, own)
+        raise SoftTimeLimitExceeded
+
+    whole = scope.Scope._begin
+    with monkeypatch.context() as changes:
+        changes.setattr(scope.Scope, "_begin", interrupted)
+        run(backend)
+    assert stats()["in_use"] == 0
+    assert wrapper.KEY not in vars(connection)
+    run(backend)
+    assert stats()["in_use"] == 0
+
+
+def test_a_task_inside_of_a_block_gives_back_with_it():
+    with pooled():
+        first = ask("SELECT pg_backend_pid()")
+        assert run(backend) == first
+        assert stats()["in_use"] == 1
+    assert stats()["in_use"] == 0
+
+
+def test_the_app_says_when_the_pools_own_app_is_missing(monkeypatch):
+    monkeypatch.setattr(apps, "is_installed", lambda name: False)
+    with pytest.raises(ImproperlyConfigured, match='not "dbpool_mw"'):
+        AppConfig.create("dbpool_mw.contrib.celery").ready()
