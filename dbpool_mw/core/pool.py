@@ -261,11 +261,14 @@ class ConnectionPool:
                     self._grant()
                     if waiter.gift is not None or waiter.error is not None:
                         break
-                    timed_out = left <= 0 and self._leave_queue(waiter)
-                    self._counts["timeouts"] += timed_out
+                    timed_out = left <= 0
+                    if timed_out:
+                        self._leave_queue(waiter)
+                        self._counts["timeouts"] += 1
         except BaseException:
             with self._lock:
-                self._leave_queue(waiter)
+                if waiter in self._waiters:
+                    self._leave_queue(waiter)
             if waiter.gift is not None:
                 self._give_up(waiter.gift)
             raise
@@ -280,13 +283,10 @@ class ConnectionPool:
         assert waiter.gift is not None
         return waiter.gift
 
-    def _leave_queue(self, waiter: Waiter) -> bool:
+    def _leave_queue(self, waiter: Waiter) -> None:
         """Take a waiter that got nothing out of the queue. The lock is held."""
-        if waiter.gift is not None or waiter.error is not None:
-            return False
         self._waiters.remove(waiter)
         self._wake_for_retry()
-        return True
 
     def _nap(self) -> float:
         """Give the seconds to sleep before another attempt to connect may be due."""

@@ -10,6 +10,9 @@ from typing import Any
 from dbpool_mw.core.config import PoolConfig
 from dbpool_mw.core.pool import ConnectionPool
 
+#: The character of every connection.
+ORIGIN = (True,)
+
 
 class FakeConnection:
     def __init__(self, number: int) -> None:
@@ -47,6 +50,7 @@ class FakeDriver:
         self.on_connect: Callable[[], None] = lambda: None
         self.on_close: Callable[[FakeConnection], None] = lambda connection: None
         self.resets: list[FakeConnection] = []
+        self.reset_owners: list[Any] = []
         self.doomed: list[FakeConnection] = []
         self.severed: list[FakeConnection] = []
         self.round_trips = 0
@@ -66,6 +70,8 @@ class FakeDriver:
         return connection
 
     def reset(self, owner: Any, connection: FakeConnection, origin: Any) -> None:
+        assert origin == ORIGIN
+        self.reset_owners.append(owner)
         self.round_trips += 1
         if self.reset_error is not None:
             raise self.reset_error
@@ -78,9 +84,10 @@ class FakeDriver:
         return lambda: connection.alive and not connection.closed
 
     def character(self, connection: FakeConnection) -> tuple[Any, ...]:
-        return (True,)
+        return ORIGIN
 
     def is_clean(self, connection: FakeConnection, origin: Any) -> bool:
+        assert origin == ORIGIN
         return connection.transaction == "idle" and not connection.touched
 
     def why_unusable(self, connection: FakeConnection) -> str | None:
@@ -100,6 +107,7 @@ class FakeDriver:
         return connection.touched
 
     def accept(self, connection: FakeConnection, origin: Any) -> None:
+        assert origin == ORIGIN
         connection.touched = False
 
     def ping(self, connection: FakeConnection) -> bool:

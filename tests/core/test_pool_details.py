@@ -1,0 +1,207 @@
+"""What only shows on a close look: counts of more than one, moments in between."""
+
+from __future__ import annotations
+
+import pytest
+
+from dbpool_mw.core import pool as pool_module
+from dbpool_mw.core.errors import ConnectFailed, PoolTimeout
+from tests.core.fakes import InThread, Owner, check, make_pool, until
+
+
+def use(pool, **state):
+    """Check a connection out, leave it in a state, and check it in."""
+    owner = Owner()
+    entry = pool.checkout(owner)
+    for name, value in state.items():
+        setattr(entry.connection, name, value)
+    pool.checkin(entry)
+    return owner
+
+
+def test_each_time_counts():
+    pool, driver, clock = make_pool(max_conns=1, check_after_idle=10, max_hold=60)
+    for number in range(1, 4):
+        use(pool, touched=True, transaction="open")
+        clock.advance(11)
+        pool.reclaim(pool.checkout(Owner()))
+        entry = pool.checkout(Owner())
+        clock.advance(61)
+        pool.maintain()
+        pool.checkin(entry)
+        stats = pool.stats()
+        assert stats["rollbacks"] == stats["resets"] == number
+        assert stats["checks"] == stats["reclaimed"] == stats["overdue"] == number
+        assert stats["discarded"] == {"held too long": number}
+    check(pool, driver)
+
+
+def test_a_connection_handed_over_is_not_asked_whether_it_lives():
+    pool, driver, _ = make_pool(max_conns=1, timeout=20)
+    entry = pool.checkout(Owner())
+    waiting = InThread(pool.checkout, Owner())
+    until(lambda: pool.stats()["waiting"] == 1)
+    pool.checkin(entry)
+    pool.checkin(waiting.result())
+    assert pool.stats()["checks"] == driver.round_trips == 0
+
+
+def test_a_reset_is_on_behalf_of_who_gave_the_connection_back():
+    pool, driver, _ = make_pool()
+    owners = [use(pool, touched=True) for _ in range(3)]
+    assert driver.reset_owners == owners
+
+
+def test_one_that_is_being_closed_is_the_pools_and_no_ones_else():
+    pool, driver, clock = make_pool(max_conns=2, max_idle=5)
+    seen = []
+    driver.on_close = lambda connection: seen.append(
+        {key: pool.stats()[key] for key in ("size", "idle", "in_use", "connecting")}
+    )
+    use(pool)
+    clock.advance(6)
+    pool.maintain()
+    use(pool)
+    driver.connections[-1].alive = False
+    use(pool)
+    pool.discard(pool.checkout(Owner()), "on purpose")
+    assert seen == [{"size": 1, "idle": 0, "in_use": 1, "connecting": 0}] * 3
+    check(pool, driver)
+
+
+def test_maintenance_leaves_what_is_well_where_it_is():
+    pool, driver, clock = make_pool(max_conns=3)
+    first, second = pool.checkout(Owner()), pool.checkout(Owner())
+    pool.checkin(first)
+    pool.checkin(second)
+    for _ in range(3):
+        clock.advance(1)
+        pool.maintain()
+    assert pool.checkout(Owner()) is second
+    assert pool.checkout(Owner()) is first
+    assert pool.stats()["opened"] == 2
+    check(pool, driver)
+
+
+def test_a_look_for_long_holds_looks_at_all_of_them():
+    pool, driver, clock = make_pool(max_conns=4, max_hold=60, leak_after=60)
+    entries = [pool.checkout(Owner(str(number))) for number in range(4)]
+    pool.checkin(entries[1])
+    clock.advance(60)
+    pool.maintain()
+    assert pool.stats()["overdue"] == pool.stats()["leaked"] == 3
+    held = [entries[0], entries[2], entries[3]]
+    assert {c.number for c in driver.doomed} == {e.connection.number for e in held}
+    clock.advance(10)
+    pool.maintain()
+    assert {c.number for c in driver.severed} == {c.number for c in driver.doomed}
+
+
+def test_stuck_round_trips_and_deaf_holders_are_cut_off_in_one_round():
+    pool, driver, clock = make_pool(max_conns=2, max_hold=60, check_after_idle=0)
+    pool.checkin(pool.checkout(Owner()))
+    held = pool.checkout(Owner())
+    second = pool.checkout(Owner())
+    pool.checkin(second)
+    clock.advance(60)
+    pool.maintain()
+    severed_while_asked = []
+
+    def asks_long(connection):
+        pool.maintain()
+        clock.advance(10)
+        pool.maintain()
+        severed_while_asked.extend(driver.severed)
+        return True
+
+    driver.ping = asks_long
+    pool.checkin(pool.checkout(Owner()))
+    assert set(severed_while_asked) == {held.connection, second.connection}
+
+
+def test_jitter_never_ends_a_pause_before_its_half(monkeypatch):
+    monkeypatch.setattr(pool_module.random, "random", lambda: 1.0)
+    pool, driver, clock = make_pool(timeout=0.001)
+    driver.connect_error = ConnectFailed("default", "can't connect", "down")
+    with pytest.raises(ConnectFailed):
+        pool.checkout(Owner())
+    clock.advance(0.049)
+    with pytest.raises(PoolTimeout):
+        pool.checkout(Owner())
+    assert pool.stats()["connect_errors"] == 1
+
+
+def test_the_text_of_a_time_out_tells_counts_state_failures_and_holders():
+    pool, _, clock = make_pool(max_conns=1, timeout=0.001)
+    pool.checkout(Owner("busy"))
+    pool.pause()
+    clock.advance(2)
+    with pytest.raises(PoolTimeout) as caught:
+        pool.checkout(Owner())
+    assert str(caught.value) == (
+        "pool 'default': no connection within 0.001 s; 1 in use, 0 idle and 0 "
+        "connecting of at most 1, 0 waiting, the pool is paused; held by GET /busy/ in "
+        "thread busy for 2.0 s"
+    )
+    (holder,) = pool.holders()
+    assert holder["alias"] == "default"
+    assert holder["backend_pid"] == 1001
+
+
+@pytest.mark.parametrize(
+    ("turn", "reason"),
+    [
+        ("drain", "drained"),
+        ("pause", "paused"),
+        ("recycle", "recycled"),
+        ("close", "pool closed"),
+    ],
+)
+def test_each_turn_gives_its_reason_and_says_so(turn, reason, caplog):
+    caplog.set_level("INFO")
+    pool, driver, _ = make_pool()
+    use(pool)
+    caplog.clear()
+    getattr(pool, turn)()
+    assert pool.stats()["discarded"] == {reason: 1}
+    texts = [record.getMessage() for record in caplog.records]
+    assert texts == [
+        f"default: {reason}",
+        f"default: closed a connection: {reason} (0 of 2)",
+    ]
+    check(pool, driver)
+
+
+def test_a_resume_says_so(caplog):
+    caplog.set_level("INFO")
+    pool, _, _ = make_pool()
+    pool.pause()
+    caplog.clear()
+    pool.resume()
+    assert [record.getMessage() for record in caplog.records] == ["default: resumed"]
+
+
+def test_one_that_died_is_told_of(caplog):
+    caplog.set_level("INFO")
+    pool, driver, _ = make_pool()
+    use(pool)
+    driver.connections[0].alive = False
+    caplog.clear()
+    use(pool)
+    assert [record.getMessage() for record in caplog.records] == [
+        "default: a connection died while idle; replacing it",
+        "default: opened a connection (1 of 2)",
+    ]
+
+
+def test_a_refill_that_fails_is_told_of_and_goes_on_later(caplog):
+    pool, driver, _ = make_pool(min_conns=1)
+    driver.connect_error = ValueError(" on purpose ")
+    pool.maintain()
+    assert [record.getMessage() for record in caplog.records] == [
+        "default: can't refill: on purpose"
+    ]
+    driver.connect_error = None
+    pool.maintain()
+    assert pool.stats()["idle"] == 1
+    check(pool, driver)
