@@ -11,6 +11,7 @@ another process opened.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import threading
 import time
@@ -137,11 +138,31 @@ def _is_test_run() -> bool:
 
 
 def _start_threads(house: _House, control_dir: Path) -> None:
-    """Start what runs beside the requests. The house's lock is held."""
+    """Start what runs beside the requests. The house's lock is held.
+
+    These threads take no signal, which their starter's mask says: one that the main
+    thread blocks must wait. billiard blocks SIGTERM, for one, while it holds the lock
+    that all of a Celery worker's children share, and a child that died of it then would
+    stop them all.
+    """
     house.maintenance = Maintenance(lambda: list(house.pools.values()))
-    house.maintenance.start()
     house.control = ControlServer(control_dir, handle)
-    house.control.start()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    try:
+        house.maintenance.start()
+        house.control.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+#: What somebody sends; the others are a thread's own faults.
+_SIGNALS = signal.valid_signals() - {
+    signal.SIGABRT,
+    signal.SIGBUS,
+    signal.SIGFPE,
+    signal.SIGILL,
+    signal.SIGSEGV,
+}
 
 
 def pools() -> list[ConnectionPool]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import threading
 
 import pytest
@@ -67,6 +69,23 @@ def test_after_the_block_the_thread_has_djangos_own_connections_again():
     assert backend() != inside
     assert stats()["in_use"] == 0
     assert not isinstance(connection.connection, TrackedConnection)
+
+
+def test_the_threads_beside_leave_signals_to_the_main_thread():
+    with pooled():
+        backend()
+    seen = []
+    before = signal.signal(signal.SIGUSR1, lambda *_: seen.append("handled"))
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
+    try:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        assert signal.SIGUSR1 in signal.sigpending()
+        assert seen == []
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+        signal.signal(signal.SIGUSR1, before)
+    assert seen == ["handled"]
+    assert len(process.pools()) == 1
 
 
 def test_only_the_named_aliases_are_pooled():
