@@ -340,6 +340,7 @@ def _close(wrapper: Any, attachment: Attachment) -> None:
         return
     if wrapper.connection is not entry.connection:
         type(wrapper)._close(wrapper)  # somebody put another one there
+        entry.connection.lease += 1
         pool.checkin(entry)
         return
     try:

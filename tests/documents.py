@@ -1,12 +1,21 @@
-"""The code blocks of the project's documents, for the tests that run them."""
+"""The project's documents: the code that tests run, and the tables that they write.
+
+With DBPOOL_MW_TEST_WRITE_DOCS=1 a run writes its tables into the documents.
+"""
 
 from __future__ import annotations
 
+import os
 import re
 import textwrap
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+WRITE = os.environ.get("DBPOOL_MW_TEST_WRITE_DOCS") == "1"
+
+#: What stands around a table that a run writes.
+BEGIN, END = ".. figures: begin\n\n", "\n\n.. figures: end"
 
 
 def code_blocks(document: str, language: str = "python") -> list[str]:
@@ -39,3 +48,26 @@ def code_block(document: str, containing: str, language: str = "python") -> str:
     """Return the one code block of a document that contains a text."""
     (found,) = [b for b in code_blocks(document, language) if containing in b]
     return found
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table in reStructuredText."""
+    every = [header, *rows]
+    widths = [max(map(len, column)) for column in zip(*every, strict=True)]
+    rule = "  ".join("=" * width for width in widths)
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in every]
+    return "\n".join([rule, lines[0], rule, *lines[1:], rule])
+
+
+def written_table(document: str) -> str:
+    """Return the table that a run wrote into a document."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    return text.partition(BEGIN)[2].partition(END)[0]
+
+
+def write_table(document: str, text: str) -> None:
+    """Put a table into a document, between its two marks."""
+    path = ROOT / document
+    head, begin, rest = path.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, tail = rest.partition(END)
+    path.write_text(head + begin + text + end + tail, encoding="utf-8")

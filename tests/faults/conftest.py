@@ -8,7 +8,8 @@ from contextlib import AbstractContextManager, contextmanager
 import pytest
 
 from tests.conftest import Databases
-from tests.faults.figures import WRITE, Figures, Traffic, traffic
+from tests.documents import WRITE
+from tests.faults.figures import Figures, Traffic, traffic
 from tests.process.conftest import short_directory as short_directory
 from tests.process.projects import Project
 from tests.process.servers import Server, wait_until

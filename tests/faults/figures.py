@@ -6,7 +6,6 @@ between the two marks there.
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections import Counter
@@ -16,12 +15,10 @@ from dataclasses import dataclass, field
 from http.client import HTTPException
 from itertools import pairwise
 
-from tests.documents import ROOT
+from tests.documents import table, write_table
 from tests.process.servers import Server, wait_until
 
-DOCUMENT = ROOT / "docs" / "reliability.rst"
-BEGIN, END = ".. figures: begin", ".. figures: end"
-WRITE = os.environ.get("DBPOOL_MW_TEST_WRITE_DOCS") == "1"
+DOCUMENT = "docs/reliability.rst"
 
 HEADER = ("Fault", "Under", "Requests", "200", "503", "Other", "Longest", "Gap")
 
@@ -115,17 +112,8 @@ class Figures:
 
     def table(self) -> str:
         """Return the rows as a reStructuredText table."""
-        rows = [HEADER, *self.rows.values()]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        rule = "  ".join("=" * width for width in widths)
-        cells = [map(str.ljust, row, widths) for row in rows]
-        lines = ["  ".join(each).rstrip() for each in cells]
-        return "\n".join([rule, lines[0], rule, *lines[1:], rule])
+        return table(HEADER, self.rows.values())
 
     def write(self) -> None:
         """Put the table into the document."""
-        text = DOCUMENT.read_text(encoding="utf-8")
-        head, _, rest = text.partition(BEGIN)
-        tail = rest.partition(END)[2]
-        table = f"{BEGIN}\n\n{self.table()}\n\n{END}"
-        DOCUMENT.write_text(head + table + tail, encoding="utf-8")
+        write_table(DOCUMENT, self.table())

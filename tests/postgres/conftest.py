@@ -17,6 +17,7 @@ from django.urls import path
 
 from dbpool_mw import conf, process, wrapper
 from tests.conftest import Databases
+from tests.postgres.wire import CountingProxy
 
 
 class Urls:
@@ -54,6 +55,22 @@ def requests(databases: Databases) -> Iterator[Requests]:
     with override_settings(ROOT_URLCONF=sender.urls, DBPOOL_MW_POOLS={"replica": None}):
         yield sender
     connections.close_all()
+
+
+@pytest.fixture
+def wire(requests: Requests, databases: Databases) -> Iterator[CountingProxy]:
+    """Put the proxy between Django and the server."""
+    if databases.server.host.startswith("/"):
+        pytest.skip("the server named by the environment has no TCP address")
+    proxy = CountingProxy(databases.server.host, int(databases.server.port))
+    connections.settings["default"].update(
+        HOST="127.0.0.1", PORT=str(proxy.port), OPTIONS={"sslmode": "disable"}
+    )
+    yield proxy
+    connections["default"].close()
+    process.close()
+    connections.settings["default"]["OPTIONS"] = {}
+    proxy.close()
 
 
 def forget_wrappers() -> None:

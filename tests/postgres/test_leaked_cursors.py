@@ -93,3 +93,16 @@ def test_a_named_cursor_opened_but_not_used_is_of_no_use_later_either(requests):
         kept[0].cursor.execute("SELECT 1")
     kept[0].close()
     assert stats()["discarded"] == {}
+
+
+def test_nor_where_another_connection_was_put_in_place_of_its_own(requests):
+    def view(request):
+        cursor, own = connection.cursor(), connection.connection
+        connection.connection = psycopg2.connect(own.dsn, password=own.info.password)
+        connection.close()
+        with pytest.raises(InterfaceError, match=GIVEN_BACK):
+            cursor.execute("SELECT 1")
+        return HttpResponse()
+
+    assert requests(view).status_code == 200
+    assert stats()["opened"] == 1

@@ -1,0 +1,227 @@
+"""What a request left in its session, and what the next one finds, in each mode.
+
+With DBPOOL_MW_TEST_WRITE_DOCS=1 the run writes what it measured into docs/sessions.rst;
+otherwise the document has to say what the run measured.
+"""
+
+from __future__ import annotations
+
+import pytest
+from django.db import connection, connections, transaction
+from django.db.backends.signals import connection_created
+from django.http import HttpResponse
+from django.test import override_settings
+
+from tests.documents import WRITE, code_block, table, write_table, written_table
+from tests.postgres.conftest import ask, stats
+from tests.postgres.states import STATES, kept, prepare, setting, take
+
+DOCUMENT = "docs/sessions.rst"
+MODES = ("auto", "always", "never")
+HEADER = ("A request did", *MODES)
+
+RESET = ("cleaned, 2", "cleaned, 2", "**stays**, 0")
+SENT = ("cleaned, 3", "cleaned, 3", "**stays**, 0")
+UNSEEN = ("**stays**, 0", "cleaned, 2", "**stays**, 0")
+NOTHING = ("nothing to clean, 0", "nothing to clean, 2", "nothing to clean, 0")
+AUTOCOMMIT = ("cleaned, 0", "cleaned, 2", "cleaned, 0")
+ROLLED_BACK = ("cleaned, 1", "cleaned, 3", "cleaned, 1")
+CLOSED = ("closed", "closed", "closed")
+
+#: What the next request finds in each mode, and the round trips of the checkin.
+EXPECTED = {
+    "nothing": NOTHING,
+    "``SET LOCAL``": NOTHING,
+    "``SET statement_timeout``": RESET,
+    "``SET search_path``": RESET,
+    "``SET TimeZone``": RESET,
+    "``SET app.user_id``": RESET,
+    "``SET ROLE``": RESET,
+    "``SET SESSION AUTHORIZATION``": RESET,
+    "``set_config(…, false)``": RESET,
+    "the same, within a function": UNSEEN,
+    "read only, by SQL": RESET,
+    "isolation level, by SQL": RESET,
+    "deferrable, by SQL": RESET,
+    "``readonly = True``": SENT,
+    "``isolation_level = …``": SENT,
+    "``deferrable = True``": SENT,
+    "``set_client_encoding(…)``": RESET,
+    "``autocommit = False``": AUTOCOMMIT,
+    "the same, and a query": ROLLED_BACK,
+    "``BEGIN``": ROLLED_BACK,
+    "``BEGIN``, and an error": ROLLED_BACK,
+    "temporary table": RESET,
+    "advisory lock of the session": RESET,
+    "``LISTEN``": RESET,
+    "``PREPARE``": RESET,
+    "``setseed()``": ("closed", "closed", "**stays**, 0"),
+    "``DECLARE … WITH HOLD``": RESET,
+    "held cursor of psycopg2, kept": CLOSED,
+    "named cursor of psycopg2, kept": CLOSED,
+    "``.iterator()`` broken off, kept": CLOSED,
+    "``.iterator()`` broken off, dropped": NOTHING,
+    "``COPY … TO`` broken off": CLOSED,
+    "``COPY … FROM`` broken off": NOTHING,
+    "a query cancelled": NOTHING,
+}
+
+
+@pytest.fixture(scope="module")
+def measured():
+    """Collect what the run measures; write it if it is wanted."""
+    found = {}
+    yield found
+    if WRITE and len(found) == len(STATES) * len(MODES):
+        rows = [[name, *(found[name, mode] for mode in MODES)] for name in STATES]
+        write_table(DOCUMENT, table(HEADER, rows))
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("name", STATES)
+def test_the_next_request_finds_it_or_not_as_the_table_says(
+    name, mode, requests, databases, wire, measured
+):
+    prepare(databases)
+    leave, sight = STATES[name]
+    seen = []
+
+    def looks(request):
+        seen.append(take(sight))
+        return HttpResponse()
+
+    def leaves(request):
+        take(leave)
+        seen.append(take(sight))
+        wire.messages.clear()
+        return HttpResponse()
+
+    with override_settings(DBPOOL_MW_RESET=mode):
+        requests(looks)
+        requests(leaves)
+        # b"X" says farewell, and nobody waits for an answer.
+        trips = [each for each in wire.messages if each != b"X"]
+        opened = stats()["opened"]
+        requests(looks)
+        closed = stats()["opened"] > opened
+    kept.clear()
+    fresh, left, found = seen
+    if closed:
+        assert found == fresh
+        assert not trips
+        measured[name, mode] = "closed"
+    else:
+        outcome = "cleaned" if found == fresh else "**stays**"
+        if left == fresh == found:
+            outcome = "nothing to clean"
+        measured[name, mode] = f"{outcome}, {len(trips)}"
+    assert measured[name, mode] == EXPECTED[name][MODES.index(mode)]
+
+
+@pytest.mark.skipif(WRITE, reason="this run writes the document")
+def test_the_document_has_the_table():
+    rows = [[name, *EXPECTED[name]] for name in STATES]
+    assert written_table(DOCUMENT) == table(HEADER, rows)
+
+
+def test_the_function_of_the_document_cleans_what_auto_does_not_see(
+    requests, databases, wire
+):
+    prepare(databases)
+    names = {}
+    exec(code_block(DOCUMENT, "def forget_user"), names)
+    leave, sight = STATES["the same, within a function"]
+    seen = []
+
+    def view(request):
+        seen.append(ask(sight))
+        ask(leave)
+        wire.messages.clear()
+        return HttpResponse()
+
+    with override_settings(DBPOOL_MW_RESET=names["forget_user"]):
+        for _ in range(3):
+            requests(view)
+            assert wire.messages == [b"Q"]
+    assert seen == [""] * 3
+
+
+@pytest.fixture
+def receiver():
+    def created(connection, **signal):
+        with connection.cursor() as cursor:
+            cursor.execute("SET app.user_id = 'nobody'; SET lock_timeout = 4321")
+
+    connection_created.connect(created, dispatch_uid="test")
+    yield
+    connection_created.disconnect(dispatch_uid="test")
+
+
+@pytest.fixture
+def role(databases):
+    options = connections.settings["default"]["OPTIONS"] = {"assume_role": "pg_monitor"}
+    yield options
+    connections["default"].close()
+    connections.settings["default"]["OPTIONS"] = {}
+
+
+SET_UP = {
+    "TimeZone": ("UTC", "SET TimeZone = 'Asia/Tokyo'"),
+    "role": ("pg_monitor", "RESET ROLE"),
+    "app.user_id": ("nobody", "SET app.user_id = '42'"),
+    "lock_timeout": ("4321ms", "RESET ALL"),
+}
+
+
+@pytest.mark.usefixtures("receiver", "role")
+@pytest.mark.parametrize("mode", ["auto", "always"])
+@pytest.mark.parametrize("name", SET_UP)
+def test_what_django_and_receivers_set_up_is_in_force_again(name, mode, requests):
+    expected, change = SET_UP[name]
+    seen = []
+
+    def view(request):
+        seen.append(ask(setting(name)))
+        ask(change)
+        assert ask(setting(name)) != expected
+        return HttpResponse()
+
+    with override_settings(DBPOOL_MW_RESET=mode):
+        for _ in range(3):
+            assert requests(view).status_code == 200
+        assert seen == [expected] * 3
+        assert stats()["opened"] == 1
+
+
+def test_a_session_that_changed_nothing_is_not_reset(requests):
+    def view(request):
+        with transaction.atomic():
+            ask("SELECT 1")
+            ask("SET LOCAL statement_timeout = 5")
+            with transaction.atomic():
+                ask("SELECT count(*) FROM pg_class")
+        with connection.cursor() as cursor:
+            cursor.executemany("SELECT %s", [(1,), (2,)])
+        connection.check_constraints()
+        return HttpResponse()
+
+    for _ in range(3):
+        requests(view)
+    assert stats()["resets"] == stats()["rollbacks"] == 0
+    assert stats()["discarded"] == {}
+    assert stats()["opened"] == 1
+
+
+def test_a_cursor_read_to_its_end_costs_nothing(requests):
+    def view(request):
+        cursor = connections["default"].chunked_cursor()
+        cursor.execute("SELECT generate_series(1, 5)")
+        assert len(cursor.fetchall()) == 5
+        cursor.close()
+        return HttpResponse()
+
+    for _ in range(2):
+        requests(view)
+    assert stats()["opened"] == 1
+    assert stats()["resets"] == 0
+    assert stats()["discarded"] == {}
