@@ -88,7 +88,9 @@ class FakeDriver:
 
     def is_clean(self, connection: FakeConnection, origin: Any) -> bool:
         assert origin == ORIGIN
-        return connection.transaction == "idle" and not connection.touched
+        # libpq says "unknown" of a closed one.
+        usable = connection.transaction == "idle" and not connection.closed
+        return usable and not connection.touched
 
     def why_unusable(self, connection: FakeConnection) -> str | None:
         if connection.closed:
