@@ -20,7 +20,7 @@ RUNNERS = ["pytest>=9.0", "pytest-django>=4.11", "pytest-xdist>=3.8"]
 CELERY = ["celery>=5.4"]
 # ENGINEs of others, which the pool has to work with.
 ENGINES = ["django-prometheus>=2.4", "django-tenants>=3.10"]
-TEST = [*SERVERS, *GEVENT, *CELERY, *RUNNERS, *ENGINES]
+TEST = [*SERVERS, *GEVENT, *CELERY, *RUNNERS, *ENGINES, "hypothesis>=6.100"]
 LINT = ["ruff==0.17.5"]
 TYPES = ["mypy>=1.18,<2.5", "django-stubs>=5.2.9", "types-psycopg2"]
 
