@@ -80,6 +80,11 @@ class Attachment:
             "path": getattr(request, "path", None),
         }
 
+    def holds_another(self) -> bool:
+        """Tell whether this thread holds a connection of another alias."""
+        others = here.attachments.values()
+        return any(each.held for each in others if each is not self)
+
     def take(self) -> tuple[ConnectionPool, PoolEntry] | None:
         """Take what is held, if anything is; of several takers one gets it."""
         try:

@@ -26,6 +26,14 @@ class Owner(Protocol):
         """Tell who this is: ``thread``, ``method`` and ``path``, each may be None."""
         ...
 
+    def holds_another(self) -> bool:
+        """Tell whether it holds a connection of another pool.
+
+        A pause doesn't keep it waiting: the other pool's may wait for it. Asked in the
+        thread that checks out.
+        """
+        ...
+
 
 class PoolEntry:
     """One place in the pool: reserved first, then holding a physical connection.

@@ -50,6 +50,9 @@ DRAINING = "draining"
 PAUSED = "paused"
 SHUT = "closed"
 
+#: In these, connections are opened.
+_OPENING = (RUNNING, DRAINING)
+
 #: Lifetimes are shortened by up to this share, at random, so that connections opened
 #: together don't all expire together.
 _LIFETIME_JITTER = 0.1
@@ -172,7 +175,7 @@ class ConnectionPool:
         while True:
             if entry is None:
                 left = max(deadline - self._clock(), 0.0)
-                entry = self._place_or_wait(seconds, left, failed)
+                entry = self._place_or_wait(owner, seconds, left, failed)
                 # It may have been laid by or handed over just now.
                 now = self._clock()
             try:
@@ -191,13 +194,16 @@ class ConnectionPool:
                 # There are others, which may come back in time.
                 entry, failed = None, True
 
-    def _place_or_wait(self, seconds: float, left: float, again: bool) -> PoolEntry:
+    def _place_or_wait(
+        self, owner: Owner, seconds: float, left: float, again: bool
+    ) -> PoolEntry:
         """Find a connection or a place for one, or queue for either.
 
         Waits for what is ``left`` of so many seconds. One who waited before, and could
         not connect in the place it got, is the first in the queue again.
         """
         waiter = None
+        passes = self._state is PAUSED and owner.holds_another()
         with self._lock:
             shut = self._state is SHUT
             limit = self.config.max_waiting
@@ -205,7 +211,7 @@ class ConnectionPool:
                 entry = self._idle.pop()
                 entry.state = IN_USE
                 return entry
-            if self._may_open():
+            if self._may_open(passes):
                 return self._reserve()
             if again and not shut:
                 waiter = self._make_waiter()
@@ -226,10 +232,13 @@ class ConnectionPool:
             self._explain(),
         )
 
-    def _may_open(self) -> bool:
-        """Tell whether a place is free and may be filled. The lock is held."""
+    def _may_open(self, passes: bool = False) -> bool:
+        """Tell whether a place is free and may be filled. The lock is held.
+
+        Not in a pause, but for one who passes it.
+        """
         if (
-            self._state not in (RUNNING, DRAINING)
+            not (self._state in _OPENING or (passes and self._state is PAUSED))
             or len(self._entries) >= self.config.max_conns
         ):
             return False
@@ -692,7 +701,11 @@ class ConnectionPool:
         self._turn(DRAINING, "drained")
 
     def pause(self) -> None:
-        """Drain, and let checkouts wait in the queue until the pool is resumed."""
+        """Drain, and let checkouts wait in the queue until the pool is resumed.
+
+        But for an owner that holds a connection of another pool: were that one paused
+        too, each would wait for the other.
+        """
         self._turn(PAUSED, "paused")
 
     def recycle(self) -> None:

@@ -90,6 +90,9 @@ class _Nobody:
     def describe(self) -> dict[str, Any]:
         return {}
 
+    def holds_another(self) -> bool:
+        return False
+
 
 _NOBODY = _Nobody()
 

@@ -37,6 +37,9 @@ class Owner:
     def describe(self) -> dict[str, Any]:
         return {"thread": self.name, "method": "GET", "path": f"/{self.name}/"}
 
+    def holds_another(self) -> bool:
+        return False
+
 
 class FakeDriver:
     """Stands in for dbpool_mw.core.driver; remembers every connection it opened."""

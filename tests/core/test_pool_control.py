@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dbpool_mw.core.errors import PoolClosed
+from dbpool_mw.core.errors import PoolClosed, PoolTimeout
 from tests.core.fakes import InThread, Owner, check, make_pool, until
 
 ANYBODY = Owner()
@@ -129,3 +129,26 @@ def test_a_recycle_after_a_drain_goes_on_pooling():
     assert pool.stats()["idle"] == 1
     assert pool.stats()["discarded"] == {"recycled": 1}
     check(pool, driver)
+
+
+class InTheMiddle(Owner):
+    def holds_another(self):
+        return True
+
+
+def test_a_pause_lets_those_pass_who_hold_a_connection_of_another_pool():
+    pool, driver, _ = make_pool(max_conns=2, timeout=0.01)
+    pool.pause()
+    passing = [pool.checkout(InTheMiddle()) for _ in range(2)]
+    # Never more than there are places, and nobody else.
+    for owner in (InTheMiddle(), ANYBODY):
+        with pytest.raises(PoolTimeout):
+            pool.checkout(owner)
+    assert pool.stats()["stale"] == 2
+    for entry in passing:
+        pool.checkin(entry)
+    assert pool.stats()["discarded"] == {"paused": 2}
+    check(pool, driver)
+    pool.close()
+    with pytest.raises(PoolClosed):
+        pool.checkout(InTheMiddle())

@@ -118,6 +118,23 @@ def test_a_failover_makes_requests_wait_and_none_fail(own_project):
         assert project.manage("dbpool_drain", "--resume").returncode == 0
 
 
+def test_a_request_in_the_middle_passes_a_pause_to_its_other_database(project):
+    project.settings |= {"DBPOOL_MW_LAZY": True, "DBPOOL_MW_TIMEOUT": 30}
+    with (
+        project.gunicorn("--threads", "4") as server,
+        ThreadPoolExecutor(2) as clients,
+    ):
+        with project.lock(9):
+            asking = clients.submit(server.get, "/holds_then_replica/?key=9")
+            project.wait_for_lock(9)
+            done = project.manage("dbpool_drain", "--pause", "--timeout", "0.1")
+            assert done.returncode == 1
+        # Were it to wait for the resume, the pause would wait for it.
+        assert asking.result(20).status == 200
+        assert project.manage("dbpool_drain", "--pause").returncode == 0
+        assert project.totals()["size"] == 0
+
+
 def test_a_recycle_replaces_every_connection_under_traffic(workers, project):
     with traffic(workers):
         old = set(project.backends())

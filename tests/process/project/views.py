@@ -38,6 +38,7 @@ __all__ = [
     "fails_twice",
     "greenlet",
     "holds",
+    "holds_then_replica",
     "leaves_session",
     "lock_held",
     "missing",
@@ -199,6 +200,14 @@ def holds(request):
     """Wait until somebody else gives the advisory lock up; the path is the evidence."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", [int(request.GET["key"])])
+    return answer(backend=backend_pid())
+
+
+def holds_then_replica(request):
+    """Ask the other database when somebody gives the advisory lock up."""
+    holds(request)
+    with connections["replica"].cursor() as cursor:
+        cursor.execute("SELECT 1")
     return answer(backend=backend_pid())
 
 
