@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -26,6 +27,14 @@ import sys, json
 from {APP} import app
 for name, *arguments in json.loads(sys.argv[1]):
     app.send_task(f"{APP}.{{name}}", args=arguments)
+"""
+SEND_AND_REVOKE = f"""
+import sys
+from {APP} import app
+if sys.argv[1] == "send":
+    app.send_task("{APP}.waits", task_id="revoked")
+else:
+    app.control.revoke("revoked", terminate=True)
 """
 
 
@@ -64,10 +73,12 @@ class Worker:
 
     def send(self, *tasks: tuple[object, ...]) -> None:
         """Send tasks by their names, each with its arguments."""
-        import json
+        self.run(SEND, json.dumps(tasks))
 
+    def run(self, program: str, argument: str) -> None:
+        """Run a program of the project's, as one that sends tasks."""
         subprocess.run(
-            [sys.executable, "-c", SEND, json.dumps(tasks)],
+            [sys.executable, "-c", program, argument],
             cwd=ROOT,
             env=self.project.environ,
             check=True,
@@ -92,6 +103,14 @@ class Worker:
         return self.events()
 
 
+def is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return True
+
+
 @pytest.fixture
 def ready(project: Project, tmp_path: Path) -> Project:
     """Give the project with the app of the documentation and a broker."""
@@ -112,11 +131,12 @@ def ready(project: Project, tmp_path: Path) -> Project:
 
 
 @contextmanager
-def celery(project: Project, pool: str, concurrency: int = 2) -> Iterator[Worker]:
+def celery(
+    project: Project, pool: str, concurrency: int = 2, *options: str
+) -> Iterator[Worker]:
     """Run a worker."""
-    if pool == "gevent":
-        project.extra["TEST_PSYCOGREEN"] = "1"
     worker = Worker(project, pool, concurrency)
+    worker.command += options
     try:
         worker.start()
         yield worker
@@ -190,8 +210,45 @@ def test_a_warm_shutdown_leaves_nothing(ready, pool):
         worker.wait(one=4)
         worker.process.terminate()
         assert worker.process.wait(30) == 0
+        # Before any command looks, which removes the sockets of the dead.
+        assert list(ready.control.iterdir()) == []
         wait_until(lambda: ready.backends() == [], "the server sees nobody")
         assert ready.manage("dbpool_stats").returncode == 3
+
+
+def test_children_come_and_go_and_the_parent_keeps_its_own_session(ready):
+    ready.extra["TEST_PARENT_ASKS"] = "1"
+    with celery(ready, "prefork", 1, "--max-tasks-per-child", "2") as worker:
+        worker.send(*[("notes", "one")] * 6)
+        before, *events = worker.wait(before=1, one=6)
+        assert len({pid for pid, _, _ in events} - {before[0]}) == 3
+        assert len({backend for _, backend, _ in events} - {before[1]}) == 3
+        # The last child is about to end, the others closed what they had.
+        wait_until(lambda: ready.backends() == [before[1]], "the parent's is open")
+        worker.process.terminate()
+        assert worker.process.wait(30) == 0
+        assert worker.events()[-1] == (before[0], before[1], "behind")
+
+
+def test_a_task_that_a_signal_ends_gives_its_connection_back(ready):
+    with celery(ready, "prefork") as worker:
+        worker.send(("waits_a_second",))
+        wait_until(lambda: "Soft time limit" in worker.text(), "the limit is reached")
+        ((_, backend, _),) = worker.wait(waits=1)
+        totals = ready.settled()
+        assert totals["reclaimed"] == 0
+        # The child goes on, and so does its connection.
+        assert ready.backends() == [backend]
+        worker.run(SEND_AND_REVOKE, "send")
+        wait_until(lambda: len(worker.events()) == 2, "the task waits")
+        assert len(ready.holders(f"{APP}.waits")) == 1
+        revoked, _, _ = worker.events()[-1]
+        worker.run(SEND_AND_REVOKE, "revoke")
+        # Celery may give a task to a child that is about to end.
+        wait_until(lambda: not is_alive(revoked), "the child has ended")
+        worker.send(*[("notes", "after")] * 4)
+        worker.wait(waits=2, after=4)
+        ready.check_no_place_is_lost()
 
 
 @pytest.mark.parametrize("pool", ["threads", "gevent"])

@@ -1,15 +1,32 @@
 """A Celery app with a broker of files; its tasks do anything to their connection."""
 
 import os
+import tempfile
+import time
 
 from celery import Celery
+from celery.signals import worker_init, worker_shutdown
 from django.db import connection
+from kombu.transport import filesystem
 
 from tests.documents import code_block
 from tests.process.project.middleware import backend_pid
 
 folder = os.environ["TEST_BROKER"]
 
+
+class Channel(filesystem.Channel):
+    """Kombu's, whose reader takes a message that is still being written."""
+
+    def _put(self, queue, payload, **kwargs):
+        with tempfile.TemporaryDirectory(dir=folder) as unseen:
+            self.data_folder_out = unseen
+            super()._put(queue, payload, **kwargs)
+            for name in os.listdir(unseen):
+                os.rename(os.path.join(unseen, name), os.path.join(folder, name))
+
+
+filesystem.Transport.Channel = Channel
 app = Celery("tests.process.project.tasks")
 app.conf.update(
     broker_url="filesystem://",
@@ -17,14 +34,24 @@ app.conf.update(
         "data_folder_in": folder,
         "data_folder_out": folder,
         "control_folder": f"{folder}/control",
+        "polling_interval": 0.05,
     },
     broker_connection_retry_on_startup=True,
     task_ignore_result=True,
     worker_hijack_root_logger=False,
     worker_prefetch_multiplier=1,
 )
-if os.environ.get("TEST_PSYCOGREEN"):
-    exec(code_block("docs/tasks.rst", "patch_psycopg"))
+exec(code_block("docs/tasks.rst", "patch_psycopg"))
+
+if os.environ.get("TEST_PARENT_ASKS"):
+    # After Celery's own receiver, which closes what was open before.
+    @worker_init.connect
+    def asks_before_the_fork(**kwargs):
+        note("before")
+
+    @worker_shutdown.connect
+    def asks_after_the_children(**kwargs):
+        note("behind")
 
 
 def note(what):
@@ -59,6 +86,19 @@ def fails():
 def exits():
     note("exits")
     raise SystemExit("on purpose")
+
+
+@app.task
+def waits():
+    """Keep the connection until a signal ends the task."""
+    note("waits")
+    while True:  # a signal that comes just before a sleep ends none
+        time.sleep(0.05)
+
+
+@app.task(soft_time_limit=1)
+def waits_a_second():
+    waits()
 
 
 @app.task(bind=True, max_retries=1)
