@@ -331,8 +331,10 @@ def test_stop_leaves_a_socket_alone_that_is_not_its_own(
 ) -> None:
     one, other = serve(), serve()
     taken = path_of(one)
-    taken.unlink()
-    taken.touch()
+    # Made while the socket is there: what is made after its end may get its number.
+    another = directory / "another"
+    another.touch()
+    another.replace(taken)
     one.stop()
     assert taken.exists()
     assert asked(other)["ok"] is True
