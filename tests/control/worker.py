@@ -1,6 +1,6 @@
 """A worker process for tests: `python -m tests.control.worker DIRECTORY`.
 
-It says "ready" when its socket is there, then does what it reads from stdin.
+It says "ready" when its socket answers, then does what it reads from stdin.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import resource
 import sys
 from pathlib import Path
 
+from dbpool_mw.control import client, protocol
 from dbpool_mw.control.server import ControlServer
 from tests.control.fakes import FakeWorker
 
@@ -17,6 +18,9 @@ from tests.control.fakes import FakeWorker
 def main() -> None:
     server = ControlServer(Path(sys.argv[1]), FakeWorker())
     server.start()
+    # Who answers has done its sweep, and no later one will surprise a test.
+    assert server.path is not None
+    assert client.ask(server.path, protocol.request("stats"), 10.0).reply is not None
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     print("ready", flush=True)
     for line in sys.stdin:
