@@ -25,6 +25,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Mapping
+from itertools import takewhile
 from typing import Any
 
 from . import driver as psycopg2_driver
@@ -167,15 +168,14 @@ class ConnectionPool:
         return entry
 
     def _find(
-        self, entry: PoolEntry | None, owner: Owner, timeout: float | None, now: float
+        self, entry: PoolEntry | None, owner: Owner, timeout: float | None, began: float
     ) -> PoolEntry:
         """Check out what isn't at hand; ``entry`` is an idle one, if there was one."""
         seconds = self.config.timeout if timeout is None else timeout
-        deadline, failed = now + seconds, False
+        now, failed = began, False
         while True:
             if entry is None:
-                left = max(deadline - self._clock(), 0.0)
-                entry = self._place_or_wait(owner, seconds, left, failed)
+                entry = self._place_or_wait(owner, seconds, began, failed)
                 # It may have been laid by or handed over just now.
                 now = self._clock()
             try:
@@ -195,15 +195,15 @@ class ConnectionPool:
                 entry, failed = None, True
 
     def _place_or_wait(
-        self, owner: Owner, seconds: float, left: float, again: bool
+        self, owner: Owner, seconds: float, began: float, again: bool
     ) -> PoolEntry:
         """Find a connection or a place for one, or queue for either.
 
-        Waits for what is ``left`` of so many seconds. One who waited before, and could
-        not connect in the place it got, is the first in the queue again.
+        Waits until so many seconds have gone since it ``began``. One who had a place,
+        and could not connect in it, goes before those who came later.
         """
         waiter = None
-        passes = self._state is PAUSED and owner.holds_another()
+        passes = owner.holds_another()
         with self._lock:
             shut = self._state is SHUT
             limit = self.config.max_waiting
@@ -211,19 +211,20 @@ class ConnectionPool:
                 entry = self._idle.pop()
                 entry.state = IN_USE
                 return entry
+            # While connecting is put off, some may wait for the next attempt.
+            self._grant()
             if self._may_open(passes):
                 return self._reserve()
-            if again and not shut:
-                waiter = self._make_waiter()
-                self._waiters.appendleft(waiter)
-            elif not shut and not (limit and len(self._waiters) >= limit):
-                self._counts["waits"] += 1
-                waiter = self._make_waiter()
-                self._waiters.append(waiter)
-            elif not shut:
+            full = 0 < limit <= len(self._waiters) and not again
+            if full and not shut:
                 self._counts["refused"] += 1
+            elif not shut:
+                waiter = self._make_waiter()
+                waiter.passes = passes
+                waiter.since = began if again else self._clock()
+                self._queue_up(waiter, again)
         if waiter is not None:
-            return self._wait(waiter, seconds, left)
+            return self._wait(waiter, seconds, began + seconds)
         if shut:
             raise PoolClosed(self.name, f"pool {self.name!r} is closed")
         raise TooManyRequests(
@@ -231,6 +232,15 @@ class ConnectionPool:
             f"pool {self.name!r}: MAX_WAITING ({limit}) callers wait already",
             self._explain(),
         )
+
+    def _queue_up(self, waiter: Waiter, again: bool) -> None:
+        """Put a waiter in its place in the queue. The lock is held."""
+        if not again:
+            self._counts["waits"] += 1
+            self._waiters.append(waiter)
+            return
+        older = takewhile(lambda other: other.since < waiter.since, self._waiters)
+        self._waiters.insert(sum(1 for _ in older), waiter)
 
     def _may_open(self, passes: bool = False) -> bool:
         """Tell whether a place is free and may be filled. The lock is held.
@@ -255,10 +265,10 @@ class ConnectionPool:
         self._entries.add(entry)
         return entry
 
-    def _wait(self, waiter: Waiter, seconds: float, left: float) -> PoolEntry:
+    def _wait(self, waiter: Waiter, seconds: float, deadline: float) -> PoolEntry:
         """Wait for a hand-over, and leave the queue if none comes."""
         timed_out = False
-        deadline = self._clock() + left
+        left = deadline - self._clock()
         try:
             while not timed_out:
                 nap = min(left, self._nap())
@@ -307,8 +317,9 @@ class ConnectionPool:
 
     def _wake_for_retry(self) -> None:
         """Have the oldest waiter look when to connect again. The lock is held."""
-        if self._failures and self._waiters:
-            self._waiters[0].wake()
+        first = self._first_waiter()
+        if self._failures and first is not None:
+            first.wake()
 
     def _is_good(self, entry: PoolEntry, now: float) -> bool:
         """Look whether an idle connection still lives; ask only after a long sleep."""
@@ -338,7 +349,11 @@ class ConnectionPool:
                 entry = self._idle.pop()
                 entry.state = IN_USE
                 return entry
-            return self._reserve() if self._may_open() else None
+            if self._may_open():
+                return self._reserve()
+            # Some pass a pause that this caller has to wait for.
+            self._grant()
+            return None
 
     def _open(self, entry: PoolEntry, owner: Owner | None) -> None:
         """Open the connection of a reserved place. Raises what ``connect`` raises."""
@@ -571,8 +586,15 @@ class ConnectionPool:
 
     def _grant(self) -> None:
         """Let waiters connect in the places that are free. The lock is held."""
-        while self._waiters and self._may_open():
-            self._waiters.popleft().hand_over(self._reserve())
+        while (first := self._first_waiter()) and self._may_open(first.passes):
+            self._waiters.remove(first)
+            first.hand_over(self._reserve())
+
+    def _first_waiter(self) -> Waiter | None:
+        """Give whose turn it is: in a pause, of those who pass it. Lock held."""
+        if self._state is not PAUSED:
+            return self._waiters[0] if self._waiters else None
+        return next((waiter for waiter in self._waiters if waiter.passes), None)
 
     # --- Maintenance -----------------------------------------------------------------
 

@@ -13,11 +13,14 @@ class Waiter:
     All is called under the pool's lock, and so is every look at ``gift`` and ``error``;
     only ``wait`` is called outside. So a waiter whose time ended takes the
     lock, and either finds its gift or leaves the queue: no hand-over is ever swallowed.
+    It came at the time ``since``; one that ``passes`` is served in a pause too.
     """
 
-    __slots__ = ("_gate", "error", "gift")
+    __slots__ = ("_gate", "error", "gift", "passes", "since")
 
     def __init__(self) -> None:
+        self.since = 0.0
+        self.passes = False
         self.gift: PoolEntry | None = None
         self.error: Exception | None = None
         self._gate = threading.Lock()

@@ -152,3 +152,19 @@ def test_a_pause_lets_those_pass_who_hold_a_connection_of_another_pool():
     pool.close()
     with pytest.raises(PoolClosed):
         pool.checkout(InTheMiddle())
+
+
+def test_in_a_pause_those_pass_who_waited_before_it_and_hold_another():
+    pool, driver, _ = make_pool(max_conns=1, timeout=60)
+    held = pool.checkout(ANYBODY)
+    (waiting,) = waiting_callers(pool, 1)
+    passing = InThread(pool.checkout, InTheMiddle())
+    until(lambda: pool.stats()["waiting"] == 2)
+    pool.pause()
+    pool.checkin(held)
+    pool.checkin(passing.result())
+    assert pool.stats()["discarded"] == {"paused": 2}
+    assert pool.stats()["waiting"] == 1
+    pool.resume()
+    pool.checkin(waiting.result())
+    check(pool, driver)
