@@ -1,12 +1,9 @@
 """Every verb of the pool in every state, against a model, with a clock set by hand.
 
-hypothesis chooses the verbs. The run is the same each time; DBPOOL_MW_TEST_EXAMPLES
-says how many sequences there are.
+hypothesis chooses the verbs; the run is the same each time.
 """
 
 from __future__ import annotations
-
-import os
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -27,8 +24,8 @@ from dbpool_mw.core.errors import (
     TooManyRequests,
 )
 from tests.core.fakes import Owner, check, make_pool
+from tests.soak import soaked
 
-EXAMPLES = int(os.environ.get("DBPOOL_MW_TEST_EXAMPLES", "150"))
 DAY = 86_400.0
 
 
@@ -223,7 +220,7 @@ class PoolMachine(RuleBasedStateMachine):
 
 
 PoolMachine.TestCase.settings = settings(
-    max_examples=EXAMPLES,
+    max_examples=soaked(150),
     stateful_step_count=60,
     deadline=None,
     derandomize=True,

@@ -17,6 +17,7 @@ import pytest
 from dbpool_mw.core.errors import PoolTimeout
 from dbpool_mw.core.waiter import Waiter
 from tests.core.fakes import InThread, Owner, check, make_pool, until
+from tests.soak import soaked
 
 MAX_CONNS = 3
 STEPS = 60
@@ -54,10 +55,16 @@ class ScriptedWait(Waiter):
         self.ended.set()
 
 
+class InTheMiddle(Owner):
+    def holds_another(self):
+        return True
+
+
 class Caller:
-    def __init__(self, pool, waiter):
-        self.waiter = waiter
-        self.thread = InThread(pool.checkout, Owner())
+    def __init__(self, pool, passes):
+        self.passes = passes
+        self.waiter = None
+        self.thread = InThread(pool.checkout, InTheMiddle() if passes else Owner())
 
 
 class Model:
@@ -79,13 +86,19 @@ class Model:
 
     def settle(self):
         """Serve whom the model serves, the oldest first; see that nobody else was."""
-        while self.queue and not self.paused and len(self.held) < MAX_CONNS:
-            self.picked_up(self.queue.popleft())
+        while len(self.held) < MAX_CONNS and self.who_is_next():
+            caller = self.who_is_next()
+            self.queue.remove(caller)
+            self.picked_up(caller)
         until(lambda: self.pool.stats()["waiting"] == len(self.queue))
         assert all(caller.thread.is_alive() for caller in self.queue)
         stats = self.pool.stats()
         assert stats["in_use"] == len(self.held)
         check(self.pool, self.driver)
+
+    def who_is_next(self):
+        may_be = (each for each in self.queue if each.passes or not self.paused)
+        return next(may_be, None)
 
     def picked_up(self, caller):
         entry = caller.thread.result()
@@ -94,8 +107,9 @@ class Model:
         self.held.append(entry)
 
     def call(self):
-        waits = self.paused or len(self.held) == MAX_CONNS
-        caller = Caller(self.pool, None)
+        passes = self.rng.random() < 0.2
+        waits = (self.paused and not passes) or len(self.held) == MAX_CONNS
+        caller = Caller(self.pool, passes)
         if waits:
             until(lambda: self.pool.stats()["waiting"] == len(self.queue) + 1)
             caller.waiter = self.waiters.pop()
@@ -169,7 +183,7 @@ class Model:
         self.paused = False
 
 
-@pytest.mark.parametrize("seed", range(30))
+@pytest.mark.parametrize("seed", range(soaked(30)))
 def test_waiters_are_served_in_their_order_and_nobody_else_is(seed):
     model = Model(seed)
     steps = [

@@ -16,6 +16,7 @@ import pytest
 
 from dbpool_mw.core.errors import PoolClosed, PoolError
 from tests.core.fakes import FakeDriver, InThread, Owner, check, make_pool
+from tests.soak import soaked
 
 THREADS = 6
 STEPS = 40
@@ -73,7 +74,7 @@ class Unreliable:
             raise Interruption
 
 
-@pytest.mark.parametrize("seed", range(20))
+@pytest.mark.parametrize("seed", range(soaked(20)))
 def test_after_the_storm_every_place_is_there(seed):
     pool, driver, clock = make_pool(
         max_conns=MAX_CONNS, min_conns=1, max_waiting=4, check_after_idle=5
@@ -151,7 +152,7 @@ def test_after_the_storm_every_place_is_there(seed):
     check(pool, driver)
 
 
-@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("seed", range(soaked(10)))
 def test_a_close_in_the_middle_of_it_leaves_nothing_and_nobody_behind(seed):
     pool, driver, _ = make_pool(max_conns=2, timeout=20)
     rng = random.Random(seed)
