@@ -12,6 +12,7 @@ import os
 import re
 import select
 import socket
+import time
 from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any
@@ -39,6 +40,9 @@ NETWORK_LIMITS = {
     "keepalives_count": 3,
     "tcp_user_timeout": 60_000,
 }
+
+#: Seconds that a close waits for the end of its backend, and bytes to read at once.
+_BACKEND_END, _CHUNK = 0.5, 64 * 1024
 
 # --- Noticing what a statement does to its session -----------------------------------
 
@@ -458,16 +462,44 @@ def liveness(connection: Connection) -> Callable[[], bool]:
 
 
 def close(connection: Any) -> None:
-    """Close a connection, whatever its state. Never raises an Exception."""
+    """Close a connection, whatever its state, and see its backend end.
+
+    When a place is free, the server must have one too. So this waits, at most half a
+    second, until PostgreSQL closes its side: it leaves that to the end of the process,
+    for those who want to know (``socket_close()`` in its ``pqcomm.c``). Never raises an
+    Exception.
+    """
     if getattr(connection, "waits", False):
         # A greenlet waits for its answer: psycopg2 would wait for the greenlet, and
         # nothing else would run. So it gets an error there, and psycopg2 closes it.
         cancel(connection)
         sever(connection, socket_of(connection))
         return
+    copy = None
     # A connection class of others may raise anything.
     with contextlib.suppress(Exception):
+        copy = _copy_of_socket(connection)
+        if connection.get_transaction_status() == _BUSY:
+            # The server would go on to its end before it hears of the close.
+            cancel(connection)
+    with contextlib.suppress(Exception):
         connection.close()
+    if copy is not None:
+        _read_to_the_end(copy)
+
+
+def _copy_of_socket(connection: Connection) -> socket.socket:
+    # A copy: the descriptor may be closed, and become another's, at any moment.
+    return socket.fromfd(connection.fileno(), socket.AF_UNIX, socket.SOCK_STREAM)
+
+
+def _read_to_the_end(copy: socket.socket) -> None:
+    give_up = time.monotonic() + _BACKEND_END
+    with copy, contextlib.suppress(OSError):
+        while (left := give_up - time.monotonic()) > 0:
+            copy.settimeout(left)
+            if not copy.recv(_CHUNK):
+                return
 
 
 def doom(connection: TrackedConnection, error: psycopg2.Error) -> None:
@@ -505,8 +537,7 @@ def sever(connection: Connection, socket_number: int | None) -> None:
     """
     with (
         contextlib.suppress(psycopg2.Error, OSError),
-        # A copy: the descriptor may be closed, and become another's, at any moment.
-        socket.fromfd(connection.fileno(), socket.AF_UNIX, socket.SOCK_STREAM) as copy,
+        _copy_of_socket(connection) as copy,
     ):
         if os.fstat(copy.fileno()).st_ino == socket_number:
             copy.shutdown(socket.SHUT_RDWR)

@@ -762,6 +762,8 @@ class ConnectionPool:
                     victims.append((entry, stale_reason))
                 self._idle.clear()
             self._grant()
+            # Whoever is the first in this state may not know that connects fail.
+            self._wake_for_retry()
         logger.info("%s: %s", self.name, stale_reason or "resumed")
         self._close_all(victims)
 

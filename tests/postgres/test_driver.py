@@ -282,3 +282,46 @@ def test_a_severed_connection_ends_the_wait_of_whoever_waits_for_it(
         run(connection, "SELECT pg_sleep(60)")
     thread.result()
     other.close()
+
+
+def count_of(cursor, condition):
+    cursor.execute(
+        "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'closing' AND "
+        + condition
+    )
+    return cursor.fetchone()[0]
+
+
+def break_a_copy_off(made):
+    class File:
+        def write(self, data):
+            raise ValueError
+
+    with made.cursor() as cursor, suppress(ValueError):
+        cursor.copy_expert(
+            "COPY (SELECT generate_series(1, 1000000)) TO STDOUT", File()
+        )
+
+
+@pytest.mark.parametrize("state", ["idle", "in a transaction", "running", "copying"])
+def test_after_a_close_the_server_has_one_less(postgres, database, connection, state):
+    dsn, factory = postgres.dsn(database), driver.tracked_connection()
+    with connection.cursor() as cursor:
+        for _ in range(10):
+            made = psycopg2.connect(
+                dsn, application_name="closing", connection_factory=factory
+            )
+            driver.settle(made)
+            running = None
+            if state == "in a transaction":
+                run(made, "SELECT 1")
+            elif state == "running":
+                running = InThread(run, made, "SELECT pg_sleep(60)")
+                until(lambda: count_of(cursor, "wait_event = 'PgSleep'"))
+            elif state == "copying":
+                break_a_copy_off(made)
+            driver.close(made)
+            assert count_of(cursor, "true") == 0
+            if running is not None:
+                with pytest.raises(psycopg2.Error):
+                    running.result()
