@@ -65,3 +65,22 @@ def test_each_round_asks_anew_which_pools_there_are():
     pools.append(late)
     assert late.rounds.acquire(timeout=20)
     maintenance.stop()
+
+
+def test_its_end_is_not_waited_for_longer_than_said():
+    held = threading.Event()
+
+    class Stuck(Pool):
+        def maintain(self):
+            super().maintain()
+            held.wait(20)
+
+    pool = Stuck()
+    maintenance = Maintenance(lambda: [pool], interval=0.001)
+    maintenance.start()
+    assert pool.rounds.acquire(timeout=20)
+    maintenance.stop(0.01)
+    assert maintenance._thread.is_alive()
+    held.set()
+    maintenance.stop(20)
+    assert not maintenance._thread.is_alive()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dbpool_mw.core import pool as pool_module
-from dbpool_mw.core.errors import ConnectFailed, PoolTimeout
+from dbpool_mw.core.errors import ConnectFailed, PoolClosed, PoolTimeout
 from tests.core.fakes import InThread, Owner, check, make_pool, until
 
 
@@ -205,3 +205,74 @@ def test_a_refill_that_fails_is_told_of_and_goes_on_later(caplog):
     pool.maintain()
     assert pool.stats()["idle"] == 1
     check(pool, driver)
+
+
+def test_what_a_checkin_has_to_do_is_told_with_the_pools_name_and_the_holder(caplog):
+    pool, driver, _ = make_pool()
+    use(pool, transaction="open")
+    pool.reclaim(pool.checkout(Owner("gone")))
+    driver.reset_error = ValueError("on purpose")
+    use(pool, touched=True)
+    assert [record.getMessage() for record in caplog.records] == [
+        "default: rolled back a transaction left open (GET /someone/ in thread "
+        "someone)",
+        "default: reclaimed a connection from a holder that is gone (GET /gone/ in "
+        "thread gone)",
+        "default: could not clean a connection; closing it",
+    ]
+    assert caplog.records[-1].exc_info[1] is driver.reset_error
+
+
+def test_a_cancel_is_told_with_the_pools_name_and_the_holder(caplog):
+    pool, _, clock = make_pool(max_hold=60)
+    pool.checkout(Owner("slow"))
+    clock.advance(61)
+    pool.maintain()
+    assert [record.getMessage() for record in caplog.records] == [
+        "pool 'default': held longer than MAX_HOLD, 60 s; cancelling (GET /slow/ in "
+        "thread slow)"
+    ]
+
+
+def test_what_is_broken_off_is_the_pools_until_it_is_closed_and_has_its_reason():
+    pool, driver, _ = make_pool(max_conns=1, min_conns=1, check_after_idle=0)
+    seen = []
+    driver.on_close = lambda connection: seen.append(pool.stats()["in_use"])
+    driver.reset_error = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        use(pool, touched=True)
+    driver.reset_error = None
+    use(pool)
+    driver.ping_error = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        use(pool)
+    assert pool.stats()["discarded"] == {"interrupted": 2}
+    # A refill that a drain overtakes: what it opened isn't wanted any more.
+    driver.on_connect = pool.drain
+    pool.maintain()
+    assert pool.stats()["discarded"] == {"interrupted": 2, "drained": 1}
+    assert seen == [1, 1, 1]
+    check(pool, driver)
+
+
+@pytest.mark.parametrize(("number", "more"), [(5, ""), (6, " and 1 more")])
+def test_the_text_of_a_time_out_names_five_holders(number, more):
+    pool, _, _ = make_pool(max_conns=number, timeout=0.001)
+    for each in range(number):
+        pool.checkout(Owner(str(each)))
+    with pytest.raises(PoolTimeout) as caught:
+        pool.checkout(Owner())
+    named = str(caught.value).partition("held by ")[2]
+    assert named.count(", GET") == 4
+    assert named.endswith("for 0.0 s" + more)
+
+
+def test_those_who_wait_as_a_pool_is_closed_learn_which_one():
+    pool, _, _ = make_pool(max_conns=1, timeout=20)
+    pool.checkout(Owner())
+    waiting = InThread(pool.checkout, Owner())
+    until(lambda: pool.stats()["waiting"] == 1)
+    pool.close()
+    with pytest.raises(PoolClosed, match="'default'") as caught:
+        waiting.result()
+    assert caught.value.alias == "default"

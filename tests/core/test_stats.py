@@ -65,6 +65,14 @@ def test_a_share_that_is_reached_exactly_is_enough():
     assert found < 0.0012
 
 
+def test_a_quantile_counts_what_lies_below():
+    durations = [0.001] * 3 + [0.01] * 3 + [0.1] * 3 + [1.0]
+    for q, near in [(0.3, 0.001), (0.6, 0.01), (0.9, 0.1), (0.95, 1.0)]:
+        found = stats.quantile(histogram(*durations), q)
+        assert found is not None
+        assert near <= found <= near * 1.2
+
+
 def test_a_duration_beyond_every_edge_is_its_own_quantile():
     assert stats.quantile(histogram(1e6), 0.5) == 1e6
 
