@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import dataclasses
 import math
+import threading
 from pathlib import Path
 
 import pytest
@@ -144,6 +146,7 @@ def test_a_bound_that_is_wrong_by_itself_is_not_compared() -> None:
         ("MAX_CONN", "MAX_CONNS"),
         ("MAXLIFETIME", "MAX_LIFETIME"),
         ("max_size", "MAX_CONNS"),
+        ("pool_size", "MAX_CONNS"),
         ("CONN_MAX_AGE", "MAX_LIFETIME"),
     ],
 )
@@ -159,6 +162,43 @@ def test_a_key_like_no_other_is_told_all_of_them(key: object) -> None:
     problem = unknown(key, POOL_KEYS)
     assert problem.key == str(key)
     assert problem.hint == f"The settings are {', '.join(POOL_KEYS)}."
+
+
+def test_every_key_is_judged_whatever_came_before_it() -> None:
+    found = problems({"COLOUR": 1, "LAZY": True, "MAX_CONNS": 0})
+    assert [problem.key for problem in found] == ["COLOUR", "LAZY", "MAX_CONNS"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "least"),
+    [
+        ("CHECK_AFTER_IDLE", -1, "0 or more and finite, not -1"),
+        ("MAX_IDLE", 0, "more than 0 and finite, not 0"),
+        ("MAX_IDLE", math.inf, "more than 0 and finite, not inf"),
+        ("MAX_CONNS", 0, "1 or more, not 0"),
+    ],
+)
+def test_a_number_out_of_its_range_is_told_the_range(
+    key: str, value: float, least: str
+) -> None:
+    assert only(problems({key: value})).message == f"must be {least}."
+
+
+def test_the_longest_time_that_python_can_wait_is_allowed() -> None:
+    assert problems({"TIMEOUT": threading.TIMEOUT_MAX}) == []
+    only(problems({"TIMEOUT": threading.TIMEOUT_MAX * 2}))
+
+
+@pytest.mark.parametrize(("value", "asked"), [("7", True), ("x", False), ([7], False)])
+def test_a_text_that_is_a_number_is_taken_for_one_of_the_environment(
+    value: object, asked: bool
+) -> None:
+    assert ("os.environ" in only(problems({"TIMEOUT": value})).hint) is asked
+
+
+def test_what_pools_and_threads_share_can_not_be_changed() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        PoolConfig().max_conns = 7  # type: ignore[misc]
 
 
 def test_the_hint_writes_the_prefix_where_the_key_had_one() -> None:
