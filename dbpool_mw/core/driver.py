@@ -13,7 +13,7 @@ import re
 import select
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache, partial
 from typing import Any
 
@@ -461,31 +461,37 @@ def liveness(connection: Connection) -> Callable[[], bool]:
     return lambda: not poll(0)
 
 
-def close(connection: Any) -> None:
-    """Close a connection, whatever its state, and see its backend end.
+def close(*connections: Any) -> None:
+    """Close connections, whatever their state, and see their backends end.
 
     When a place is free, the server must have one too. So this waits, at most half a
-    second, until PostgreSQL closes its side: it leaves that to the end of the process,
-    for those who want to know (``socket_close()`` in its ``pqcomm.c``). Never raises an
-    Exception.
+    second for all, until PostgreSQL closes its side: it leaves that to the end of the
+    process, for those who want to know (``socket_close()`` in its ``pqcomm.c``). Each
+    is closed even if this is interrupted. Never raises an Exception.
     """
+    copies: list[socket.socket] = []
+    with contextlib.ExitStack() as last:
+        last.callback(_read_to_the_end, copies)
+        for connection in connections:
+            last.callback(_close, connection, copies)
+
+
+def _close(connection: Any, copies: list[socket.socket]) -> None:
+    """Close a connection, and add a copy of its socket, where its end can be seen."""
     if getattr(connection, "waits", False):
         # A greenlet waits for its answer: psycopg2 would wait for the greenlet, and
         # nothing else would run. So it gets an error there, and psycopg2 closes it.
         cancel(connection)
         sever(connection, socket_of(connection))
         return
-    copy = None
     # A connection class of others may raise anything.
     with contextlib.suppress(Exception):
-        copy = _copy_of_socket(connection)
+        copies.append(_copy_of_socket(connection))
         if connection.get_transaction_status() == _BUSY:
             # The server would go on to its end before it hears of the close.
             cancel(connection)
     with contextlib.suppress(Exception):
         connection.close()
-    if copy is not None:
-        _read_to_the_end(copy)
 
 
 def _copy_of_socket(connection: Connection) -> socket.socket:
@@ -493,13 +499,18 @@ def _copy_of_socket(connection: Connection) -> socket.socket:
     return socket.fromfd(connection.fileno(), socket.AF_UNIX, socket.SOCK_STREAM)
 
 
-def _read_to_the_end(copy: socket.socket) -> None:
+def _read_to_the_end(copies: Iterable[socket.socket]) -> None:
+    """Wait until the other sides have closed, and let go of the sockets."""
     give_up = time.monotonic() + _BACKEND_END
-    with copy, contextlib.suppress(OSError):
-        while (left := give_up - time.monotonic()) > 0:
-            copy.settimeout(left)
-            if not copy.recv(_CHUNK):
-                return
+    with contextlib.ExitStack() as stack:
+        for copy in copies:
+            stack.enter_context(copy)
+        for copy in copies:
+            with contextlib.suppress(OSError):
+                ended = False
+                while not ended and (left := give_up - time.monotonic()) > 0:
+                    copy.settimeout(left)
+                    ended = not copy.recv(_CHUNK)
 
 
 def doom(connection: TrackedConnection, error: psycopg2.Error) -> None:

@@ -404,7 +404,7 @@ class ConnectionPool:
                 self._forget(entry)
                 return
             entry.state = BUSY
-        self._close(entry, "interrupted")
+        self._close((entry, "interrupted"))
 
     # --- Checkin ---------------------------------------------------------------------
 
@@ -431,7 +431,7 @@ class ConnectionPool:
             with self._lock:
                 reason = self._keep(entry, self._clock())
         if reason is not None:
-            self._close(entry, reason)
+            self._close((entry, reason))
 
     def discard(self, entry: PoolEntry, reason: str) -> None:
         """Take a connection back from its holder and close it, for a reason counted.
@@ -441,7 +441,7 @@ class ConnectionPool:
         with self._lock:
             self._end_hold(entry, self._clock())
             entry.state = BUSY
-        self._close(entry, reason)
+        self._close((entry, reason))
 
     def lose(self, entry: PoolEntry) -> None:
         """Have an entry reclaimed, soon, by somebody else.
@@ -534,7 +534,7 @@ class ConnectionPool:
             )
             return "not clean"
         except BaseException:
-            self._close(entry, "interrupted")
+            self._close((entry, "interrupted"))
             raise
         if rolled_back:
             logger.warning(
@@ -558,24 +558,23 @@ class ConnectionPool:
         self._driver.accept(connection, origin)
         return True
 
-    def _close(self, entry: PoolEntry, reason: str) -> None:
-        """Close the connection of an entry that is BUSY, then free its place."""
+    def _close(self, *victims: tuple[PoolEntry, str]) -> None:
+        """Close the connections of entries that are BUSY, then free their places."""
+        if not victims:
+            return
         try:
-            self._driver.close(entry.connection)
+            self._driver.close(*[entry.connection for entry, _ in victims])
         finally:
             with self._lock:
-                self._discarded[reason] += 1
-                self._forget(entry)
+                for entry, reason in victims:
+                    self._discarded[reason] += 1
+                    self._forget(entry)
                 size = len(self._entries)
-        logger.info(
-            "%s: closed a connection: %s (%d of %d)", self.name, reason, size, self._max
-        )
-
-    def _close_all(self, victims: list[tuple[PoolEntry, str]]) -> None:
-        """Close entries that are BUSY, all of them even if one close is interrupted."""
-        with contextlib.ExitStack() as stack:
-            for entry, reason in reversed(victims):
-                stack.callback(self._close, entry, reason)
+        for _, reason in victims:
+            logger.info(
+                "%s: closed a connection: %s (%d of %d)",
+                *(self.name, reason, size, self._max),
+            )
 
     def _forget(self, entry: PoolEntry) -> None:
         """Free a place, for the oldest waiter if there is one. The lock is held."""
@@ -631,7 +630,7 @@ class ConnectionPool:
                     entry.state = BUSY
                     victims.append((entry, reason))
             self._idle[:] = kept
-        self._close_all(victims)
+        self._close(*victims)
         self._watch()
         self._refill()
 
@@ -711,7 +710,7 @@ class ConnectionPool:
                 if reason is not None:
                     entry.state = BUSY
             if reason is not None:
-                self._close(entry, reason)
+                self._close((entry, reason))
 
     # --- Control ---------------------------------------------------------------------
 
@@ -765,7 +764,7 @@ class ConnectionPool:
             # Whoever is the first in this state may not know that connects fail.
             self._wake_for_retry()
         logger.info("%s: %s", self.name, stale_reason or "resumed")
-        self._close_all(victims)
+        self._close(*victims)
 
     # --- Reports ---------------------------------------------------------------------
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 from dbpool_mw.core.config import PoolConfig
@@ -121,7 +122,12 @@ class FakeDriver:
             raise self.ping_error
         return connection.answers
 
-    def close(self, connection: FakeConnection) -> None:
+    def close(self, *connections: FakeConnection) -> None:
+        with ExitStack() as each_of_them:
+            for connection in connections:
+                each_of_them.callback(self._close, connection)
+
+    def _close(self, connection: FakeConnection) -> None:
         self.on_close(connection)
         with self._lock:
             connection.closed = True

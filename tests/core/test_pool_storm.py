@@ -68,8 +68,8 @@ class Unreliable:
     def flaky_ping(self, connection):
         return not self.chance(0.1) and self.ping(connection)
 
-    def flaky_close(self, connection):
-        self.close(connection)
+    def flaky_close(self, *connections):
+        self.close(*connections)
         if self.chance(0.02):
             raise Interruption
 

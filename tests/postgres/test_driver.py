@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import socket
 from contextlib import suppress
 
 import psycopg2
@@ -325,3 +326,32 @@ def test_after_a_close_the_server_has_one_less(postgres, database, connection, s
             if running is not None:
                 with pytest.raises(psycopg2.Error):
                     running.result()
+
+
+def test_each_of_many_is_closed_even_if_one_close_is_interrupted(postgres, database):
+    class Interrupts:
+        def close(self):
+            raise KeyboardInterrupt
+
+    one, other = (psycopg2.connect(postgres.dsn(database)) for _ in range(2))
+    with pytest.raises(KeyboardInterrupt):
+        driver.close(one, Interrupts(), other)
+    assert one.closed
+    assert other.closed
+
+
+def test_a_server_that_does_not_hear_of_a_close_is_not_waited_for_long(monkeypatch):
+    """As when the network is deaf: nothing comes, and nothing ends."""
+    ours, theirs = zip(*(socket.socketpair() for _ in range(3)), strict=True)
+
+    class Deaf:
+        def __init__(self, sock):
+            self.fileno, self.close = sock.fileno, sock.close
+
+    monkeypatch.setattr(driver, "_BACKEND_END", 0.02)
+    driver.close(*map(Deaf, ours))
+    for sock in theirs:
+        # It was closed, copies and all.
+        sock.settimeout(20)
+        assert sock.recv(1) == b""
+        sock.close()
