@@ -375,7 +375,6 @@ class ConnectionPool:
         now = self._clock()
         shorter = 1 - random.random() * _LIFETIME_JITTER
         entry.expires_at = now + self.config.max_lifetime * shorter
-        entry.idle_since = now
         entry.connection = connection
         with self._lock:
             entry.state = IN_USE

@@ -88,6 +88,7 @@ class FakeDriver:
         return lambda: connection.alive and not connection.closed
 
     def character(self, connection: FakeConnection) -> tuple[Any, ...]:
+        assert connection in self.open
         return ORIGIN
 
     def is_clean(self, connection: FakeConnection, origin: Any) -> bool:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 
 from dbpool_mw.core import pool as pool_module
-from dbpool_mw.core.errors import ConnectFailed, PoolClosed, PoolTimeout
-from tests.core.fakes import InThread, Owner, check, make_pool, until
+from dbpool_mw.core.errors import ConnectFailed, PoolClosed, PoolError, PoolTimeout
+from dbpool_mw.core.waiter import Waiter
+from tests.core.fakes import Clock, InThread, Owner, check, make_pool, until
 
 
 def use(pool, **state):
@@ -276,3 +277,92 @@ def test_those_who_wait_as_a_pool_is_closed_learn_which_one():
     with pytest.raises(PoolClosed, match="'default'") as caught:
         waiting.result()
     assert caught.value.alias == "default"
+
+
+class Ticking(Clock):
+    """A clock that every look at it takes on by a second."""
+
+    def __call__(self):
+        self.now += 1
+        return self.now
+
+
+def test_one_at_hand_is_not_waited_for_and_one_that_must_be_opened_is():
+    pool, _, _ = make_pool(check_after_idle=600)
+    pool._clock = Ticking()
+    use(pool)
+    use(pool)
+    use(pool)
+    waits = pool.stats()["wait_seconds"]
+    assert waits["count"] == 3
+    assert waits["sum"] == waits["max"] > 0
+    # Two took no time; the first one did.
+    assert waits["buckets"][0] == 2
+    assert sum(waits["buckets"]) == 3
+
+
+def test_waits_of_no_time_are_counted_beside_those_of_little():
+    pool, _, _ = make_pool(max_conns=1, timeout=20)
+    use(pool)
+    entry = pool.checkout(Owner())
+    waiting = InThread(pool.checkout, Owner())
+    until(lambda: pool.stats()["waiting"] == 1)
+    # On this clock no time passes, and yet it had to wait.
+    pool._clock.advance(1e-6)
+    pool.checkin(entry)
+    pool.checkin(waiting.result())
+    assert pool.stats()["wait_seconds"]["buckets"][0] == 3
+
+
+def test_a_connection_is_opened_on_behalf_of_who_asks():
+    pool, driver, _ = make_pool()
+    owners = []
+    pool._connect = lambda owner: (owners.append(owner), driver.connect(owner))[1]
+    owner = Owner()
+    pool.checkin(pool.checkout(owner))
+    assert owners == [owner]
+
+
+def test_a_connection_expires_at_the_very_end_of_its_life(monkeypatch):
+    monkeypatch.setattr(pool_module.random, "random", lambda: 0.0)
+    pool, _, clock = make_pool(max_lifetime=100)
+    entry = pool.checkout(Owner())
+    clock.advance(100)
+    pool.checkin(entry)
+    assert pool.stats()["discarded"] == {"expired": 1}
+
+
+def test_waking_up_in_between_does_not_make_a_wait_longer():
+    pool, _, clock = make_pool(max_conns=1, timeout=10)
+    pool.checkout(Owner())
+    naps = []
+
+    class Restless(Waiter):
+        def wait(self, seconds):
+            naps.append(seconds)
+            clock.advance(4)
+            return True
+
+    pool._make_waiter = Restless
+    with pytest.raises(PoolTimeout):
+        pool.checkout(Owner())
+    assert naps == [10, 6, 2]
+
+
+def test_every_error_names_its_pool():
+    pool, driver, _ = make_pool(max_conns=1, max_waiting=1, timeout=0.001)
+    entry = pool.checkout(Owner())
+    with pytest.raises(PoolTimeout) as timeout:
+        pool.checkout(Owner())
+    pool.checkin(entry)
+    with pytest.raises(PoolError) as twice:
+        pool.checkin(entry)
+    pool.recycle()
+    driver.on_connect = pool.close
+    with pytest.raises(PoolClosed) as meanwhile:
+        pool.checkout(Owner())
+    with pytest.raises(PoolClosed) as closed:
+        pool.checkout(Owner())
+    for caught in (timeout, twice, meanwhile, closed):
+        assert caught.value.alias == "default"
+        assert "pool 'default'" in str(caught.value)
