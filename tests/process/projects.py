@@ -17,15 +17,17 @@ from dbpool_mw.control import client, protocol
 from dbpool_mw.control.client import Answer as Report
 from dbpool_mw.core.stats import merge
 from tests.conftest import Databases
+from tests.documents import code_block
+from tests.process.project import gunicorn_conf
 from tests.process.servers import ROOT, Server, wait_until
 
 MANAGE = str(ROOT / "tests" / "process" / "project" / "manage.py")
 #: The application_name of the tests' own sessions; one that was closed may linger.
 OURS = "dbpool_mw tests"
-GUNICORN = [
-    *(sys.executable, "-m", "gunicorn", "--graceful-timeout", "10"),
-    *("--config", "python:tests.process.project.gunicorn_conf"),
-]
+GUNICORN = [sys.executable, "-m", "gunicorn", "--graceful-timeout", "10"]
+APPLICATION = "tests.process.project.wsgi:application"
+#: gunicorn's own settings, as our documentation has them for its gevent worker.
+GEVENT = code_block("docs/gevent.rst", "worker_class")
 
 
 class Project:
@@ -189,9 +191,21 @@ class Project:
     @contextmanager
     def gunicorn(self, *options: str, workers: int = 1) -> Iterator[Server]:
         """Run gunicorn."""
-        command = [*GUNICORN, "--workers", str(workers), *options]
-        command += ["tests.process.project.wsgi:application"]
+        command = [*GUNICORN, "--config", "python:tests.process.project.gunicorn_conf"]
+        command += ["--workers", str(workers), *options, APPLICATION]
         with self._server([*command, "--bind", "fd://{fd}"]) as server:
+            yield server
+
+    @contextmanager
+    def gevent(
+        self, *options: str, configuration: str = GEVENT, workers: int = 1
+    ) -> Iterator[Server]:
+        """Run gunicorn's gevent worker, by the configuration of the documentation."""
+        file = self.directory / "gunicorn.conf.py"
+        file.write_text(configuration + Path(gunicorn_conf.__file__).read_text())
+        command = [*GUNICORN, "--config", str(file), "--workers", str(workers)]
+        command += [*options, APPLICATION, "--bind", "fd://{fd}"]
+        with self._server(command) as server:
             yield server
 
     @contextmanager

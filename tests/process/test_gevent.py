@@ -3,36 +3,14 @@
 from __future__ import annotations
 
 import socket
-import sys
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import pytest
 from django.conf import settings
 
-from tests.documents import code_block
-from tests.process.projects import Project
-from tests.process.servers import Server, traffic, wait_until
-
-CONFIGURATION = code_block("docs/gevent.rst", "worker_class")
-#: Newer releases open a control socket in the home directory.
-OURS = "control_socket_disable = True\n"
-
-
-@contextmanager
-def gunicorn(
-    project: Project, configuration: str = CONFIGURATION, preload: bool = False
-) -> Iterator[Server]:
-    """Run gunicorn with the configuration of the documentation, one worker."""
-    file = project.directory / "gunicorn.conf.py"
-    file.write_text(configuration + OURS)
-    command = [sys.executable, "-m", "gunicorn", "--config", str(file)]
-    command += ["--preload"] if preload else []
-    command += ["tests.process.project.wsgi:application", "--bind", "fd://{fd}"]
-    with project._server(command) as server:
-        yield server
+from tests.process.projects import GEVENT, Project
+from tests.process.servers import traffic, wait_until
 
 
 @pytest.fixture
@@ -44,7 +22,7 @@ def ten(project: Project) -> Project:
 
 
 def test_hundreds_of_greenlets_share_a_pool_of_ten(ten):
-    with gunicorn(ten) as server, ThreadPoolExecutor(300) as clients:
+    with ten.gevent() as server, ThreadPoolExecutor(300) as clients:
         with ten.lock(1):
             asking = [clients.submit(server.get, "/holds/?key=1") for _ in range(300)]
             ten.wait_for_lock(1, 10)
@@ -67,7 +45,7 @@ def test_hundreds_of_greenlets_share_a_pool_of_ten(ten):
 def test_they_are_served_in_the_order_in_which_they_came(ten):
     project = ten
     project.settings["DBPOOL_MW_MAX_CONNS"] = 1
-    with gunicorn(project) as server, ThreadPoolExecutor(20) as clients:
+    with project.gevent() as server, ThreadPoolExecutor(20) as clients:
         with project.session() as cursor:
             cursor.execute("CREATE TABLE arrivals (at serial, number int)")
         with project.lock(2):
@@ -90,7 +68,7 @@ def test_they_are_served_in_the_order_in_which_they_came(ten):
 
 def test_who_waits_too_long_is_told_so_while_the_others_hold_on(ten):
     ten.settings |= {"DBPOOL_MW_MAX_CONNS": 2, "DBPOOL_MW_TIMEOUT": 0.5}
-    with gunicorn(ten) as server, ThreadPoolExecutor(60) as clients, ten.lock(3):
+    with ten.gevent() as server, ThreadPoolExecutor(60) as clients, ten.lock(3):
         holding = [clients.submit(server.get, "/holds/?key=3") for _ in range(2)]
         ten.wait_for_lock(3, 2)
         answers = list(clients.map(server.get, ["/facts/"] * 50))
@@ -101,7 +79,7 @@ def test_who_waits_too_long_is_told_so_while_the_others_hold_on(ten):
 
 
 def test_a_drain_is_answered_while_all_are_busy_and_ends_with_them(ten):
-    with gunicorn(ten) as server, ThreadPoolExecutor(20) as clients:
+    with ten.gevent() as server, ThreadPoolExecutor(20) as clients:
         with ten.lock(4):
             asking = [clients.submit(server.get, "/holds/?key=4") for _ in range(20)]
             ten.wait_for_lock(4, 10)
@@ -120,7 +98,7 @@ def test_a_drain_is_answered_while_all_are_busy_and_ends_with_them(ten):
 
 def test_maintenance_goes_on(ten):
     ten.settings |= {"DBPOOL_MW_MIN_CONNS": 3, "DBPOOL_MW_MAX_IDLE": 0.5}
-    with gunicorn(ten) as server, ThreadPoolExecutor(10) as clients:
+    with ten.gevent() as server, ThreadPoolExecutor(10) as clients:
         with ten.lock(5):
             asking = [clients.submit(server.get, "/holds/?key=5") for _ in range(8)]
             ten.wait_for_lock(5, 8)
@@ -133,7 +111,7 @@ def test_maintenance_goes_on(ten):
 @pytest.mark.parametrize("how", ["kill", "timeout", "ends"])
 def test_a_greenlet_that_ends_in_any_way_loses_nothing(ten, how):
     ten.settings |= {"DBPOOL_MW_MAX_CONNS": 2}
-    with gunicorn(ten) as server:
+    with ten.gevent() as server:
         for number in range(1, 6):
             assert server.get(f"/greenlet/?how={how}")["ended"] is True
             wait_until(
@@ -152,7 +130,7 @@ def test_work_that_is_given_up_ends_at_the_server_too(ten):
     limited = "tests.process.project.middleware.gives_up"
     ten.settings["MIDDLEWARE"] = [limited, *settings.MIDDLEWARE]
     seen = []
-    with gunicorn(ten) as server, ThreadPoolExecutor(60) as clients:
+    with ten.gevent() as server, ThreadPoolExecutor(60) as clients:
         with ten.lock(6):
             # They are ended in the middle of a query, in the queue, while connecting.
             limits = [0.05 + number % 8 / 20 for number in range(400)]
@@ -180,7 +158,7 @@ def test_a_database_that_is_silent_holds_nobody_up(ten):
             "OPTIONS": {"connect_timeout": 1},
         }
         ten.settings["DBPOOL_MW_TIMEOUT"] = 2
-        with gunicorn(ten) as server, ThreadPoolExecutor(30) as clients:
+        with ten.gevent() as server, ThreadPoolExecutor(30) as clients:
             asking = [clients.submit(server.get, "/facts/") for _ in range(30)]
             wait_until(lambda: ten.totals()["connecting"] == 10, "ten are connecting")
             assert server.get("/exempt/").body == b"well"
@@ -190,7 +168,7 @@ def test_a_database_that_is_silent_holds_nobody_up(ten):
 
 
 def test_clients_that_go_away_lose_nothing(ten):
-    with gunicorn(ten) as server, ThreadPoolExecutor(50) as clients:
+    with ten.gevent() as server, ThreadPoolExecutor(50) as clients:
         list(clients.map(server.break_off, ["/stream/?rows=300"] * 50))
         ten.rest()
         ten.check_no_place_is_lost()
@@ -199,7 +177,7 @@ def test_clients_that_go_away_lose_nothing(ten):
 
 def test_without_psycogreen_it_blocks_but_is_right(ten):
     plain = 'worker_class = "gevent"\n'
-    with gunicorn(ten, plain) as server:
+    with ten.gevent(configuration=plain) as server:
         with traffic(server, clients=20):
             pass
         stats = ten.settled()
@@ -213,7 +191,7 @@ def test_the_engine_pools_greenlets_without_the_middleware(ten):
         "ENGINE": "dbpool_mw.backends.postgresql",
         "OPTIONS": {"MAX_CONNS": 4},
     }
-    with gunicorn(ten) as server:
+    with ten.gevent() as server:
         with traffic(server, clients=30):
             assert len(ten.backends()) <= 4
         assert ten.settled()["max"] == 4
@@ -221,7 +199,7 @@ def test_the_engine_pools_greenlets_without_the_middleware(ten):
 
 
 def test_python_patched_too_late_is_refused(ten):
-    with gunicorn(ten, preload=True) as server:
+    with ten.gevent("--preload") as server:
         assert server.get("/nothing/").status == 500
         assert "patched for greenlets after Django" in server.text()
         assert ten.backends() == []
@@ -229,14 +207,14 @@ def test_python_patched_too_late_is_refused(ten):
 
 def test_preloaded_it_works_when_python_was_patched_first(ten):
     first = "from gevent import monkey\nmonkey.patch_all()\n"
-    with gunicorn(ten, first + CONFIGURATION, preload=True) as server:
+    with ten.gevent("--preload", configuration=first + GEVENT) as server:
         with traffic(server, clients=20):
             pass
         ten.check_no_place_is_lost()
 
 
 def test_it_ends_orderly(ten):
-    with gunicorn(ten) as server:
+    with ten.gevent() as server:
         with traffic(server, clients=20):
             pass
         assert server.stop() == 0
