@@ -18,9 +18,10 @@ class Proxy:
         #: Cleared, no byte passes, and connections stay open.
         self.hears = threading.Event()
         self.hears.set()
-        #: Seconds until a connection is taken up.
+        #: Seconds until a connection is relayed.
         self.delay = 0.0
-        self.accepted = 0
+        #: Seconds until the next connection is taken up.
+        self.pause = 0.0
         self._open: list[socket.socket] = []
         self._deaf: set[socket.socket] = set()
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
@@ -54,7 +55,8 @@ class Proxy:
                 client, _ = self._listener.accept()
             except OSError:
                 return
-            self.accepted += 1
+            if self.pause:
+                time.sleep(self.pause)
             thread = threading.Thread(target=self._relay, args=[client], daemon=True)
             self._threads.append(thread)
             thread.start()

@@ -44,6 +44,8 @@ class Project:
         }
         self.options: dict[str, Any] = {}
         self.extra: dict[str, str] = {}
+        #: A command that runs the servers, if any.
+        self.run_by: list[str] = []
 
     @property
     def environ(self) -> dict[str, str]:
@@ -149,14 +151,22 @@ class Project:
 
     def backends(self) -> list[int]:
         """Return what the server sees on both databases, less our own sessions."""
+        return [pid for pid, _ in self._activity()]
+
+    def doing(self) -> list[str]:
+        """Return what those backends do: "idle", "active" and so on."""
+        return [state for _, state in self._activity()]
+
+    def _activity(self) -> list[tuple[int, str]]:
         with self.session() as cursor:
             cursor.execute(
-                "SELECT pid FROM pg_stat_activity WHERE datname IN (%s, %s)"
+                "SELECT pid, state FROM pg_stat_activity WHERE datname IN (%s, %s)"
                 " AND backend_type = 'client backend' AND application_name <> %s"
                 " ORDER BY pid",
                 [self.databases.default, self.databases.replica, OURS],
             )
-            return [pid for (pid,) in cursor.fetchall()]
+            found: list[tuple[int, str]] = cursor.fetchall()
+            return found
 
     def terminate(self, pids: list[int] | None = None) -> None:
         """End backends from the server's side, and wait for their end."""
@@ -225,4 +235,4 @@ class Project:
 
     def _server(self, command: list[str], binds_itself: bool = False) -> Server:
         log = self.directory / "server.log"
-        return Server(command, self.environ, log, binds_itself)
+        return Server([*self.run_by, *command], self.environ, log, binds_itself)

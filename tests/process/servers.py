@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import selectors
 import signal
 import socket
 import subprocess
@@ -13,7 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -114,6 +115,20 @@ class Server:
         with socket.create_connection(("127.0.0.1", self.port), timeout=30) as client:
             client.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
             assert client.recv(1000)
+
+    def break_off_together(self, paths: list[str], begun: int) -> None:
+        """Ask for pages at once; go away from all when so many answers have begun."""
+        with ExitStack() as clients:
+            waiting = selectors.DefaultSelector()
+            for path in paths:
+                client = socket.create_connection(("127.0.0.1", self.port), timeout=30)
+                clients.enter_context(client)
+                client.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+                waiting.register(client, selectors.EVENT_READ)
+            wait_until(
+                lambda: len(waiting.select(0)) >= begun, f"{begun} answers have begun"
+            )
+            waiting.close()
 
 
 class Answer:

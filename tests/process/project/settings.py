@@ -3,8 +3,11 @@
 import json
 import os
 
+from tests.process.project import clocks
 from tests.settings import *  # noqa: F403
 
+if os.environ.get("TEST_CLOCK") == "jumps":
+    clocks.set_it_to_and_fro()
 ROOT_URLCONF = "tests.process.project.urls"
 LOGGING = {
     "version": 1,

@@ -1,8 +1,9 @@
 """Views that do to their connection whatever a view may do."""
 
 import asyncio
-import builtins
 import os
+import signal
+import threading
 
 from asgiref.sync import sync_to_async
 from django.db import (
@@ -13,9 +14,11 @@ from django.db import (
     transaction,
 )
 from django.http import Http404, HttpResponse, JsonResponse, StreamingHttpResponse
+from django.utils.module_loading import import_string
 
 from dbpool_mw import pooled
 from dbpool_mw.decorators import no_pool
+from tests.process.project import clocks
 from tests.process.project.middleware import backend_pid
 
 __all__ = [
@@ -26,6 +29,7 @@ __all__ = [
     "at_import",
     "atomic_fails",
     "broken",
+    "clock",
     "close_fails",
     "closes",
     "closes_in_atomic",
@@ -36,6 +40,7 @@ __all__ = [
     "fails",
     "fails_async",
     "fails_twice",
+    "forks",
     "greenlet",
     "holds",
     "holds_then_replica",
@@ -178,10 +183,47 @@ def close_fails(request):
 
 
 def raises(request):
-    """Raise an exception of any kind."""
+    """Raise an exception of any kind, here or in a thread with its own connection."""
+    kind = import_string(request.GET["kind"])
+
+    def work():
+        pooled().__enter__()
+        backend_pid()
+        raise kind
+
+    if request.GET.get("where") == "thread":
+        connection.close()
+        thread = threading.Thread(target=work)
+        thread.start()
+        thread.join()
+        return answer()
     backend_pid()
-    kind = request.GET["kind"]
-    raise getattr(builtins, kind, None) or getattr(asyncio, kind)
+    raise kind
+
+
+def forks(request):
+    """Ask in a child, whatever the other threads were at when it was forked."""
+    before = backend_pid()
+    reader, writer = os.pipe()
+    child = os.fork()
+    if not child:
+        # Should it wait for a lock that nobody gives up there.
+        signal.alarm(20)
+        try:
+            os.write(writer, str(backend_pid()).encode())
+        finally:
+            os._exit(0)
+    os.close(writer)
+    with open(reader) as said:
+        childs = int(said.read())
+    os.waitpid(child, 0)
+    assert backend_pid() == before
+    return answer(backend=before, childs=childs)
+
+
+def clock(request):
+    """Tell by how many hours the clock is ahead."""
+    return answer(ahead=clocks.ahead())
 
 
 def missing(request):
