@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from itertools import product
 
 import psycopg2
 import pytest
@@ -29,7 +30,14 @@ def test_all_backends_are_terminated(under, project, figures):
     figures.add("all backends terminated, 5 times", under, met)
 
 
-@pytest.mark.parametrize("mode", ["fast", "immediate", "kill -9"])
+@pytest.mark.parametrize(
+    ("under", "mode"),
+    [
+        *product(["gthread", "uvicorn"], ["fast", "immediate", "kill -9"]),
+        *product(["gevent"], ["fast", "kill -9"]),
+    ],
+    indirect=["under"],
+)
 def test_the_server_restarts(under, project, figures, mode):
     postgres = project.databases.server
     with under.traffic() as (_, met):

@@ -103,6 +103,7 @@ def test_connects_that_take_a_second(under, project, proxy, figures):
     figures.add("each connect takes 1 s, 3 times anew", under, met)
 
 
+@pytest.mark.parametrize("under", ["gthread", "gevent"], indirect=True)
 def test_connects_that_are_taken_up_one_by_one(under, project, proxy, figures):
     proxy.pause = 0.3
     with under.traffic() as (_, met):

@@ -118,6 +118,7 @@ def test_workers_run_where_no_socket_can_be_made(
     figures.add(f"the control directory is {how}", under, met)
 
 
+@pytest.mark.parametrize("under", ["gthread"], indirect=True)
 def test_a_file_in_the_place_of_the_control_directory(under, project):
     project.control.write_text("in the way")
     under.answers = False
