@@ -8,6 +8,9 @@ import pytest
 
 from dbpool_mw.control import client, protocol
 from tests.process.servers import wait_until
+from tests.soak import soaked
+
+VERBS = soaked(60)
 
 
 def tell(project, verb):
@@ -22,14 +25,14 @@ def test_verbs_at_random(under, project, figures, seed):
     project.settings["DBPOOL_MW_TIMEOUT"] = 20
     chance = random.Random(seed)
     with under.traffic(clients=10) as (_, met):
-        for _ in range(60):
+        for _ in range(VERBS):
             verb = chance.choice(["drain", "pause", "resume", "recycle", "recycle"])
             tell(project, verb)
             met.done.wait(chance.uniform(0, 0.1))
         tell(project, "resume")
         met.good(100)
     assert set(met.counts) == {200}
-    figures.add(f"60 verbs at random (seed {seed})", under, met)
+    figures.add(f"{VERBS} verbs at random (seed {seed})", under, met)
 
 
 def test_a_failover_behind_a_pause(under, project, figures):
