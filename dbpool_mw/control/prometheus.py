@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dbpool_mw.control.client import Answer
-from dbpool_mw.control.render import worker_names
+from dbpool_mw.control.render import printable, worker_names
 from dbpool_mw.core import stats
 
 _OTEL = "db_client_connection_"
@@ -167,5 +167,6 @@ def _sample(name: str, labels: Labels, value: float) -> str:
 
 
 def _escaped(text: str) -> str:
-    text = text.encode("utf-8", "backslashreplace").decode()
+    # The format has an escape for the newline, and would let the rest through as it is.
+    text = "\n".join(map(printable, text.split("\n")))
     return text.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")

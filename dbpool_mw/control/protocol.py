@@ -24,6 +24,7 @@ a worker buy memory. A reader that meets an unknown version says so; it never gu
 from __future__ import annotations
 
 import json
+import math
 import os
 import struct
 from collections.abc import Mapping, Sequence
@@ -37,6 +38,10 @@ MAX_REQUEST = 64 * 1024
 MAX_REPLY = 4 * 1024 * 1024
 
 _HEADER = struct.Struct(">I")
+# Far above what a message needs, far below what Python's recursion bears.
+_MAX_DEPTH = 16
+# What any reader of JSON keeps exactly; sums and dates of such numbers stay printable.
+_MAX_NUMBER = 2**53
 
 
 class ProtocolError(Exception):
@@ -113,12 +118,37 @@ class Decoder:
 
 def _parse(payload: bytes) -> dict[str, Any]:
     try:
-        message = json.loads(payload.decode())
+        message = json.loads(
+            payload.decode(), parse_float=_finite, parse_constant=_finite
+        )
     except (ValueError, RecursionError) as error:
         raise BadMessage(f"not a JSON text: {error}") from error
     if not isinstance(message, dict):
         raise BadMessage("not a JSON object")
+    _check_depth(message)
     return message
+
+
+def _finite(text: str) -> float:
+    """Read a number; refuse one that JSON can't say, so that we can say it again."""
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text:.20} is no finite number")
+    return value
+
+
+def _check_depth(message: dict[str, Any]) -> None:
+    level: list[Any] = [message]
+    for _ in range(_MAX_DEPTH):
+        inside: list[Any] = []
+        for value in level:
+            if isinstance(value, dict):
+                inside += value.values()
+            elif isinstance(value, list):
+                inside += value
+        level = inside
+    if level:
+        raise BadMessage("nested too deeply")
 
 
 def request(
@@ -164,30 +194,25 @@ def check_reply(message: Mapping[str, Any]) -> None:
     if (
         message.get("ok") is not True
         or not isinstance(message.get("command"), str)
-        or not _is_number(message.get("uptime"))
+        or not _are_seconds(message.get("uptime"))
         or not _are_objects(pools)
         or not _are_objects(holders)
     ):
         raise BadMessage("a reply of an unknown shape")
     for pool in pools:
         _check_pool(pool)
+    if len({pool["alias"] for pool in pools}) < len(pools):
+        raise BadMessage("two pools of one alias")
     for holder in holders:
-        known = holder.keys() >= {"alias", "backend_pid", "thread", "method", "path"}
-        stack = holder.get("stack", [])
-        if (
-            not known
-            or not _is_number(holder.get("seconds"))
-            or not _are_strings(stack)
-        ):
-            raise BadMessage("a holder of an unknown shape")
+        _check_holder(holder)
 
 
 def _check_pool(pool: Mapping[str, Any]) -> None:
     wrong = [key for key in ("alias", "state") if not isinstance(pool.get(key), str)]
-    wrong += [key for key in stats.SUMMED if not _is_number(pool.get(key))]
+    wrong += [key for key in stats.SUMMED if not _is_count(pool.get(key))]
     wrong += [key for key in stats.HISTOGRAMS if not _is_histogram(pool.get(key))]
     discarded = pool.get("discarded")
-    if not isinstance(discarded, dict) or not all(map(_is_number, discarded.values())):
+    if not isinstance(discarded, dict) or not all(map(_is_count, discarded.values())):
         wrong.append("discarded")
     if wrong:
         raise BadMessage(
@@ -196,18 +221,47 @@ def _check_pool(pool: Mapping[str, Any]) -> None:
         )
 
 
+def _check_holder(holder: Mapping[str, Any]) -> None:
+    texts = ("thread", "method", "path")
+    pid = holder.get("backend_pid")
+    if (
+        not holder.keys() >= {"backend_pid", *texts}
+        or not isinstance(holder.get("alias"), str)
+        or not all(isinstance(holder[key], (str, type(None))) for key in texts)
+        or not (pid is None or _is_count(pid))
+        or not _are_seconds(holder.get("seconds"))
+        or not _are_strings(holder.get("stack", []))
+    ):
+        raise BadMessage("a holder of an unknown shape")
+
+
 def _is_histogram(value: object) -> bool:
     return (
         isinstance(value, dict)
-        and all(_is_number(value.get(key)) for key in ("count", "sum", "max"))
+        and _is_count(value.get("count"))
+        and _are_seconds(value.get("sum"))
+        and _are_seconds(value.get("max"))
         and isinstance(value.get("buckets"), list)
         and len(value["buckets"]) == len(stats.BOUNDS) + 1
-        and all(map(_is_number, value["buckets"]))
+        and all(map(_is_count, value["buckets"]))
     )
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
+def _is_count(value: object) -> bool:
+    return (
+        isinstance(value, int)
+        and not isinstance(value, bool)
+        and 0 <= value <= _MAX_NUMBER
+    )
+
+
+def _are_seconds(value: object) -> bool:
+    # A hold that began while the report was made is a little below 0.
+    return (
+        isinstance(value, (int, float))
+        and not isinstance(value, bool)
+        and abs(value) <= _MAX_NUMBER
+    )
 
 
 def _are_objects(value: object) -> bool:

@@ -129,7 +129,7 @@ class AskingCommand(BaseCommand):
         if unknown and all(answer.reply is not None for answer in answers):
             raise CommandError(
                 f"No worker has a pool for {_listed(map(repr, unknown))}; "
-                f"open there: {_listed(have) or 'none'}.",
+                f"open there: {_listed(map(printable, have)) or 'none'}.",
                 returncode=USAGE,
             )
         return [answer.only(aliases or None) for answer in answers]

@@ -140,6 +140,13 @@ def test_labels_are_escaped() -> None:
     assert 'pool_name="a\\"b\\\\c\\nd\\\\udcff"' in text
 
 
+def test_labels_do_not_steer_a_terminal() -> None:
+    text = prometheus([answered(7, pool("\x1b[2J\r", discarded={"\u2028": 1}))])
+    parse(text)
+    assert 'pool_name="\\\\x1b[2J\\\\r"' in text
+    assert all(line.isprintable() for line in text.split("\n"))
+
+
 def test_several_workers_and_pools_never_repeat_a_series() -> None:
     parse(
         prometheus(

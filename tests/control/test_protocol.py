@@ -61,8 +61,15 @@ def test_what_json_cannot_say_is_a_typed_error(value: Any) -> None:
         b'{"a": 1',
         b"[" * 60_000,
         b'{"a":' + b"9" * 5000,
+        b'{"a":NaN}',
+        b'{"a":-Infinity}',
+        b'{"a":1e400}',
+        b'{"a":' + b"[" * 17 + b"]" * 17 + b"}",
     ],
-    ids=["empty", "text", "bytes", "list", "number", "half", "deep", "long number"],
+    ids=[
+        *("empty", "text", "bytes", "list", "number", "half", "deep", "long number"),
+        *("no number", "infinite", "above every float", "deeper than any message"),
+    ],
 )
 def test_a_frame_without_a_json_object_is_a_typed_error(payload: bytes) -> None:
     with pytest.raises(protocol.BadMessage):
@@ -126,7 +133,12 @@ def test_a_complete_reply_passes() -> None:
         reply(pool(alias=7)),
         reply(pool(size=None)),
         reply(pool(size=True)),
+        reply(pool(size=-1)),
+        reply(pool(stale=0.5)),
+        reply(pool(opened=10**30)),
+        reply(pool(), pool()),
         reply(pool(discarded=[])),
+        reply(pool(discarded={"idle": -1})),
         reply(pool(wait_seconds={"count": 1})),
         reply(pool(wait_seconds={"count": 0, "sum": 0, "max": 0, "buckets": [0]})),
     ],
@@ -141,6 +153,27 @@ def test_a_report_of_another_release_names_what_it_lacks() -> None:
     del old["reclaimed"]
     with pytest.raises(protocol.BadMessage, match="lacks reclaimed"):
         protocol.check_reply(reply(old))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"alias": ["default"]},
+        {"backend_pid": "\x1b[2J"},
+        {"thread": 7},
+        {"path": {}},
+        {"seconds": 10**400},
+    ],
+)
+def test_a_holder_that_could_not_be_shown_is_refused(change: dict[str, Any]) -> None:
+    bad = reply(pool(), holders=[holder(**change)])
+    with pytest.raises(protocol.BadMessage, match="a holder of an unknown shape"):
+        protocol.check_reply(bad)
+
+
+def test_a_hold_that_began_during_the_report_passes() -> None:
+    quick = holder(seconds=-1e-6, backend_pid=None, path=None, method=None)
+    protocol.check_reply(reply(pool(), holders=[quick]))
 
 
 @pytest.mark.parametrize("stack", ["a text", [1], {}, None])

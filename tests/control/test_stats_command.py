@@ -71,6 +71,13 @@ def test_an_alias_that_no_worker_has_is_an_error_that_names_those_there_are(
     assert "default, replica" in ended.err
 
 
+def test_the_aliases_named_do_not_steer_the_terminal(
+    directory: Path, serve: Serve
+) -> None:
+    serve(FakeWorker(pool("\x1b[2J")))
+    assert "open there: \\x1b[2J." in stats(directory, "--alias", "default").err
+
+
 def test_a_pid_that_no_worker_has_is_an_error_that_names_those_there_are(
     directory: Path, serve: Serve
 ) -> None:
