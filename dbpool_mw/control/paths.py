@@ -19,6 +19,7 @@ import sys
 from pathlib import Path
 
 _NAME = re.compile(r"(\d{1,10})-[0-9a-f]{8}\.sock")
+_BASE = re.compile(r"dbpool_mw-([0-9]{1,10})")
 # sun_path of <sys/un.h>, less the closing NUL.
 MAX_SOCKET_PATH = 107 if sys.platform == "linux" else 103
 
@@ -46,9 +47,12 @@ def ensure_directory(directory: Path) -> None:
 
     Raises ControlDirError. An existing directory's mode is judged, not repaired.
     """
+    ours = {0, os.geteuid()}
+    # Before, so that no link is followed; and after, for one made meanwhile.
+    _check_planted(directory, ours)
     try:
         directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _check_planted(directory.parent)
+        _check_planted(directory, ours)
         with contextlib.suppress(FileExistsError):
             directory.mkdir(mode=0o700)
     except OSError as error:
@@ -64,6 +68,7 @@ def check_directory(directory: Path) -> int:
     It must be a real directory, owned by the effective user (root may look at anyone's)
     and writable by its owner only. Raises ControlDirMissing or ControlDirError.
     """
+    _check_planted(directory, {0, os.geteuid()} if os.geteuid() else None)
     try:
         status = directory.lstat()
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -85,18 +90,31 @@ def check_directory(directory: Path) -> int:
     return status.st_uid
 
 
-def _check_planted(parent: Path) -> None:
-    # In a directory like /tmp anybody may have made `parent` before us, as a
-    # directory of his own or as a link to one of ours.
-    if not parent.parent.stat().st_mode & stat.S_IWOTH:
-        return
-    status = parent.lstat()
-    if stat.S_ISDIR(status.st_mode) and status.st_uid in (0, os.geteuid()):
-        return
-    raise ControlDirError(
-        f"{parent} isn't a directory of uid {os.geteuid()} or root: in "
-        f"{parent.parent}, where anybody may write, it can't be trusted"
-    )
+def _check_planted(directory: Path, users: set[int] | None) -> None:
+    """Refuse a way to `directory` that leads over what a stranger has made.
+
+    In a directory like /tmp anybody may have made the next one before us, as a
+    directory of his own or as a link to one of ours. It must be of one of `users`; None
+    stands for anybody, but a base named for a user must be of that user or root.
+    """
+    for base in directory.parents:
+        try:
+            if not base.parent.stat().st_mode & stat.S_IWOTH:
+                continue
+            status = base.lstat()
+        except OSError:
+            # Whoever needs it finds out why.
+            continue
+        named = _BASE.fullmatch(base.name)
+        trusted = {0, int(named[1])} if users is None and named else users
+        ours = trusted is None or status.st_uid in trusted
+        if ours and stat.S_ISDIR(status.st_mode):
+            continue
+        whose = f" of uid {max(trusted)} or root" if trusted else ""
+        raise ControlDirError(
+            f"{base} isn't a directory{whose}: in {base.parent}, where anybody may "
+            f"write, it can't be trusted"
+        )
 
 
 def _foreign(directory: Path, owner: int) -> str:
@@ -153,7 +171,9 @@ def remove_stale(path: Path, owner: int) -> None:
     """
     if owner == os.geteuid():
         with contextlib.suppress(OSError):
-            path.unlink()
+            # A directory may have been exchanged for another since it was judged.
+            if stat.S_ISSOCK(path.lstat().st_mode):
+                path.unlink()
 
 
 def sweep(directory: Path) -> None:
@@ -177,13 +197,15 @@ def other_users(directory: Path) -> list[Path]:
     that isn't a default one.
     """
     base = directory.parent
-    if not base.name.startswith("dbpool_mw-"):
+    if not _BASE.fullmatch(base.name):
         return []
     found = []
     with contextlib.suppress(OSError):
-        for sibling in base.parent.glob("dbpool_mw-*"):
+        for sibling in base.parent.iterdir():
             candidate = sibling / directory.name
+            if sibling == base or not _BASE.fullmatch(sibling.name):
+                continue
             with contextlib.suppress(OSError):
-                if sibling != base and stat.S_ISDIR(candidate.lstat().st_mode):
+                if all(stat.S_ISDIR(p.lstat().st_mode) for p in (sibling, candidate)):
                     found.append(candidate)
     return sorted(found)
