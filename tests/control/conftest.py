@@ -24,9 +24,10 @@ Plant = Callable[..., Path]
 class WorkerProcess:
     """A process with a control server, that does what it is told line by line."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *arguments: str) -> None:
+        command = [sys.executable, "-W", "ignore", "-m", "tests.control.worker"]
         self.process = subprocess.Popen(
-            [sys.executable, "-W", "ignore", "-m", "tests.control.worker", directory],
+            [*command, directory, *arguments],
             cwd=ROOT,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -1,6 +1,7 @@
-"""A worker process for tests: `python -m tests.control.worker DIRECTORY`.
+"""A worker process for tests: `python -m tests.control.worker DIRECTORY [UID]`.
 
-It says "ready" when its socket answers, then does what it reads from stdin.
+It says "ready" when its socket answers, then does what it reads from stdin. As UID it
+serves when root starts it: it imports all it needs before.
 """
 
 from __future__ import annotations
@@ -16,6 +17,10 @@ from tests.control.fakes import FakeWorker
 
 
 def main() -> None:
+    for uid in map(int, sys.argv[2:]):
+        os.setgroups([])
+        os.setgid(uid)
+        os.setuid(uid)
     server = ControlServer(Path(sys.argv[1]), FakeWorker())
     server.start()
     # Who answers has done its sweep, and no later one will surprise a test.
