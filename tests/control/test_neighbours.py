@@ -297,6 +297,19 @@ def test_a_user_does_not_ask_in_a_directory_of_another(
     assert f"belongs to uid {NEIGHBOUR}, this process runs as {USER}" in ended.err
 
 
+def test_a_user_is_told_what_it_may_not_look_into(
+    directory: Path, shared: Path
+) -> None:
+    with acting_as(USER):
+        ended = stats(directory / "abc")
+        assert ended.code == 3
+        assert f"can't look at {directory}/abc: Permission denied" in ended.err
+        (shared / "blind").mkdir(mode=0o300)
+        ended = stats(shared / "blind")
+    assert ended.code == 3
+    assert f"can't list {shared}/blind: Permission denied" in ended.err
+
+
 def test_root_sees_and_drains_the_workers_of_an_ordinary_user(shared: Path) -> None:
     directory = shared / f"dbpool_mw-{USER}" / "abc"
     with ExitStack() as stack:
