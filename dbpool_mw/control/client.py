@@ -185,8 +185,7 @@ class _Talk:
 
     def attend(self) -> None:
         """Send or read what the socket takes without waiting."""
-        if self.sock is None:
-            raise RuntimeError("bug: a conversation without a socket")
+        assert self.sock is not None, "bug: a conversation without a socket"
         try:
             if self.output:
                 self.output = self.output[self.sock.send(self.output) :]

@@ -238,11 +238,14 @@ def duration(seconds: float) -> str:
     if seconds < 59.95:
         return f"{seconds:.1f}s"
     whole = round(seconds)
-    for big, small, letters in ((86400, 3600, "dh"), (3600, 60, "hm"), (60, 1, "ms")):
-        if whole >= big:
-            high, low = whole // big, whole % big // small
-            return f"{high}{letters[0]}{low:02}{letters[1]}"
-    return f"{whole}s"
+    if whole < 3600:
+        big, small, letters = 60, 1, "ms"
+    elif whole < 86400:
+        big, small, letters = 3600, 60, "hm"
+    else:
+        big, small, letters = 86400, 3600, "dh"
+    high, low = whole // big, whole % big // small
+    return f"{high}{letters[0]}{low:02}{letters[1]}"
 
 
 def printable(text: str) -> str:

@@ -100,15 +100,16 @@ class ControlServer:
         if os.getpid() != self._pid:
             self.forget()
             return
-        self._stopping = True
         thread, self._thread = self._thread, None
+        # The thread lets go of it when it ends, maybe before it is woken.
+        wakeup = self._wakeup
+        self._stopping = True
         # First the name: whoever finds the socket must find someone listening.
         self._unlink()
-        if thread is None:
+        if thread is None or wakeup is None:
             return
-        if self._wakeup is not None:
-            with contextlib.suppress(OSError):
-                self._wakeup[1].send(b"\0")
+        with contextlib.suppress(OSError):
+            wakeup[1].send(b"\0")
         if thread is not threading.current_thread():
             thread.join(1.0)
 
@@ -258,9 +259,12 @@ class ControlServer:
     def _attend(self, client: _Client) -> None:
         """Read or write what the client's socket takes without waiting."""
         try:
-            if client.output is None and not self._read(client):
+            output = client.output or self._read(client)
+            if output is None:
                 return
-            self._write(client)
+            client.output = output[client.sock.send(output) :]
+            if not client.output:
+                self._drop(client)
         except (BlockingIOError, InterruptedError):
             return
         except (OSError, protocol.ProtocolError) as error:
@@ -270,15 +274,15 @@ class ControlServer:
             logger.exception("a control client met a bug, its connection is closed")
             self._drop(client)
 
-    def _read(self, client: _Client) -> bool:
-        """Take what has arrived; return whether a reply is ready to be sent."""
+    def _read(self, client: _Client) -> memoryview | None:
+        """Take what has arrived; return the reply once the request is complete."""
         data = client.sock.recv(_CHUNK)
         if not data:
             raise client.decoder.closed()
         try:
             message = client.decoder.feed(data)
             if message is None:
-                return False
+                return None
             protocol.check_request(message)
         except protocol.ProtocolError as error:
             reply = protocol.error_reply(str(error))
@@ -286,7 +290,7 @@ class ControlServer:
             reply = self._answer(message)
         client.output = memoryview(self._encoded(reply))
         self._registry.modify(client.sock, selectors.EVENT_WRITE, client)
-        return True
+        return client.output
 
     def _answer(self, message: dict[str, Any]) -> dict[str, Any]:
         try:
@@ -304,13 +308,6 @@ class ControlServer:
             answer = protocol.error_reply(f"the reply can't be sent: {error}")
             return protocol.encode(answer, protocol.MAX_REPLY)
 
-    def _write(self, client: _Client) -> None:
-        if client.output is None:
-            return
-        client.output = client.output[client.sock.send(client.output) :]
-        if not client.output:
-            self._drop(client)
-
     def _drop(self, client: _Client) -> None:
         del self._clients[client.sock]
         with contextlib.suppress(KeyError, ValueError, OSError):
@@ -319,6 +316,5 @@ class ControlServer:
 
     @property
     def _registry(self) -> selectors.BaseSelector:
-        if self._selector is None:
-            raise RuntimeError("bug: the control thread runs without a selector")
+        assert self._selector is not None, "bug: the control thread has no selector"
         return self._selector

@@ -35,7 +35,5 @@ def lines(stack: Stack) -> list[str]:
 
 
 def _line(code: CodeType, position: int) -> int:
-    for start, end, line in code.co_lines():
-        if start <= position < end and line is not None:
-            return line
-    return code.co_firstlineno
+    lines = (line for start, end, line in code.co_lines() if start <= position < end)
+    return next(lines, None) or code.co_firstlineno

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, suppress
@@ -13,6 +14,7 @@ from typing import IO, Any, cast
 
 import pytest
 
+from dbpool_mw.control import paths
 from dbpool_mw.control.server import ControlServer
 from tests.control.fakes import FakeWorker
 
@@ -55,10 +57,13 @@ class WorkerProcess:
         self.process.wait()
 
     def close(self) -> None:
-        self.kill()
-        self._stdout.close()
+        """Let it end, as it does when there is nothing more to read."""
         with suppress(BrokenPipeError):
             cast("IO[str]", self.process.stdin).close()
+        with suppress(subprocess.TimeoutExpired):
+            self.process.wait(10)
+        self.kill()
+        self._stdout.close()
 
 
 @pytest.fixture
@@ -117,6 +122,21 @@ def spawn(directory: Path) -> Iterator[Callable[[], WorkerProcess]]:
             return worker
 
         yield start
+
+
+@pytest.fixture
+def opened_meanwhile(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let others write to the directory once a command has looked into it."""
+    discover = paths.discover
+
+    def found(where: Path) -> list[Path]:
+        found = discover(where)
+        # Each worker looks too, in a thread of its own.
+        if threading.current_thread() is threading.main_thread():
+            directory.chmod(0o777)
+        return found
+
+    monkeypatch.setattr(paths, "discover", found)
 
 
 @pytest.fixture(autouse=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import selectors
 import threading
 from typing import Any
 
@@ -52,6 +53,14 @@ def reply(*pools: dict[str, Any], **changes: Any) -> dict[str, Any]:
         "pools": list(pools),
         **changes,
     }
+
+
+class HastySelector(selectors.DefaultSelector):
+    """Reports every socket as ready, whether it is or not; select(2) may err so."""
+
+    def select(self, timeout: float | None = None) -> list[Any]:
+        super().select(timeout)
+        return [(key, key.events) for key in list(self.get_map().values())]
 
 
 class FakeWorker:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import selectors
 import socket
 import threading
 import time
@@ -13,7 +14,7 @@ import pytest
 from dbpool_mw.control import client, paths, peer, protocol
 from dbpool_mw.control.client import Answer
 from tests.control.conftest import Plant, Serve, WorkerProcess
-from tests.control.fakes import FakeWorker, holder, pool, reply
+from tests.control.fakes import FakeWorker, HastySelector, holder, pool, reply
 
 STATS = protocol.request("stats")
 PATIENCE = 10.0
@@ -206,6 +207,40 @@ def test_a_large_reply_arrives_whole(serve: Serve) -> None:
     answer = client.ask(server.path, STATS, PATIENCE)
     assert answer.reply is not None
     assert answer.reply["holders"] == held
+
+
+def test_a_request_that_the_socket_takes_in_parts_arrives_whole(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Small(socket.socket):
+        def __init__(self, *args: Any, **options: Any) -> None:
+            super().__init__(*args, **options)
+            self.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1)
+
+    worker = FakeWorker()
+    server = serve(worker)
+    assert server.path is not None
+    monkeypatch.setattr(socket, "socket", Small)
+    request = protocol.request("stats", ["x" * 60_000])
+    assert client.ask(server.path, request, PATIENCE).reply is not None
+    assert worker.requests == [request]
+
+
+def test_a_socket_that_is_called_ready_and_is_not_is_tried_again(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = serve(FakeWorker())
+    assert server.path is not None
+    monkeypatch.setattr(selectors, "DefaultSelector", HastySelector)
+    assert client.ask(server.path, STATS, PATIENCE).reply is not None
+
+
+def test_a_socket_of_another_kind_is_an_answer(directory: Path) -> None:
+    path = directory / "1-0000000a.sock"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
+        other.bind(str(path))
+        (answer,) = client.ask_all(directory, STATS, PATIENCE)
+    assert (answer.error or "").startswith("can't connect: ")
 
 
 def test_a_socket_that_cannot_be_connected_is_an_answer(

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -151,6 +152,24 @@ def test_time_up_goes_before_a_silent_worker_and_both_are_named(
     assert "Not done after" in ended.err
 
 
+def test_a_worker_that_falls_silent_after_it_was_told_is_named(
+    directory: Path, serve: Serve
+) -> None:
+    worker, told = FakeWorker(pool(stale=1)), threading.Event()
+
+    def handle(request: dict[str, Any]) -> dict[str, Any]:
+        if request["verb"] == "stats":
+            told.wait(10)
+        return worker(request)
+
+    serve(handle)
+    ended = drained(directory, "--timeout", "0.4")
+    told.set()
+    assert ended.code == 1
+    assert "left in 1 worker, 1 silent\n" in ended.err
+    assert f"Told, but silent since:\n  worker {os.getpid()}: no answer" in ended.err
+
+
 def test_a_worker_that_ends_meanwhile_counts_as_empty(
     directory: Path, serve: Serve, spawn: Callable[[], WorkerProcess]
 ) -> None:
@@ -216,6 +235,17 @@ def test_no_worker_has_an_exit_code_of_its_own(
     worker = spawn()
     worker.kill()
     assert drained(directory).code == 3
+
+
+def test_a_directory_that_is_opened_to_others_meanwhile_is_not_trusted(
+    directory: Path, serve: Serve, opened_meanwhile: None
+) -> None:
+    worker = FakeWorker()
+    serve(worker)
+    ended = drained(directory)
+    assert ended.code == 3
+    assert "may be written by others" in ended.err
+    assert worker.requests == []
 
 
 def test_a_killed_workers_pid_is_an_error_of_usage(

@@ -111,6 +111,18 @@ def test_a_directory_that_cannot_be_made_says_why(directory: Path) -> None:
         paths.ensure_directory(directory / "file" / "leaf")
 
 
+def test_a_directory_that_cannot_be_looked_at_says_why(directory: Path) -> None:
+    with pytest.raises(paths.ControlDirError, match=r"can't look at .*too long"):
+        paths.check_directory(directory / ("x" * 300))
+
+
+def test_a_directory_that_cannot_be_listed_says_why(directory: Path) -> None:
+    file = directory / "file"
+    file.touch()
+    with pytest.raises(paths.ControlDirError, match=r"can't list .*Not a directory"):
+        paths.discover(file)
+
+
 def test_each_socket_has_a_name_of_its_own_that_tells_the_pid(directory: Path) -> None:
     one, other = paths.socket_path(directory), paths.socket_path(directory)
     assert one != other

@@ -3,6 +3,7 @@ from __future__ import annotations
 import logging
 import os
 import random
+import selectors
 import socket
 import stat
 import struct
@@ -18,7 +19,7 @@ from dbpool_mw.control import client, paths, peer, protocol
 from dbpool_mw.control import server as server_module
 from dbpool_mw.control.server import ControlServer
 from tests.control.conftest import Serve, WorkerProcess
-from tests.control.fakes import FakeWorker, pool, reply
+from tests.control.fakes import FakeWorker, HastySelector, pool, reply
 
 PATIENCE = 10.0
 
@@ -277,6 +278,34 @@ def test_a_fault_of_the_loop_is_logged_once_and_survived(
     assert [r.message for r in caplog.records] == [
         "the control thread failed, and goes on"
     ]
+
+
+def test_a_bug_met_with_one_client_costs_the_others_nothing(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    # It would be looked at again after this, if it were kept.
+    monkeypatch.setattr(server_module, "_PAUSE_SECONDS", PATIENCE)
+    server = serve()
+    with monkeypatch.context() as patched:
+        patched.delattr(protocol, "check_request")
+        with connected(path_of(server)) as sock:
+            sock.sendall(protocol.encode(protocol.request("stats"), 1000))
+            assert received(sock) == b""
+    assert asked(server)["ok"] is True
+    (record,) = caplog.records
+    assert "met a bug" in record.message
+    assert record.exc_info is not None
+
+
+def test_a_socket_that_is_called_ready_and_is_not_is_tried_again(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(selectors, "DefaultSelector", HastySelector)
+    server = serve()
+    monkeypatch.undo()
+    with connected(path_of(server)):
+        assert asked(server)["ok"] is True
+    assert caplog.records == []
 
 
 def test_a_peer_of_another_user_is_turned_away(

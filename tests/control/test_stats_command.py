@@ -139,6 +139,17 @@ def test_a_directory_that_cannot_be_trusted_is_told_as_the_reason(
     assert check_directory(directory) == os.geteuid()
 
 
+def test_a_directory_that_is_opened_to_others_meanwhile_is_not_trusted(
+    directory: Path, serve: Serve, opened_meanwhile: None
+) -> None:
+    worker = FakeWorker()
+    serve(worker)
+    ended = stats(directory)
+    assert ended.code == 3
+    assert "may be written by others" in ended.err
+    assert worker.requests == []
+
+
 def test_workers_of_other_users_are_pointed_out(directory: Path) -> None:
     mine, other = (directory / base / "abc" for base in ("dbpool_mw-1", "dbpool_mw-2"))
     other.mkdir(parents=True)
@@ -263,6 +274,16 @@ def test_a_watch_clears_a_terminal(
     serve()
     out = stats(directory, "--watch", terminal=True).out
     assert out.count("\x1b[H\x1b[2J") == 3
+
+
+def test_a_watch_clears_a_terminal_of_those_who_are_gone(
+    directory: Path, serve: Serve, interrupt: Interrupt
+) -> None:
+    interrupt.before_next = serve().stop
+    ended = stats(directory, "--watch", terminal=True)
+    assert ended.out.count("\x1b[H\x1b[2J") == 3
+    assert "default" not in ended.out.rpartition("\x1b[2J")[2]
+    assert ended.err.count("No running worker found") == 2
 
 
 def test_a_watch_of_json_is_a_line_per_round(
