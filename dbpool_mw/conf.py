@@ -245,12 +245,10 @@ def _load_engine(engine: str) -> Any:
 def uses_psycopg3() -> bool:
     """Say whether Django chose psycopg 3, which it does whenever it can import it.
 
-    False when Django's PostgreSQL backend can't be imported at all.
+    For a project that has an alias with a pool: Django's backend can be imported.
     """
-    try:
-        from django.db.backends.postgresql.psycopg_any import is_psycopg3
-    except (ImportError, ImproperlyConfigured):
-        return False
+    from django.db.backends.postgresql.psycopg_any import is_psycopg3
+
     return bool(is_psycopg3)
 
 

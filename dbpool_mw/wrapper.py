@@ -109,24 +109,18 @@ class Attachment:
         With ``eager`` nothing has asked for one yet. Raises what
         ``ConnectionPool.checkout`` raises.
         """
-        if self.held:
-            self._discard()
+        if self.held and (left := self.take()) is not None:
+            pool, entry = left
+            pool.discard(entry, "taken off its wrapper")
         name = wrapper.settings_dict["NAME"]
-        pool = process.pool(self.alias, name)
-        if pool is None:
+        found = process.pool(self.alias, name)
+        if found is None:
             if eager and process.is_untested(self.alias, name):
                 return
-            pool = _make_pool(self.alias, name)
-        entry = pool.checkout(self)
-        self.held.append((pool, entry))
+            found = _make_pool(self.alias, name)
+        entry = found.checkout(self)
+        self.held.append((found, entry))
         physical.put(wrapper, entry.connection, entry.checked_out_at)
-
-    def _discard(self) -> None:
-        """Close what somebody took off the wrapper without giving it back."""
-        held = self.take()
-        if held is not None:
-            pool, entry = held
-            pool.discard(entry, "taken off its wrapper")
 
 
 def _make_pool(alias: str, database: str) -> ConnectionPool:

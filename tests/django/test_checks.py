@@ -157,6 +157,12 @@ def test_a_view_that_cant_answer_is_an_error(view: str, said: str) -> None:
     assert message.hint
 
 
+def test_a_view_that_doesnt_tell_how_it_is_called_is_believed() -> None:
+    # Compiled functions needn't.
+    with override_settings(DBPOOL_MW_UNAVAILABLE_VIEW="builtins.max"):
+        assert found() == []
+
+
 @pytest.mark.parametrize("directory", ["run/shop", "/" + "x" * 90])
 def test_a_control_directory_where_no_socket_can_be_is_an_error(directory: str) -> None:
     with override_settings(DBPOOL_MW_CONTROL_DIR=directory):

@@ -295,3 +295,30 @@ def test_without_settings_module_and_urls_the_directory_of_the_program_counts(
     bare = control_dir_in(tmp_path, "bare.py")
     assert bare.startswith("/tmp/dbpool_mw-")
     assert bare == control_dir_in(Path("/"), str(tmp_path / "bare.py"))
+
+
+WITH_URLS = """\
+from django.conf import settings
+settings.configure(ROOT_URLCONF={urls!r})
+from dbpool_mw import conf
+print(conf.control_dir())
+"""
+
+
+def test_without_settings_module_the_file_of_the_urls_counts_loaded_or_not(
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "shop_urls.py").write_text("urlpatterns = []\n")
+    program = WITH_URLS.format(urls="shop_urls")
+    unloaded = control_dir_in(tmp_path, "-c", program)
+    assert unloaded == control_dir_in(tmp_path, "-c", f"import shop_urls\n{program}")
+    found = f"import sys\nsys.path.append({str(tmp_path)!r})\n"
+    assert unloaded == control_dir_in(Path("/"), "-c", found + program)
+
+
+@pytest.mark.parametrize("urls", ["nowhere", "nowhere.urls"])
+def test_urls_that_cant_be_found_are_left_to_django(tmp_path: Path, urls: str) -> None:
+    program = WITH_URLS.format(urls=urls)
+    directory = control_dir_in(tmp_path, "-c", program)
+    assert directory.startswith("/tmp/dbpool_mw-")
+    assert directory != control_dir_in(Path("/"), "-c", program)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import got_request_exception, request_finished
 from django.db import connections
@@ -87,6 +88,39 @@ def test_exempt_paths_are_served_without_a_database():
 def test_lazy_needs_no_database_until_a_query():
     middleware = ConnectionPoolMiddleware(lambda request: HttpResponse("well"))
     assert middleware(RequestFactory().get("/")).status_code == 200
+
+
+def test_a_project_without_urls_is_served():
+    middleware = ConnectionPoolMiddleware(lambda request: HttpResponse("well"))
+    with override_settings(DBPOOL_MW_LAZY=True):
+        del settings.ROOT_URLCONF
+        assert middleware(RequestFactory().get("/")).status_code == 200
+
+
+def test_where_the_database_was_forbidden_before_the_import_requests_need_none():
+    script = """
+from django.db.backends.base.base import BaseDatabaseWrapper
+def forbid(self):
+    raise RuntimeError("no database in this test")
+BaseDatabaseWrapper.ensure_connection = forbid
+import django
+from django.conf import settings
+settings.configure(
+    SECRET_KEY="x",
+    INSTALLED_APPS=["dbpool_mw"],
+    DATABASES={"default": {"ENGINE": "django.db.backends.postgresql", "NAME": "x"}},
+)
+django.setup()
+from django.http import HttpResponse
+from django.test import RequestFactory
+from dbpool_mw.middleware import ConnectionPoolMiddleware
+middleware = ConnectionPoolMiddleware(lambda request: HttpResponse("well"))
+print(middleware(RequestFactory().get("/")).status_code)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script], text=True, capture_output=True, timeout=60
+    )
+    assert done.stdout == "200\n", done.stderr
 
 
 def test_settings_are_live():

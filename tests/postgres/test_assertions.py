@@ -60,6 +60,17 @@ def test_another_number_of_checkouts_fails(expected):
     assert str(raised.value) == message
 
 
+def test_what_a_block_raises_goes_before_what_it_counts():
+    async def main():
+        async with assert_checkouts(7):
+            raise ValueError("on purpose")
+
+    with pytest.raises(ValueError, match="on purpose"):
+        asyncio.run(main())
+    with pytest.raises(ValueError, match="on purpose"), assert_checkouts(7):
+        raise ValueError("on purpose")
+
+
 def test_checkouts_of_another_alias_do_not_count():
     with assert_checkouts(0, using="replica"):
         task()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 
 import pytest
 from celery import Celery
@@ -135,6 +136,17 @@ def test_a_task_inside_of_a_block_gives_back_with_it():
         assert run(backend) == first
         assert stats()["in_use"] == 1
     assert stats()["in_use"] == 0
+
+
+def test_without_psycopg2_the_app_leaves_it_to_a_check_to_say_so(monkeypatch):
+    uid = "dbpool_mw.begin"
+    assert task_prerun.disconnect(dispatch_uid=uid)
+    app_config = AppConfig.create("dbpool_mw.contrib.celery")
+    with monkeypatch.context() as changes:
+        changes.setitem(sys.modules, "psycopg2", None)
+        app_config.ready()
+    assert not task_prerun.disconnect(dispatch_uid=uid)
+    app_config.ready()
 
 
 def test_the_app_says_when_the_pools_own_app_is_missing(monkeypatch):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import io
 import socket
 from contextlib import suppress
@@ -9,7 +10,7 @@ from contextlib import suppress
 import psycopg2
 import psycopg2.extras
 import pytest
-from psycopg2 import sql
+from psycopg2 import _psycopg, sql
 
 from dbpool_mw.core import driver
 from dbpool_mw.core.errors import HoldTooLong
@@ -44,10 +45,22 @@ def test_a_connection_ended_by_the_server_is_seen_without_asking(
 ):
     alive = driver.liveness(connection)
     assert alive()
+    assert driver.ping(connection)
     terminate(postgres, database, connection)
     until(lambda: not alive())
     assert not driver.ping(connection)
     assert driver.why_unusable(connection) == "closed"
+
+
+def test_a_connection_that_libpq_has_given_up_is_dead_though_psycopg2_thinks_not(
+    connection,
+):
+    consume = ctypes.PyDLL(_psycopg.__file__).PQconsumeInput
+    consume.argtypes = [ctypes.c_void_p]
+    driver.sever(connection, driver.socket_of(connection))
+    until(lambda: not consume(connection.pgconn_ptr))
+    assert not connection.closed
+    assert driver.why_unusable(connection) == "dead"
 
 
 def test_a_closed_connection_is_not_alive(connection):

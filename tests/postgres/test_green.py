@@ -6,13 +6,14 @@ import contextlib
 import select
 import socket
 import sys
+import threading
 from types import SimpleNamespace
 
 import psycopg2
 import pytest
 from psycopg2 import extensions
 
-from dbpool_mw.core import driver, green
+from dbpool_mw.core import cancel, driver, green
 from dbpool_mw.core.errors import HoldTooLong
 from tests.core.fakes import InThread, until
 
@@ -51,6 +52,41 @@ def waiting():
     extensions.set_wait_callback(waiting)
     yield waiting
     extensions.set_wait_callback(None)
+
+
+@pytest.fixture
+def hidden_libpq(monkeypatch):
+    """Have psycopg2 not show the functions of libpq that cancel."""
+    monkeypatch.setattr(cancel, "_libpq", cancel._Libpq)
+    monkeypatch.setattr("ctypes.PyDLL", lambda path: SimpleNamespace())
+
+
+class Threads:
+    """Python's own threads and pauses, seen while they come about."""
+
+    def __init__(self):
+        self.started = []
+        self.slept = []
+
+    def start(self, function, arguments):
+        self.started.append(threading.Thread(target=function, args=arguments))
+        self.started[-1].start()
+
+    def join(self):
+        for each in self.started:
+            each.join(20)
+        return len(self.started)
+
+    def get_original(self, module, name):
+        return {"start_new_thread": self.start, "sleep": self.slept.append}[name]
+
+
+@pytest.fixture
+def threads(monkeypatch):
+    """Stand in for gevent, which knows what it has put something in the place of."""
+    threads = Threads()
+    monkeypatch.setitem(sys.modules, "gevent.monkey", threads)
+    return threads
 
 
 @pytest.fixture
@@ -115,10 +151,43 @@ class TooEarly:
         self.canceller = canceller
         self.attempts = 0
 
-    def start(self):
+    def start(self, *delay):
         self.attempts += 1
         if self.attempts == 2:
-            self.canceller.start()
+            self.canceller.start(*delay)
+
+
+class Unheard(TooEarly):
+    """Asks a server that doesn't heed it."""
+
+    def start(self):
+        self.attempts += 1
+
+
+def test_a_server_that_heeds_no_cancel_is_not_waited_for_for_ever(
+    observer, waiting, connection, monkeypatch
+):
+    monkeypatch.setattr(green, "_PATIENCE", (0.01, 0.02, 0.03))
+    pid = connection.get_backend_pid()
+    connection.canceller = Unheard(connection.canceller)
+    waiting.happens = kill
+    with pytest.raises(Kill):
+        run(connection, LONG)
+    assert connection.canceller.attempts == 3
+    assert is_there(observer, pid, "active")
+    observer.execute("SELECT pg_terminate_backend(%s)", [pid])
+
+
+def test_where_libpq_is_hidden_a_wait_is_ended_all_the_same(
+    observer, waiting, hidden_libpq, postgres, database
+):
+    connection = open_tracked(postgres.dsn(database))
+    pid = connection.get_backend_pid()
+    waiting.happens = kill
+    with pytest.raises(Kill):
+        run(connection, LONG)
+    assert connection.closed
+    observer.execute("SELECT pg_terminate_backend(%s)", [pid])
 
 
 def test_a_cancel_that_came_too_early_is_sent_again(observer, waiting, connection):
@@ -131,17 +200,21 @@ def test_a_cancel_that_came_too_early_is_sent_again(observer, waiting, connectio
     assert not is_there(observer, pid, "active")
 
 
-def test_a_second_kill_ends_the_wait_at_once(observer, waiting, connection):
+def test_a_second_kill_ends_the_wait_at_once(observer, waiting, connection, threads):
     pid = connection.get_backend_pid()
 
     def kill_twice(connection):
         waiting.happens = kill
         raise Kill
 
+    connection.canceller = TooEarly(connection.canceller)
     waiting.happens = kill_twice
     with pytest.raises(Kill):
         run(connection, LONG)
     assert connection.closed
+    # The server is given a moment to begin.
+    assert threads.join() == 1
+    assert threads.slept == [green._PATIENCE[0]]
     until(lambda: not is_there(observer, pid))
 
 
@@ -185,6 +258,13 @@ def test_connecting_to_a_silent_server_ends_in_time(waiting):
         dsn = f"host=127.0.0.1 port={port} connect_timeout=1"
         with pytest.raises(psycopg2.OperationalError, match="timeout expired"):
             open_tracked(dsn)
+
+
+def test_a_callback_without_a_timeout_connects_without_one(waiting, postgres, database):
+    extensions.set_wait_callback(lambda connection: waiting(connection))
+    connection = open_tracked(postgres.dsn(database), connect_timeout=10)
+    assert run(connection, "SELECT 1") == 1
+    connection.close()
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "soon"])
@@ -276,26 +356,21 @@ def test_a_deaf_server_holds_up_only_who_waits_for_it(deaf, postgres, database):
 
 
 def test_a_cancel_waits_in_a_thread_even_where_threads_are_greenlets(
-    connection, monkeypatch
+    observer, postgres, database, threads
 ):
-    def get_original(module, name):
-        assert (module, name) == ("_thread", "start_new_thread")
-        return lambda function, arguments: started.append(function)
-
-    started = []
-    patched = SimpleNamespace(get_original=get_original)
-    monkeypatch.setitem(sys.modules, "gevent.monkey", patched)
+    connection = open_tracked(postgres.dsn(database))
+    holder = InThread(run, connection, LONG)
+    until(lambda: is_there(observer, connection.get_backend_pid(), "active"))
     driver.cancel(connection)
-    assert len(started) == 1
+    assert threads.join() == 1
+    with pytest.raises(extensions.QueryCanceledError):
+        holder.result()
+    connection.close()
 
 
 def test_where_libpq_is_hidden_psycopg2_cancels(
-    observer, postgres, database, monkeypatch
+    observer, postgres, database, hidden_libpq
 ):
-    def hidden(pointer):
-        raise OSError("hidden")
-
-    monkeypatch.setattr(driver, "Canceller", hidden)
     connection = open_tracked(postgres.dsn(database))
     assert connection.canceller is None
     holder = InThread(run, connection, LONG)

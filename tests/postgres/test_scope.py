@@ -315,6 +315,46 @@ def test_an_alias_that_is_none_is_an_error():
     assert is_plain()
 
 
+def test_an_alias_that_is_none_is_an_error_in_a_coroutine_too():
+    async def main():
+        async with pooled("replcia"):
+            pass
+
+    with pytest.raises(ConnectionDoesNotExist, match="replcia"):
+        asyncio.run(main())
+
+
+def test_a_block_ends_as_ever_though_django_made_another_wrapper_in_it():
+    with pooled():
+        first = backend()
+        del connections["default"]
+        with pooled():
+            assert backend() != first
+            assert stats()["in_use"] == 2
+        assert stats()["in_use"] == 1
+        assert is_plain()
+    assert stats()["in_use"] == 0
+    assert stats()["idle"] == 2
+
+
+def test_a_wrapper_that_threads_share_is_left_alone():
+    """As Django's LiveServerTestCase has its server's thread use the test's own."""
+    own = connections["default"]
+    own.inc_thread_sharing()
+
+    def in_another():
+        connections["default"] = own
+        with pooled():
+            return backend()
+
+    try:
+        before = backend()
+        assert in_thread(in_another) == before
+    finally:
+        own.dec_thread_sharing()
+    assert process.pools() == []
+
+
 def test_one_object_is_for_one_block_at_a_time():
     block = pooled()
     with block:

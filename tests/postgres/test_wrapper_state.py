@@ -16,6 +16,8 @@ from django.utils.functional import cached_property
 from dbpool_mw import process, wrapper
 from tests.postgres.conftest import ask, stats
 
+BACKEND = "SELECT pg_backend_pid()"
+
 #: What only one of the two has, or has of its own: the seam, and each one's parts.
 SEAM = {wrapper.KEY, "connect", "_close"}
 PARTS = {
@@ -91,6 +93,7 @@ def of_session(chosen):
 
 def test_it_is_indistinguishable_the_first_time_and_every_other(variant, requests):
     # A wrapper like the one that a new thread gets.
+    connections["default"].close()
     del connections["default"]
     gc.collect()
     django_own = connections.create_connection("default")
@@ -142,9 +145,71 @@ def test_connection_created_comes_once_for_each_physical_connection(requests):
         assert stats()["resets"] == 1
 
 
-def test_a_receiver_that_raises_costs_no_place_and_leaves_nothing(requests, databases):
+def test_a_receiver_may_open_a_connection_of_its_own(requests):
     def created(connection, **signal):
-        raise ValueError("on purpose")
+        if connection.alias == "default":
+            own = connection.copy("own")
+            with own.cursor() as cursor:
+                cursor.execute("SELECT pg_backend_pid()")
+                seen.append(cursor.fetchone()[0])
+            own.close()
+            # Said of itself, and of no holder, once it is taken back.
+            connection.busy = True
+            del connection.busy
+
+    seen = []
+    with receiving(created):
+        requests(lambda request: HttpResponse(seen.append(ask(BACKEND))))
+    assert len(set(seen)) == 2
+    assert not hasattr(connections["default"], "busy")
+
+
+def test_what_a_receiver_opened_of_another_alias_is_closed(requests, databases):
+    def created(connection, **signal):
+        if connection.alias == "default":
+            seen.append(ask(BACKEND, "replica"))
+
+    def view(request):
+        assert connections["replica"].connection is None
+        # What was open before stays so.
+        kept = ask(BACKEND, "replica")
+        connections["default"].close()
+        process.pools()[0].recycle()
+        ask("SELECT 1")
+        assert ask(BACKEND, "replica") == kept == seen[-1]
+        return HttpResponse()
+
+    seen = []
+    with receiving(created):
+        assert requests(view).status_code == 200
+    assert len(set(seen)) == 2
+
+
+def test_an_engine_that_ignores_the_factory_is_told_so(requests, monkeypatch):
+    def get_new_connection(self, params):
+        opened.append(psycopg2.connect(**{**params, "connection_factory": None}))
+        return opened[-1]
+
+    def view(request):
+        with pytest.raises(OperationalError, match="with the connection_factory"):
+            ask("SELECT 1")
+        return HttpResponse()
+
+    opened = []
+    engine = type(connections["default"])
+    monkeypatch.setattr(engine, "get_new_connection", get_new_connection)
+    with override_settings(DBPOOL_MW_LAZY=True):
+        assert requests(view).status_code == 200
+        assert stats()["size"] == 0
+    assert [each.closed for each in opened] == [1]
+
+
+@pytest.mark.parametrize("kind", [ValueError, OperationalError])
+def test_a_receiver_that_raises_costs_no_place_and_leaves_nothing(
+    requests, databases, kind
+):
+    def created(connection, **signal):
+        raise kind("on purpose")
 
     requests(lambda request: HttpResponse())
     before = count(databases)
