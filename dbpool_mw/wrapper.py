@@ -175,13 +175,14 @@ here = _Local()
 def adopt(wrapper: Any) -> Attachment | None:
     """Put a wrapper on its alias's pool, if it isn't yet; in the wrapper's own thread.
 
-    None if it must be left alone: it is another thread's, or its ``connect`` is neither
-    its class's nor ours, as when Django's SimpleTestCase forbids the database.
+    None if it must be left alone: it is another thread's, a connection for the pool is
+    being opened on it, or its ``connect`` is neither its class's nor ours, as when
+    Django's SimpleTestCase forbids the database.
     """
     state = vars(wrapper)
     attachment: Attachment | None = state.get(KEY)
     replaced = state.get("connect")
-    if wrapper._thread_ident != _thread.get_ident():
+    if wrapper._thread_ident != _thread.get_ident() or physical.is_opening(wrapper):
         return None
     if attachment is None:
         own = type(wrapper).connect

@@ -13,7 +13,7 @@ from django.http import HttpResponse
 from django.test import override_settings
 from django.utils.functional import cached_property
 
-from dbpool_mw import process, wrapper
+from dbpool_mw import pooled, process, wrapper
 from tests.postgres.conftest import ask, stats
 
 BACKEND = "SELECT pg_backend_pid()"
@@ -162,6 +162,24 @@ def test_a_receiver_may_open_a_connection_of_its_own(requests):
         requests(lambda request: HttpResponse(seen.append(ask(BACKEND))))
     assert len(set(seen)) == 2
     assert not hasattr(connections["default"], "busy")
+
+
+def test_a_receiver_may_run_a_pooled_block(requests):
+    """It is on the connection that is being opened, or set up again."""
+
+    def created(connection, **signal):
+        if connection.alias == "default":
+            with pooled():
+                seen.append(ask(BACKEND))
+            seen.append(ask(BACKEND))
+
+    seen = []
+    with receiving(created):
+        requests(lambda request: HttpResponse(seen.append(ask(BACKEND))))
+        requests(lambda request: HttpResponse(str(ask("SET a.b = 'c'"))))
+    assert len(seen) == 5
+    assert len(set(seen)) == 1
+    assert stats()["opened"] == stats()["resets"] == 1
 
 
 def test_what_a_receiver_opened_of_another_alias_is_closed(requests, databases):
