@@ -226,11 +226,9 @@ async def _in_thread(function: Callable[[], None]) -> None:
     cancelled: asyncio.CancelledError | None = None
     while not running.done():
         try:
-            await asyncio.shield(running)
+            await asyncio.wait([running])
         except asyncio.CancelledError as error:
             cancelled = error
-        except Exception:
-            break
     running.result()
     if cancelled is not None:
         raise cancelled

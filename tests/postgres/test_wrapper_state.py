@@ -224,7 +224,7 @@ def test_an_engine_that_ignores_the_factory_is_told_so(requests, monkeypatch):
 
 @pytest.mark.parametrize("kind", [ValueError, OperationalError])
 def test_a_receiver_that_raises_costs_no_place_and_leaves_nothing(
-    requests, databases, kind
+    requests, databases, kind, caplog
 ):
     def created(connection, **signal):
         raise kind("on purpose")
@@ -236,6 +236,8 @@ def test_a_receiver_that_raises_costs_no_place_and_leaves_nothing(
         process.pools()[0].recycle()
         for _ in range(12):
             assert requests(lambda request: HttpResponse()).status_code == 500
+    # Nobody takes it for a want of connections.
+    assert {each.exc_info[0] for each in caplog.records if each.exc_info} == {kind}
     assert stats()["size"] == 0
     assert stats()["connect_errors"] == 12
     assert count(databases) <= before
