@@ -15,6 +15,7 @@ from dbpool_mw.control import client, paths, peer, protocol
 from dbpool_mw.control.client import Answer
 from tests.control.conftest import Plant, Serve, WorkerProcess
 from tests.control.fakes import FakeWorker, HastySelector, holder, pool, reply
+from tests.core.fakes import until
 
 STATS = protocol.request("stats")
 PATIENCE = 10.0
@@ -229,10 +230,17 @@ def test_a_request_that_the_socket_takes_in_parts_arrives_whole(
 def test_a_socket_that_is_called_ready_and_is_not_is_tried_again(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    server = serve(FakeWorker())
+    class Hasty(HastySelector):
+        """The client's own."""
+
+    def work(request: dict[str, Any]) -> dict[str, Any]:
+        until(lambda: Hasty.looks > 10)
+        return reply()
+
+    server = serve(work)
     assert server.path is not None
-    monkeypatch.setattr(selectors, "DefaultSelector", HastySelector)
-    assert client.ask(server.path, STATS, PATIENCE).reply is not None
+    monkeypatch.setattr(selectors, "DefaultSelector", Hasty)
+    assert client.ask(server.path, STATS, PATIENCE).reply == reply()
 
 
 def test_a_socket_of_another_kind_is_an_answer(directory: Path) -> None:

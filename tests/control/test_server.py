@@ -303,8 +303,10 @@ def test_a_socket_that_is_called_ready_and_is_not_is_tried_again(
     monkeypatch.setattr(selectors, "DefaultSelector", HastySelector)
     server = serve()
     monkeypatch.undo()
-    with connected(path_of(server)):
+    with connected(path_of(server)) as slow:
         assert asked(server)["ok"] is True
+        slow.sendall(protocol.encode(protocol.request("stats"), 1000))
+        assert protocol.Decoder(protocol.MAX_REPLY).feed(received(slow)) is not None
     assert caplog.records == []
 
 
