@@ -54,7 +54,12 @@ format: $(VENV)/.with-lint
 types: $(VENV)/.with-types
 	$(BIN)/mypy --strict dbpool_mw
 
+# django_tasks.py is for Django 6, which needs that Python.
 coverage: $(VENV)/.with-dev
+	@$(BIN)/python -c 'import django, sys; sys.exit(django.VERSION < (6,))' || { \
+		echo "Coverage is measured on Django 6 or newer, from Python 3.12 on." \
+			"Name one: make coverage PYTHON=python3.12" >&2; \
+		exit 1; }
 	$(BIN)/coverage erase
 	$(BIN)/coverage run -m pytest $(ARGS)
 	$(BIN)/coverage combine --quiet

@@ -32,6 +32,18 @@ def wait_until(condition: Callable[[], Any], what: str, seconds: float = 20) -> 
         time.sleep(0.02)
 
 
+def end(process: subprocess.Popen[Any]) -> None:
+    """End a process that leads a group, and the whole group with it."""
+    with suppress(ProcessLookupError):
+        if "COVERAGE_PROCESS_CONFIG" in os.environ:
+            # What is killed tells nothing of what it has run.
+            os.killpg(process.pid, signal.SIGINT)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(5)
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
 class ServerEnded(Exception):
     """The server ended at its start; the text is its log."""
 
@@ -84,9 +96,7 @@ class Server:
             return False
 
     def __exit__(self, *_: object) -> None:
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        end(self.process)
         # pytest shows it when the test failed.
         print(self.text()[-8000:])
 

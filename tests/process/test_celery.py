@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from tests.documents import code_block
 from tests.process.projects import Project
-from tests.process.servers import ROOT, wait_until
+from tests.process.servers import ROOT, end, wait_until
 
 APP = "tests.process.project.tasks"
 APPS: dict[str, list[str]] = {}
@@ -63,9 +62,7 @@ class Worker:
         wait_until(lambda: " ready." in self.text(), "the worker is ready", 40)
 
     def kill(self) -> None:
-        with suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        self.process.wait()
+        end(self.process)
         print(self.text()[-8000:])
 
     def text(self) -> str:
