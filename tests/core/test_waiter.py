@@ -35,3 +35,11 @@ def test_a_failure_ends_the_wait():
     assert waiting.result() is True
     assert waiter.error is error
     assert waiter.gift is None
+
+
+def test_one_woken_twice_before_it_looks_is_woken_once():
+    waiter = Waiter()
+    waiter.wake()
+    waiter.wake()
+    assert waiter.wait(0) is True
+    assert waiter.wait(0) is False
