@@ -161,16 +161,19 @@ def test_one_whose_attempt_failed_waits_for_those_in_use():
 
 
 def test_it_waits_in_the_first_place_and_even_where_no_more_may_wait():
-    pool, driver, _ = make_pool(max_conns=2, max_waiting=1, timeout=20)
+    pool, driver, clock = make_pool(max_conns=2, max_waiting=1, timeout=20)
     held = pool.checkout(ANYBODY)
     down = Down(driver)
     down.gate.clear()
     first = InThread(pool.checkout, ANYBODY)
     until(lambda: down.attempts == 1)
+    clock.advance(1)
     second = InThread(pool.checkout, ANYBODY)
     until(lambda: pool.stats()["waiting"] == 1)
-    with pytest.raises(TooManyRequests):
+    with pytest.raises(TooManyRequests) as refused:
         pool.checkout(ANYBODY)
+    assert refused.value.alias == "default"
+    clock.advance(1)
     down.gate.set()
     until(lambda: pool.stats()["waiting"] == 2)
     pool.checkin(held)

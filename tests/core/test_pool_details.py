@@ -366,3 +366,13 @@ def test_every_error_names_its_pool():
     for caught in (timeout, twice, meanwhile, closed):
         assert caught.value.alias == "default"
         assert "pool 'default'" in str(caught.value)
+
+
+@pytest.mark.parametrize("reset", ["auto", "never"])
+def test_one_that_comes_back_clean_is_looked_at_once(reset):
+    pool, driver, _ = make_pool(reset=reset)
+    for name in ("why_unusable", "roll_back", "is_touched", "accept"):
+        setattr(driver, name, None)
+    use(pool)
+    use(pool)
+    assert pool.stats()["idle"] == 1
