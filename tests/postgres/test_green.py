@@ -178,6 +178,23 @@ def test_a_server_that_heeds_no_cancel_is_not_waited_for_for_ever(
     observer.execute("SELECT pg_terminate_backend(%s)", [pid])
 
 
+def test_a_connection_that_the_server_ends_instead_is_not_cancelled_again(
+    observer, waiting, connection
+):
+    class Ending(TooEarly):
+        def start(self):
+            self.attempts += 1
+            observer.execute("SELECT pg_terminate_backend(%s)", [pid])
+
+    pid = connection.get_backend_pid()
+    connection.canceller = Ending(None)
+    waiting.happens = kill
+    with pytest.raises(Kill):
+        run(connection, LONG)
+    assert connection.canceller.attempts == 1
+    assert connection.closed
+
+
 def test_where_libpq_is_hidden_a_wait_is_ended_all_the_same(
     observer, waiting, hidden_libpq, postgres, database
 ):
