@@ -6,11 +6,12 @@ import ctypes
 import io
 import socket
 from contextlib import suppress
+from types import SimpleNamespace
 
 import psycopg2
 import psycopg2.extras
 import pytest
-from psycopg2 import _psycopg, sql
+from psycopg2 import _psycopg, extensions, sql
 
 from dbpool_mw.core import driver
 from dbpool_mw.core.errors import HoldTooLong
@@ -71,6 +72,23 @@ def test_a_closed_connection_is_not_alive(connection):
     assert not driver.ping(connection)
     assert driver.backend_pid(connection) is None
     driver.close(connection)
+
+
+def test_a_server_that_goes_on_talking_holds_no_close_up(monkeypatch):
+    def talk():
+        with theirs, suppress(ConnectionError):
+            while True:
+                theirs.sendall(b"and so on " * 1000)
+
+    monkeypatch.setattr(driver, "_BACKEND_END", 0.02)
+    ours, theirs = socket.socketpair()
+    talking = InThread(talk)
+    idle = extensions.TRANSACTION_STATUS_IDLE
+    connection = SimpleNamespace(
+        fileno=ours.fileno, get_transaction_status=lambda: idle, close=ours.close
+    )
+    InThread(driver.close, connection).result()
+    talking.result()
 
 
 def test_a_ping_leaves_no_transaction_open(connection):
