@@ -203,10 +203,12 @@ def test_forgetting_a_session_brings_back_how_it_was_opened(postgres, database):
     )
     made.isolation_level = 3
     made.autocommit = True
+    made.cursor_factory = psycopg2.extras.DictCursor
     origin = driver.character(made)
     driver.settle(made)
     before = characteristics(made)
     made.set_session(isolation_level=1, readonly=True, deferrable=True)
+    made.cursor_factory = None
     run(made, "SET statement_timeout = 7")
     assert characteristics(made) != before
     driver.forget_session(made, origin)
