@@ -42,7 +42,7 @@ NETWORK_LIMITS = {
 }
 
 #: Seconds that a close waits for the end of its backend, and bytes to read at once.
-_BACKEND_END, _CHUNK = 0.5, 64 * 1024
+_BACKEND_END, _CHUNK = 2.0, 64 * 1024
 
 # --- Noticing what a statement does to its session -----------------------------------
 
@@ -464,8 +464,8 @@ def liveness(connection: Connection) -> Callable[[], bool]:
 def close(*connections: Any) -> None:
     """Close connections, whatever their state, and see their backends end.
 
-    When a place is free, the server must have one too. So this waits, at most half a
-    second for all, until PostgreSQL closes its side: it leaves that to the end of the
+    When a place is free, the server must have one too. So this waits, at most two
+    seconds for all, until PostgreSQL closes its side: it leaves that to the end of the
     process, for those who want to know (``socket_close()`` in its ``pqcomm.c``). Each
     is closed even if this is interrupted. Never raises an Exception.
     """
