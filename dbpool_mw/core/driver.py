@@ -202,7 +202,13 @@ class TrackedConnection(Connection):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if guard_waits():
             self.connect_seconds = _connect_seconds(*args)
-        super().__init__(*args, **kwargs)
+        try:
+            super().__init__(*args, **kwargs)
+        except BaseException:
+            # Under a wait callback psycopg2 leaves that to the end of the object, which
+            # the error's traceback keeps alive.
+            self.close()
+            raise
         self.connect_seconds = None
         with contextlib.suppress(OSError):
             self.canceller = Canceller(self.pgconn_ptr)

@@ -273,8 +273,15 @@ def test_connecting_to_a_silent_server_ends_in_time(waiting):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         dsn = f"host=127.0.0.1 port={port} connect_timeout=1"
-        with pytest.raises(psycopg2.OperationalError, match="timeout expired"):
+        with pytest.raises(psycopg2.OperationalError, match="timeout expired") as held:
             open_tracked(dsn)
+        # The place is another's by now, whoever may still look at the error.
+        accepted, _ = silent.accept()
+        with accepted:
+            accepted.settimeout(5)
+            while accepted.recv(1024):
+                pass
+        assert held.value.__traceback__ is not None
 
 
 def test_a_callback_without_a_timeout_connects_without_one(waiting, postgres, database):
