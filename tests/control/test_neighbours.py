@@ -408,14 +408,14 @@ def after(
 def test_a_base_planted_while_it_is_being_made_gets_no_socket(
     shared: Path, neighbour: Neighbour, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    base, mkdir, first = shared / "shop", os.mkdir, iter([True])
+    base, mkdir, first = shared / "shop", Path.mkdir, iter([True])
 
-    def late(*arguments: Any) -> None:
+    def late(path: Path, *arguments: Any, **options: Any) -> None:
         if next(first, False):
             assert neighbour("mkdir", base, 0o777) is None
-        mkdir(*arguments)
+        mkdir(path, *arguments, **options)
 
-    monkeypatch.setattr(os, "mkdir", late)
+    monkeypatch.setattr(Path, "mkdir", late)
     with pytest.raises(paths.ControlDirError, match="can't be trusted"):
         paths.ensure_directory(base / "abc")
     assert list(base.iterdir()) == []
