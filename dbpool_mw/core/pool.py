@@ -20,6 +20,7 @@ import _thread
 import contextlib
 import logging
 import math
+import os
 import random
 import threading
 import time
@@ -107,6 +108,7 @@ class ConnectionPool:
         self._clock = clock
         self._make_waiter = make_waiter
 
+        self._pid = os.getpid()
         # Lost by their holders; needs no lock.
         self._lost: deque[PoolEntry] = deque()
         self._lock = threading.Lock()
@@ -447,7 +449,11 @@ class ConnectionPool:
 
         For finalisers, which run in any thread at any allocation, maybe with this
         pool's lock held there: it takes none, and to start a bare thread takes none.
+        Nothing is lost in a forked child: there the parent's other threads seem to have
+        ended, and they go on using their connections.
         """
+        if os.getpid() != self._pid:
+            return
         self._lost.append(entry)
         # The interpreter is at its end, or has no threads left.
         with contextlib.suppress(RuntimeError):

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import random
 import threading
+import warnings
 
 import psycopg2
 import pytest
 
 from dbpool_mw.core.errors import PoolError
-from tests.core.fakes import InThread, Owner, check, make_pool
+from tests.core.fakes import InThread, Owner, check, make_pool, until
 
 THREADS = 8
 STEPS = 60
@@ -102,4 +104,29 @@ def test_no_sharing_no_excess_no_loss(seed):
     entries = [pool.checkout(Owner(), 5) for _ in range(3)]
     for entry in entries:
         pool.checkin(entry)
+    check(pool, driver)
+
+
+def test_what_the_parents_threads_hold_is_not_lost_in_a_forked_child():
+    pool, driver, _ = make_pool()
+    entry = pool.checkout(Owner())
+    with warnings.catch_warnings():
+        # Python 3.12 doesn't like it beside other threads, which other tests may have.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        child = os.fork()
+    if not child:
+        status = 1
+        try:
+            # As when the locals of a thread that isn't there are thrown away.
+            pool.lose(entry)
+            pool._reclaim_lost()
+            until(lambda: not pool._lost)
+            untouched = not entry.connection.closed and entry.state == "in use"
+            status = 0 if untouched and pool.stats()["reclaimed"] == 0 else 2
+        finally:
+            os._exit(status)
+    _, code = os.waitpid(child, 0)
+    assert code == 0
+    pool.lose(entry)
+    until(lambda: pool.stats()["reclaimed"] == 1)
     check(pool, driver)
