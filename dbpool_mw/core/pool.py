@@ -319,8 +319,7 @@ class ConnectionPool:
 
     def _wake_for_retry(self) -> None:
         """Have the oldest waiter look when to connect again. The lock is held."""
-        first = self._first_waiter()
-        if self._failures and first is not None:
+        if self._failures and (first := self._first_waiter()):
             first.wake()
 
     def _is_good(self, entry: PoolEntry, now: float) -> bool:
