@@ -190,6 +190,17 @@ def check(pool: ConnectionPool, driver: FakeDriver) -> None:
     assert not (stats["idle"] and stats["waiting"])
 
 
+def give_back(pool: ConnectionPool, entry: Any, verb: str) -> None:
+    """Give a connection back by a verb of the pool's; what is lost is gone at once."""
+    if verb == "discard":
+        pool.discard(entry, "on purpose")
+    elif verb == "lose":
+        pool._lost.append(entry)
+        pool._reclaim_lost()
+    else:
+        getattr(pool, verb)(entry)
+
+
 class InThread(threading.Thread):
     """Run a function in a thread; give its result or raise what it raised."""
 

@@ -23,7 +23,7 @@ from dbpool_mw.core.errors import (
     PoolTimeout,
     TooManyRequests,
 )
-from tests.core.fakes import Owner, check, make_pool
+from tests.core.fakes import Owner, check, give_back, make_pool
 from tests.soak import soaked
 
 DAY = 86_400.0
@@ -113,13 +113,7 @@ class PoolMachine(RuleBasedStateMachine):
         entry.connection.touched = touched
         entry.connection.transaction = transaction
         entry.connection.closed = closed
-        if verb == "discard":
-            self.pool.discard(entry, "on purpose")
-        elif verb == "lose":
-            self.pool._lost.append(entry)
-            self.pool._reclaim_lost()
-        else:
-            getattr(self.pool, verb)(entry)
+        give_back(self.pool, entry, verb)
 
     @rule()
     def give_back_twice(self):

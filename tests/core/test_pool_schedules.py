@@ -27,7 +27,7 @@ from dbpool_mw.core.errors import (
 )
 from dbpool_mw.core.pool import ConnectionPool
 from dbpool_mw.core.waiter import Waiter
-from tests.core.fakes import Owner, check, make_pool
+from tests.core.fakes import Owner, check, give_back, make_pool
 from tests.soak import soaked
 
 SEEDS_PER_TEST = 200
@@ -193,13 +193,7 @@ class Schedule:
     def give_back(self, entry) -> None:
         verb = self.rng.choice(["checkin"] * 4 + ["reclaim", "discard", "lose"])
         try:
-            if verb == "discard":
-                self.pool.discard(entry, "on purpose")
-            elif verb == "lose":
-                self.pool._lost.append(entry)
-                self.pool._reclaim_lost()
-            else:
-                getattr(self.pool, verb)(entry)
+            give_back(self.pool, entry, verb)
         except Interruption:
             self.done["interrupted"] += 1
 
