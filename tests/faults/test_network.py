@@ -24,8 +24,9 @@ def proxy(project) -> Iterator[Proxy]:
 
 
 def test_a_deaf_network_stops_nobody_for_good(under, project, proxy, figures):
-    # More than there are connections: some are in a query then, and some wait.
-    with under.traffic(clients=16) as (server, met):
+    # More than there are connections: some are in a query then, and some wait. Threads
+    # there are enough, for who needs no database as well.
+    with under.traffic("--threads", "32", clients=16) as (server, met):
         before = sorted(project.pids())
         proxy.hears.clear()
         deaf = time.monotonic()
