@@ -20,6 +20,7 @@ from django.db.backends.signals import connection_created
 
 from dbpool_mw.core import driver
 from dbpool_mw.core.errors import ConnectFailed, PoolError
+from dbpool_mw.core.tracked import TrackedConnection, tracked_connection
 
 #: Where a stand-in notes what is assigned to it.
 _NOTES = "_dbpool_mw_notes"
@@ -77,7 +78,7 @@ def open_connection(alias: str, asking: Any) -> Any:
 
         def get_connection_params() -> dict[str, Any]:
             params: dict[str, Any] = engine.get_connection_params(wrapper)
-            factory = driver.tracked_connection(params.get("connection_factory"))
+            factory = tracked_connection(params.get("connection_factory"))
             limits = {} if "service" in params else driver.NETWORK_LIMITS
             return {**limits, **params, "connection_factory": factory}
 
@@ -85,7 +86,7 @@ def open_connection(alias: str, asking: Any) -> Any:
         try:
             engine.connect(wrapper)
             connection = wrapper.connection
-            if not isinstance(connection, driver.TrackedConnection):
+            if not isinstance(connection, TrackedConnection):
                 raise PoolError(
                     alias,
                     f"pool {alias!r}: connect() of the ENGINE left {connection!r}, "

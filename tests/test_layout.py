@@ -17,7 +17,15 @@ FLOORS: list[tuple[bool, list[str]]] = [
     (False, ["core.errors", "core.config", "core.stats", "core.stack"]),
     (
         True,
-        ["core.green", "core.cancel", "core.driver", "core.entry", "core.waiter"],
+        [
+            "core.green",
+            "core.cancel",
+            "core.statements",
+            "core.tracked",
+            "core.driver",
+            "core.entry",
+            "core.waiter",
+        ],
     ),
     (False, ["core.pool"]),
     (False, ["core.maintenance"]),

@@ -44,7 +44,7 @@ class _Guard:
     """A wait callback that does what another does, and looks after our connections.
 
     Ours have the attributes ``waits``, ``connect_seconds`` and ``canceller``: see
-    ``driver.TrackedConnection``.
+    ``tracked.TrackedConnection``.
     """
 
     def __init__(self, callback: Callable[..., object]) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import psycopg2
 import pytest
 from django.core.handlers.wsgi import WSGIHandler
 from django.core.signals import request_started
@@ -16,6 +17,9 @@ from django.test import RequestFactory, override_settings
 from django.urls import path
 
 from dbpool_mw import conf, process, wrapper
+from dbpool_mw.core import driver
+from dbpool_mw.core.tracked import Connection, TrackedConnection, tracked_connection
+from sandbox.postgres import Server
 from tests.conftest import Databases
 from tests.postgres.wire import CountingProxy
 
@@ -87,6 +91,24 @@ def fresh_wrappers(databases: Databases) -> Iterator[None]:
     forget_wrappers()
     yield
     forget_wrappers()
+
+
+@pytest.fixture
+def connection(postgres: Server, database: str) -> Iterator[TrackedConnection]:
+    """Give a tracked connection in autocommit, that no Django knows of."""
+    made = psycopg2.connect(
+        postgres.dsn(database), connection_factory=tracked_connection()
+    )
+    made.autocommit = True
+    driver.settle(made)
+    yield made
+    made.close()
+
+
+def run(connection: Connection, query: Any, **options: Any) -> None:
+    """Run a statement on a connection of psycopg2's."""
+    with connection.cursor(**options) as cursor:
+        cursor.execute(query)
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from django.http import HttpResponse
 from django.test import override_settings
 
 from dbpool_mw import conf, pooled, process, receivers
-from dbpool_mw.core.driver import TrackedConnection
+from dbpool_mw.core.tracked import TrackedConnection
 from tests.core.fakes import until
 from tests.postgres.conftest import ask, forget_wrappers, stats
 from tests.process.servers import ROOT

@@ -11,28 +11,13 @@ from types import SimpleNamespace
 import psycopg2
 import psycopg2.extras
 import pytest
-from psycopg2 import _psycopg, extensions, sql
+from psycopg2 import _psycopg, extensions
 
 from dbpool_mw.core import driver
 from dbpool_mw.core.errors import HoldTooLong
+from dbpool_mw.core.tracked import tracked_connection
 from tests.core.fakes import InThread, until
-
-
-@pytest.fixture
-def connection(postgres, database):
-    """Give a tracked connection in autocommit."""
-    made = psycopg2.connect(
-        postgres.dsn(database), connection_factory=driver.tracked_connection()
-    )
-    made.autocommit = True
-    driver.settle(made)
-    yield made
-    made.close()
-
-
-def run(connection, query, **options):
-    with connection.cursor(**options) as cursor:
-        cursor.execute(query)
+from tests.postgres.conftest import run
 
 
 def terminate(postgres, database, connection):
@@ -97,84 +82,6 @@ def test_a_ping_leaves_no_transaction_open(connection):
     assert driver.is_clean(connection, (False,))
 
 
-@pytest.mark.parametrize(
-    "query",
-    [
-        sql.SQL("SET a.b = {}").format(sql.Literal("c")),
-        b"SET a.b = 'c'",
-        "SET a.b = 'c'",
-    ],
-)
-def test_a_statement_of_any_kind_is_noticed(connection, query):
-    run(connection, query)
-    assert not driver.is_clean(connection, driver.character(connection))
-
-
-def test_other_ways_to_run_a_statement_are_noticed(connection):
-    with connection.cursor() as cursor:
-        cursor.executemany("SET a.b = %s", [("c",)])
-        assert connection.touched
-        driver.settle(connection)
-        cursor.callproc("pg_advisory_lock", [5])
-        assert connection.touched
-        driver.settle(connection)
-        with suppress(psycopg2.Error):
-            cursor.copy_expert("SET a.b = 'c'", io.StringIO())
-        assert connection.touched
-        driver.settle(connection)
-        with pytest.raises(TypeError):
-            cursor.execute(42)
-        cursor.callproc("now")
-        assert not connection.touched
-    connection.reset()
-    assert connection.touched
-
-
-@pytest.mark.parametrize("how", ["keyword", "positional", "attribute"])
-def test_a_cursor_class_of_the_users_keeps_working_and_is_tracked(connection, how):
-    factory = psycopg2.extras.RealDictCursor
-    if how == "attribute":
-        connection.cursor_factory = factory
-        assert connection.touched
-        driver.settle(connection)
-        cursor = connection.cursor()
-    elif how == "keyword":
-        cursor = connection.cursor(cursor_factory=factory)
-    else:
-        cursor = connection.cursor(None, factory)
-    assert isinstance(cursor, factory)
-    cursor.execute("SELECT 1 AS one")
-    assert cursor.fetchone() == {"one": 1}
-    assert not connection.touched
-    cursor.execute("SET a.b = 'c'")
-    assert connection.touched
-
-
-def test_a_connection_class_of_the_users_keeps_working_and_is_tracked(
-    postgres, database
-):
-    class Own(psycopg2.extensions.connection):
-        def hello(self):
-            return "hello"
-
-    factory = driver.tracked_connection(Own)
-    assert driver.tracked_connection(factory) is factory
-    with pytest.raises(TypeError, match="must be a class"):
-        driver.tracked_connection(lambda *args: None)
-    made = psycopg2.connect(postgres.dsn(database), connection_factory=factory)
-    assert made.hello() == "hello"
-    run(made, "SET a.b = 'c'")
-    assert made.touched
-    made.close()
-
-
-def test_a_cursor_made_by_a_function_counts_as_a_touch(connection):
-    run(
-        connection, "SELECT 1", cursor_factory=lambda *a: psycopg2.extensions.cursor(*a)
-    )
-    assert connection.touched
-
-
 def test_a_named_cursor_left_open_makes_the_connection_unusable(connection):
     cursor = connection.cursor("mine", withhold=True)
     cursor.execute("SELECT 1")
@@ -199,7 +106,7 @@ def test_any_open_transaction_is_rolled_back(connection, autocommit, begin, fail
 
 def test_forgetting_a_session_brings_back_how_it_was_opened(postgres, database):
     made = psycopg2.connect(
-        postgres.dsn(database), connection_factory=driver.tracked_connection()
+        postgres.dsn(database), connection_factory=tracked_connection()
     )
     made.isolation_level = 3
     made.autocommit = True
@@ -339,7 +246,7 @@ def break_a_copy_off(made):
 
 @pytest.mark.parametrize("state", ["idle", "in a transaction", "running", "copying"])
 def test_after_a_close_the_server_has_one_less(postgres, database, connection, state):
-    dsn, factory = postgres.dsn(database), driver.tracked_connection()
+    dsn, factory = postgres.dsn(database), tracked_connection()
     with connection.cursor() as cursor:
         for _ in range(10):
             made = psycopg2.connect(

@@ -15,6 +15,7 @@ from psycopg2 import extensions
 
 from dbpool_mw.core import cancel, driver, green
 from dbpool_mw.core.errors import HoldTooLong
+from dbpool_mw.core.tracked import tracked_connection
 from tests.core.fakes import InThread, until
 
 LONG = "SELECT pg_sleep(60)"
@@ -109,7 +110,7 @@ def connection(observer, waiting, postgres, database):
 
 
 def open_tracked(dsn, **options):
-    factory = driver.tracked_connection()
+    factory = tracked_connection()
     return psycopg2.connect(dsn, connection_factory=factory, **options)
 
 
@@ -301,7 +302,7 @@ def test_what_is_no_limit_is_none(waiting, postgres, database, seconds):
 
 def test_a_wrong_connection_string_is_for_libpq_to_refuse(waiting):
     with pytest.raises(psycopg2.Error, match="connection string"):
-        driver.tracked_connection()("nonsense")
+        tracked_connection()("nonsense")
 
 
 def test_a_connection_of_others_is_left_alone(waiting, connection, postgres, database):

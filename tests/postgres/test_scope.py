@@ -16,8 +16,8 @@ from django.http import HttpResponse
 from django.test import override_settings
 
 from dbpool_mw import pooled, process, wrapper
-from dbpool_mw.core.driver import TrackedConnection
 from dbpool_mw.core.errors import PoolTimeout
+from dbpool_mw.core.tracked import TrackedConnection
 from tests.core.fakes import until
 from tests.postgres.conftest import ask, stats
 

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import gc
-import weakref
-
 import pytest
-from psycopg2 import extensions
 
-from dbpool_mw.core import driver
-from dbpool_mw.core.driver import changes_session
+from dbpool_mw.core.statements import changes_session
 
 
 @pytest.mark.parametrize(
@@ -136,14 +131,3 @@ def test_it_is_noticed(statement):
 )
 def test_it_is_left_alone(statement):
     assert not changes_session(statement)
-
-
-def test_cursor_classes_of_connections_long_gone_are_let_go():
-    # django-prometheus makes one for each connection it opens.
-    first = type("CountingCursor", (extensions.cursor,), {})
-    gone = weakref.ref(driver._tracked_cursor(first))
-    del first
-    for _ in range(1000):
-        driver._tracked_cursor(type("CountingCursor", (extensions.cursor,), {}))
-    gc.collect()
-    assert gone() is None

@@ -1,0 +1,106 @@
+"""What a connection remembers of its holders, on real connections."""
+
+from __future__ import annotations
+
+import gc
+import io
+import weakref
+from contextlib import suppress
+
+import psycopg2
+import psycopg2.extras
+import pytest
+from psycopg2 import extensions, sql
+
+from dbpool_mw.core import driver, tracked
+from dbpool_mw.core.tracked import tracked_connection
+from tests.postgres.conftest import run
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        sql.SQL("SET a.b = {}").format(sql.Literal("c")),
+        b"SET a.b = 'c'",
+        "SET a.b = 'c'",
+    ],
+)
+def test_a_statement_of_any_kind_is_noticed(connection, query):
+    run(connection, query)
+    assert not driver.is_clean(connection, driver.character(connection))
+
+
+def test_other_ways_to_run_a_statement_are_noticed(connection):
+    with connection.cursor() as cursor:
+        cursor.executemany("SET a.b = %s", [("c",)])
+        assert connection.touched
+        driver.settle(connection)
+        cursor.callproc("pg_advisory_lock", [5])
+        assert connection.touched
+        driver.settle(connection)
+        with suppress(psycopg2.Error):
+            cursor.copy_expert("SET a.b = 'c'", io.StringIO())
+        assert connection.touched
+        driver.settle(connection)
+        with pytest.raises(TypeError):
+            cursor.execute(42)
+        cursor.callproc("now")
+        assert not connection.touched
+    connection.reset()
+    assert connection.touched
+
+
+@pytest.mark.parametrize("how", ["keyword", "positional", "attribute"])
+def test_a_cursor_class_of_the_users_keeps_working_and_is_tracked(connection, how):
+    factory = psycopg2.extras.RealDictCursor
+    if how == "attribute":
+        connection.cursor_factory = factory
+        assert connection.touched
+        driver.settle(connection)
+        cursor = connection.cursor()
+    elif how == "keyword":
+        cursor = connection.cursor(cursor_factory=factory)
+    else:
+        cursor = connection.cursor(None, factory)
+    assert isinstance(cursor, factory)
+    cursor.execute("SELECT 1 AS one")
+    assert cursor.fetchone() == {"one": 1}
+    assert not connection.touched
+    cursor.execute("SET a.b = 'c'")
+    assert connection.touched
+
+
+def test_a_connection_class_of_the_users_keeps_working_and_is_tracked(
+    postgres, database
+):
+    class Own(psycopg2.extensions.connection):
+        def hello(self):
+            return "hello"
+
+    factory = tracked_connection(Own)
+    assert tracked_connection(factory) is factory
+    with pytest.raises(TypeError, match="must be a class"):
+        tracked_connection(lambda *args: None)
+    made = psycopg2.connect(postgres.dsn(database), connection_factory=factory)
+    assert made.hello() == "hello"
+    run(made, "SET a.b = 'c'")
+    assert made.touched
+    made.close()
+
+
+def test_a_cursor_made_by_a_function_counts_as_a_touch(connection):
+    run(
+        connection, "SELECT 1", cursor_factory=lambda *a: psycopg2.extensions.cursor(*a)
+    )
+    assert connection.touched
+
+
+def test_cursor_classes_of_connections_long_gone_are_let_go():
+    # django-prometheus makes one for each connection it opens.
+    first = type("CountingCursor", (extensions.cursor,), {})
+    gone = weakref.ref(tracked._tracked_cursor(first))
+    del first
+    for _ in range(1000):
+        tracked._tracked_cursor(type("CountingCursor", (extensions.cursor,), {}))
+    gc.collect()
+    assert gone() is None
