@@ -178,7 +178,8 @@ def liveness(connection: Connection) -> Callable[[], bool]:
         return lambda: False
     # gevent's switches to other greenlets, which a look of no time needn't.
     poller = original("select", "poll")()
-    poller.register(descriptor, select.POLLIN | select.POLLHUP | select.POLLERR)
+    # An end or an error of the socket is told of whatever is asked for.
+    poller.register(descriptor, select.POLLIN)
     poll = poller.poll
     return lambda: not poll(0)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from dbpool_mw.core import statements
 from dbpool_mw.core.statements import changes_session
 
 
@@ -131,3 +132,13 @@ def test_it_is_noticed(statement):
 )
 def test_it_is_left_alone(statement):
     assert not changes_session(statement)
+
+
+def test_only_short_statements_are_remembered():
+    kept = statements._changes_session_cached.cache_info
+    before = kept().currsize
+    long = "SELECT " + "1, " * 1000 + "1"
+    assert not changes_session(long)
+    assert kept().currsize == before
+    assert changes_session("SET a.remembered = 'x'")
+    assert kept().currsize == before + 1

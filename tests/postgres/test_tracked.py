@@ -78,7 +78,8 @@ def test_a_connection_class_of_the_users_keeps_working_and_is_tracked(
             return "hello"
 
     factory = tracked_connection(Own)
-    assert tracked_connection(factory) is factory
+    # One class, however many connections there are.
+    assert tracked_connection(Own) is tracked_connection(factory) is factory
     with pytest.raises(TypeError, match="must be a class"):
         tracked_connection(lambda *args: None)
     made = psycopg2.connect(postgres.dsn(database), connection_factory=factory)
@@ -104,3 +105,18 @@ def test_cursor_classes_of_connections_long_gone_are_let_go():
         tracked._tracked_cursor(type("CountingCursor", (extensions.cursor,), {}))
     gc.collect()
     assert gone() is None
+
+
+@pytest.mark.parametrize(
+    ("dsn", "seconds"),
+    [
+        ("connect_timeout=7", 7),
+        ("connect_timeout=0", None),
+        ("connect_timeout=-1", None),
+        ("connect_timeout=soon", None),
+        ("host=somewhere", None),
+        ("nonsense", None),
+    ],
+)
+def test_a_limit_for_connecting_is_what_libpq_takes_for_one(dsn, seconds):
+    assert tracked._connect_seconds(dsn) == seconds
