@@ -89,6 +89,12 @@ def test_a_connection_class_of_the_users_keeps_working_and_is_tracked(
     made.close()
 
 
+def test_a_cursors_options_may_all_be_positional(connection):
+    cursor = connection.cursor("mine", psycopg2.extras.DictCursor, True, True)
+    assert isinstance(cursor, psycopg2.extras.DictCursor)
+    assert (cursor.name, cursor.scrollable, cursor.withhold) == ("mine", True, True)
+
+
 def test_a_cursor_made_by_a_function_counts_as_a_touch(connection):
     run(
         connection, "SELECT 1", cursor_factory=lambda *a: psycopg2.extensions.cursor(*a)
@@ -100,6 +106,7 @@ def test_cursor_classes_of_connections_long_gone_are_let_go():
     # django-prometheus makes one for each connection it opens.
     first = type("CountingCursor", (extensions.cursor,), {})
     gone = weakref.ref(tracked._tracked_cursor(first))
+    assert tracked._tracked_cursor(first) is gone()
     del first
     for _ in range(1000):
         tracked._tracked_cursor(type("CountingCursor", (extensions.cursor,), {}))
