@@ -135,21 +135,23 @@ class TrackedConnection(Connection):
 
     def cursor(self, *args: Any, **kwargs: Any) -> Any:
         """Open a cursor of the class asked for, with tracking added to it."""
-        if len(args) > 1:
-            base, args = args[1], (args[0], *args[2:])
-        else:
-            base = kwargs.pop("cursor_factory", None)
+        given = args[1] if len(args) > 1 else kwargs.get("cursor_factory")
         own: Any = self.cursor_factory  # None, whatever its stub says
-        base = base or own or extensions.cursor
-        if isinstance(base, type):
-            kwargs["cursor_factory"] = _tracked_cursor(base)
-            cursor = super().cursor(*args, **kwargs)
+        factory = given or own or extensions.cursor
+        is_class = isinstance(factory, type)
+        if is_class:
+            factory = _tracked_cursor(factory)
+        else:
+            # A function can make any cursor: nothing it does would be noticed.
+            self.touch()
+        if len(args) > 1:
+            args = (args[0], factory, *args[2:])
+        else:
+            kwargs["cursor_factory"] = factory
+        cursor = super().cursor(*args, **kwargs)
+        if is_class:
             cursor.lease = self.lease
-            return cursor
-        # A function can make any cursor: nothing it does would be noticed.
-        self.touch()
-        kwargs["cursor_factory"] = base
-        return super().cursor(*args, **kwargs)
+        return cursor
 
     def touch(self) -> None:
         """Note that the session may differ from a fresh one."""
