@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from django.db import connection
 from django.http import HttpResponse
 
 from dbpool_mw.core import driver
+from tests.documents import ROOT
 from tests.postgres.conftest import forget_wrappers
 
 pytestmark = pytest.mark.usefixtures("fresh_wrappers")
@@ -31,11 +34,13 @@ def dsn(requests, monkeypatch):
     return open_with
 
 
-def test_limits_are_set_where_the_project_says_nothing(dsn):
+def test_limits_are_set_as_documented_where_the_project_says_nothing(dsn):
+    text = (ROOT / "docs" / "settings.rst").read_text(encoding="utf-8")
+    section = text.partition("\nThe network\n")[2].partition("\n\n")[2]
+    limits = dict(re.findall(r"``(\w+)``\s+(\d+)\b", section.partition("because")[0]))
+    assert limits.keys() == driver.NETWORK_LIMITS.keys()
     found = dsn()
-    assert {key: int(found[key]) for key in driver.NETWORK_LIMITS} == (
-        driver.NETWORK_LIMITS
-    )
+    assert {name: found[name] for name in limits} == limits
 
 
 def test_what_the_project_says_holds(dsn):
