@@ -8,10 +8,13 @@ from dbpool_mw.core import stack
 
 
 def outer():
-    return inner()
+    # The call stands in a line above its argument, which comes before it in the code.
+    return inner(
+        None,
+    )
 
 
-def inner():
+def inner(unused=None):
     both = (
         stack.capture(),
         id(outer),
@@ -24,6 +27,7 @@ def test_it_tells_the_calls_the_innermost_last():
     assert text[-2].endswith("in inner")
     assert text[-1].strip() == "stack.capture(),"
     assert text[-4].endswith("in outer")
+    assert text[-3].strip() == "return inner("
 
 
 def test_of_a_deep_one_the_innermost_calls_are_kept():
