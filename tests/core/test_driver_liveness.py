@@ -70,3 +70,51 @@ def test_closing_is_not_deaf_to_an_interruption(connection):
     connection.error = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
         driver.close(connection)
+
+
+class Clock:
+    """Stands in for the module ``time``."""
+
+    def __init__(self):
+        self.now = 1000.0
+
+    def monotonic(self):
+        return self.now
+
+
+class Farewell:
+    """A socket whose other side sends so often, every half second, and closes.
+
+    Or never again, if None.
+    """
+
+    def __init__(self, clock, often):
+        self.clock, self.often = clock, often
+        self.limits = []
+        self.closed = False
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.closed = True
+
+    def settimeout(self, seconds):
+        self.limits.append(seconds)
+
+    def recv(self, size):
+        if self.often is None:
+            self.clock.now += self.limits[-1]
+            raise TimeoutError
+        self.clock.now += 0.5
+        self.often -= 1
+        return b"x" if self.often >= 0 else b""
+
+
+def test_two_seconds_are_waited_for_the_ends_of_all_backends_together(monkeypatch):
+    clock = Clock()
+    monkeypatch.setattr(driver, "time", clock)
+    copies = [Farewell(clock, often) for often in (0, 1, None, 0)]
+    driver._read_to_the_end(copies)
+    assert [copy.limits for copy in copies] == [[2.0], [1.5, 1.0], [0.5], []]
+    assert all(copy.closed for copy in copies)
