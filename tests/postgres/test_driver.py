@@ -104,6 +104,17 @@ def test_any_open_transaction_is_rolled_back(connection, autocommit, begin, fail
     assert driver.is_clean(connection, (autocommit,))
 
 
+@pytest.mark.parametrize("autocommit", [True, False])
+def test_a_session_accepted_has_its_autocommit_back(connection, autocommit):
+    connection.autocommit = autocommit
+    origin = driver.character(connection)
+    connection.autocommit = not autocommit
+    assert not driver.is_clean(connection, origin)
+    driver.accept(connection, origin)
+    assert connection.autocommit is autocommit
+    assert driver.is_clean(connection, origin)
+
+
 def test_forgetting_a_session_brings_back_how_it_was_opened(postgres, database):
     made = psycopg2.connect(
         postgres.dsn(database), connection_factory=tracked_connection()
