@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import socket
+from types import SimpleNamespace
 
 import psycopg2
 import pytest
+from psycopg2 import extensions
 
 from dbpool_mw.core import driver
 
@@ -70,6 +72,17 @@ def test_closing_is_not_deaf_to_an_interruption(connection):
     connection.error = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
         driver.close(connection)
+
+
+@pytest.mark.parametrize("status", range(5))
+def test_only_what_runs_is_cancelled_before_a_close(connection, status):
+    asked = []
+    connection.get_transaction_status = lambda: status
+    connection.canceller = SimpleNamespace(start=lambda: asked.append(status))
+    connection.server.close()
+    driver.close(connection)
+    assert asked == [status] * (status == extensions.TRANSACTION_STATUS_ACTIVE)
+    assert connection.closed
 
 
 class Clock:

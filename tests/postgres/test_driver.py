@@ -115,18 +115,24 @@ def test_a_session_accepted_has_its_autocommit_back(connection, autocommit):
     assert driver.is_clean(connection, origin)
 
 
-def test_forgetting_a_session_brings_back_how_it_was_opened(postgres, database):
+@pytest.mark.parametrize(
+    ("factory", "other"),
+    [(psycopg2.extras.DictCursor, None), (None, psycopg2.extras.DictCursor)],
+)
+def test_forgetting_a_session_brings_back_how_it_was_opened(
+    postgres, database, factory, other
+):
     made = psycopg2.connect(
         postgres.dsn(database), connection_factory=tracked_connection()
     )
     made.isolation_level = 3
     made.autocommit = True
-    made.cursor_factory = psycopg2.extras.DictCursor
+    made.cursor_factory = factory
     origin = driver.character(made)
     driver.settle(made)
     before = characteristics(made)
     made.set_session(isolation_level=1, readonly=True, deferrable=True)
-    made.cursor_factory = None
+    made.cursor_factory = other
     run(made, "SET statement_timeout = 7")
     assert characteristics(made) != before
     driver.forget_session(made, origin)
@@ -147,7 +153,7 @@ def characteristics(connection):
             " current_setting('transaction_deferrable'),"
             " current_setting('statement_timeout')"
         )
-        return cursor.fetchone()
+        return tuple(cursor.fetchone())
 
 
 # --- Holders that are cut off --------------------------------------------------------
