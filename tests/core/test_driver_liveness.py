@@ -85,6 +85,16 @@ def test_only_what_runs_is_cancelled_before_a_close(connection, status):
     assert connection.closed
 
 
+def test_only_the_very_socket_is_severed(connection):
+    number = driver.socket_of(connection)
+    for other in (number - 1, number + 1, None):
+        driver.sever(connection, other)
+    connection.server.send(b"x")
+    assert connection.socket.recv(1) == b"x"
+    driver.sever(connection, number)
+    assert connection.server.recv(1) == b""
+
+
 class Clock:
     """Stands in for the module ``time``."""
 
