@@ -23,12 +23,12 @@ class DbpoolMwConfig(AppConfig):
             import psycopg2  # noqa: F401
         except ImportError:
             return  # a check says so
-        from dbpool_mw import django_tasks, error_pages, process, receivers, wrapper
+        from dbpool_mw.binding import binding, error_pages, registry, signals, tasks
 
-        process.remember_databases()
-        receivers.connect()
-        django_tasks.connect()
+        registry.remember_databases()
+        signals.connect()
+        tasks.connect()
         error_pages.install()
-        os.register_at_fork(after_in_child=process.after_fork_in_child)
-        os.register_at_fork(after_in_child=wrapper.forget_inherited)
-        atexit.register(process.close)
+        os.register_at_fork(after_in_child=registry.after_fork_in_child)
+        os.register_at_fork(after_in_child=binding.forget_inherited)
+        atexit.register(registry.close)

@@ -14,7 +14,8 @@ from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 from django.urls import get_resolver
 
-from dbpool_mw import conf, decorators, unavailable, wrapper
+from dbpool_mw import conf, decorators
+from dbpool_mw.binding import binding, unavailable
 
 
 class ConnectionPoolMiddleware:
@@ -52,7 +53,7 @@ class ConnectionPoolMiddleware:
         except BaseException:
             # Django makes a response of every Exception: what comes here is worse, and
             # no request_finished may follow.
-            wrapper.finish()
+            binding.finish()
             raise
         return response
 
@@ -68,7 +69,7 @@ class ConnectionPoolMiddleware:
             # request there, in its turn: request_finished, or the thread's own end.
             raise
         except BaseException:
-            await sync_to_async(wrapper.finish)()
+            await sync_to_async(binding.finish)()
             raise
         return response
 
@@ -93,12 +94,12 @@ class ConnectionPoolMiddleware:
             or (exempt != () and request.path_info.startswith(exempt))
         )
         try:
-            wrapper.enter(request, aliases, lazy)
+            binding.enter(request, aliases, lazy)
         except OperationalError as exception:
             error = unavailable.why(exception)
             if error is None:
                 raise
-            wrapper.leave()
+            binding.leave()
             return unavailable.respond(request, error)
         return None
 

@@ -18,9 +18,10 @@ from django.db import DEFAULT_DB_ALIAS, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils.asyncio import async_unsafe
 
-from dbpool_mw import conf, process, wrapper
-from dbpool_mw.core import driver
+from dbpool_mw import conf
+from dbpool_mw.binding import binding, registry
 from dbpool_mw.core.pool import ConnectionPool, holder_text
+from dbpool_mw.drivers.psycopg2 import driver
 
 __all__ = ["PoolAssertions", "assert_checkouts", "assert_none_in_use"]
 
@@ -65,14 +66,14 @@ class assert_checkouts:
         if not _may_use(self.using):
             raise RuntimeError(_FORBIDDEN % self.using)
         own: Any = connections[self.using]
-        attachment = vars(own).get(wrapper.KEY)
+        attachment = vars(own).get(binding.KEY)
         if attachment is None or attachment.request is None:
             # An earlier test may have put the wrapper on the pool, or have had this
             # process serve: the count is not to depend on either.
             own.close()
             if attachment is not None:
-                wrapper.uninstall(own, attachment)
-            process.serve()
+                binding.uninstall(own, attachment)
+            registry.serve()
         self._pool = _pool(self.using)
         self._before = _checkouts(self._pool)
 
@@ -91,7 +92,7 @@ class assert_checkouts:
         if in_use:
             text += f" Now {in_use}."
         own: Any = connections[self.using]
-        attachment = vars(own).get(wrapper.KEY)
+        attachment = vars(own).get(binding.KEY)
         if own.connection is not None and not (attachment and attachment.held):
             text += (
                 " This thread has a connection of Django's own, from a query outside "
@@ -183,9 +184,9 @@ def _end_async_request() -> None:
 
     Unlike a server, that client sends ``request_finished`` in another thread.
     """
-    mine = wrapper.here.attachments.values()
+    mine = binding.here.attachments.values()
     if any(isinstance(each.request, ASGIRequest) for each in mine):
-        wrapper.finish()
+        binding.finish()
 
 
 def _may_use(alias: str) -> bool:
@@ -202,12 +203,12 @@ def _may_use(alias: str) -> bool:
     replaced = BaseDatabaseWrapper.ensure_connection.__module__
     if replaced.partition(".")[0] == "pytest_django":
         return False
-    made_here = wrapper.KEY not in vars(own)
-    attachment = wrapper.adopt(own)
+    made_here = binding.KEY not in vars(own)
+    attachment = binding.adopt(own)
     if attachment is None:
         return False  # by Django's SimpleTestCase
     if made_here:
-        wrapper.uninstall(own, attachment)
+        binding.uninstall(own, attachment)
     if attachment.request is None and (
         own.in_atomic_block
         or (
@@ -225,7 +226,7 @@ def _may_use(alias: str) -> bool:
 
 
 def _pool(alias: str) -> ConnectionPool | None:
-    return process.pool(alias, connections[alias].settings_dict["NAME"])
+    return registry.pool(alias, connections[alias].settings_dict["NAME"])
 
 
 def _checkouts(pool: ConnectionPool | None) -> int:
@@ -242,7 +243,7 @@ def _in_use(alias: str) -> str:
         return ""
     stats, holders = pool.stats(), pool.holders()
     count = stats["in_use"] + stats["connecting"]
-    attachment = vars(connections[alias]).get(wrapper.KEY)
+    attachment = vars(connections[alias]).get(binding.KEY)
     if attachment is not None and attachment.request is None:
         for _, entry in attachment.held:
             own = driver.backend_pid(entry.connection)

@@ -89,7 +89,7 @@ def fresh_database(server: Server) -> Iterator[str]:
 def aliases_at(databases: Databases) -> Iterator[Databases]:
     """Point "default" and "replica" at the databases."""
     # It reads the settings, which are chosen above.
-    from dbpool_mw import process
+    from dbpool_mw.binding import registry
 
     before = {}
     address = {
@@ -104,15 +104,15 @@ def aliases_at(databases: Databases) -> Iterator[Databases]:
     ]:
         before[alias] = settings.DATABASES[alias].copy()
         settings.DATABASES[alias].update(address, NAME=name)
-    process.remember_databases()
+    registry.remember_databases()
     try:
         yield databases
     finally:
         connections.close_all()
-        process.close()
+        registry.close()
         for alias, values in before.items():
             settings.DATABASES[alias].update(values)
-        process.remember_databases()
+        registry.remember_databases()
 
 
 @pytest.fixture(scope="session")

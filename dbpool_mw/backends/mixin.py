@@ -9,7 +9,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from django.utils.asyncio import async_unsafe
 
-from dbpool_mw import conf, physical, process, wrapper
+from dbpool_mw import conf
+from dbpool_mw.binding import binding, connecting, registry
 from dbpool_mw.core.config import POOL_KEYS
 
 
@@ -42,7 +43,7 @@ class PooledMixin:
         Raises what ``ConnectionPool.checkout`` raises, and ImproperlyConfigured when
         dbpool_mw is no installed app: its part in forks and at exit would be missing.
         """
-        if not physical.is_opening(self) and self._is_pooled():
+        if not connecting.is_opening(self) and self._is_pooled():
             self.connect()  # the seam's own, on the instance, from here on
         else:
             super().connect()  # type: ignore[misc]
@@ -53,7 +54,7 @@ class PooledMixin:
                 f"The ENGINE of {self.alias!r} is dbpool_mw's, and INSTALLED_APPS "
                 'doesn\'t have "dbpool_mw".'
             )
-        if not process.serves() or self.alias not in conf.pooled_aliases():
+        if not registry.serves() or self.alias not in conf.pooled_aliases():
             return False
         current: Any = connections[self.alias]
-        return current is self and wrapper.adopt(self) is not None
+        return current is self and binding.adopt(self) is not None

@@ -13,13 +13,13 @@ from typing import Any
 
 from dbpool_mw.control.client import Answer
 from dbpool_mw.control.render import printable, worker_names
-from dbpool_mw.core import stats
+from dbpool_mw.core import metrics
 
 _OTEL = "db_client_connection_"
 _OWN = "dbpool_mw_"
 # A fourth of the bounds: each doubles the one before. The counts are cumulative, so
 # leaving edges out loses no observation.
-_EDGES = range(0, len(stats.BOUNDS), 4)
+_EDGES = range(0, len(metrics.BOUNDS), 4)
 _STATES = ("running", "draining", "paused", "closed")
 
 # name, type, help, and the key of a pool's report
@@ -149,7 +149,7 @@ def _of_pools(pools: Sequence[tuple[Labels, Mapping[str, Any]]]) -> Iterator[str
 def _histogram(name: str, labels: Labels, found: Mapping[str, Any]) -> Iterator[str]:
     buckets: list[int] = found["buckets"]
     for i in _EDGES:
-        edge = {**labels, "le": repr(stats.BOUNDS[i])}
+        edge = {**labels, "le": repr(metrics.BOUNDS[i])}
         yield _sample(f"{name}_bucket", edge, sum(buckets[: i + 1]))
     # Both from the buckets: the format wants them equal.
     yield _sample(f"{name}_bucket", {**labels, "le": "+Inf"}, sum(buckets))

@@ -30,7 +30,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dbpool_mw.core import stats
+from dbpool_mw.core import metrics
 
 VERSION = 1
 VERBS = ("stats", "drain", "pause", "recycle", "resume")
@@ -209,8 +209,8 @@ def check_reply(message: Mapping[str, Any]) -> None:
 
 def _check_pool(pool: Mapping[str, Any]) -> None:
     wrong = [key for key in ("alias", "state") if not isinstance(pool.get(key), str)]
-    wrong += [key for key in stats.SUMMED if not _is_count(pool.get(key))]
-    wrong += [key for key in stats.HISTOGRAMS if not _is_histogram(pool.get(key))]
+    wrong += [key for key in metrics.SUMMED if not _is_count(pool.get(key))]
+    wrong += [key for key in metrics.HISTOGRAMS if not _is_histogram(pool.get(key))]
     discarded = pool.get("discarded")
     if not isinstance(discarded, dict) or not all(map(_is_count, discarded.values())):
         wrong.append("discarded")
@@ -242,7 +242,7 @@ def _is_histogram(value: object) -> bool:
         and _are_seconds(value.get("sum"))
         and _are_seconds(value.get("max"))
         and isinstance(value.get("buckets"), list)
-        and len(value["buckets"]) == len(stats.BOUNDS) + 1
+        and len(value["buckets"]) == len(metrics.BOUNDS) + 1
         and all(map(_is_count, value["buckets"]))
     )
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from dbpool_mw.control.client import Answer
-from dbpool_mw.core import stats
+from dbpool_mw.core import metrics
 
 JSON_VERSION = 1
 _COMMAND_WIDTH = 32
@@ -64,7 +64,7 @@ def table(answers: Sequence[Answer]) -> str:
             head = (name, command, printable(pool["alias"]), state)
             rows.append((*head, *_measures(pool), uptime))
     if len(pools) > 1:
-        rows.append(("total", "", "", "", *_measures(stats.merge(pools)), ""))
+        rows.append(("total", "", "", "", *_measures(metrics.merge(pools)), ""))
     return _aligned(rows)
 
 
@@ -83,7 +83,7 @@ def _measures(pool: Mapping[str, Any]) -> tuple[str, ...]:
 def _spread(histogram: Mapping[str, Any]) -> str:
     if not histogram["count"]:
         return "-"
-    mean, p95 = stats.mean(histogram) or 0.0, stats.quantile(histogram, 0.95) or 0.0
+    mean, p95 = metrics.mean(histogram) or 0.0, metrics.quantile(histogram, 0.95) or 0.0
     return "/".join(map(duration, (mean, p95, histogram["max"])))
 
 
@@ -179,9 +179,9 @@ def document(control_dir: str, answers: Sequence[Answer]) -> dict[str, Any]:
     return {
         "version": JSON_VERSION,
         "control_dir": control_dir,
-        "bucket_bounds": list(stats.BOUNDS),
+        "bucket_bounds": list(metrics.BOUNDS),
         "workers": [_worker(answer) for answer in answers],
-        "totals": _with_summaries(stats.merge(pools)),
+        "totals": _with_summaries(metrics.merge(pools)),
     }
 
 
@@ -204,10 +204,10 @@ def _with_summaries(pool: Mapping[str, Any]) -> dict[str, Any]:
     histograms = {
         key: {
             **pool[key],
-            "mean": stats.mean(pool[key]),
-            "p95": stats.quantile(pool[key], 0.95),
+            "mean": metrics.mean(pool[key]),
+            "p95": metrics.quantile(pool[key], 0.95),
         }
-        for key in stats.HISTOGRAMS
+        for key in metrics.HISTOGRAMS
     }
     return {**pool, **histograms}
 

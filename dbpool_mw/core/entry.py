@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
-from .driver import Character
 from .stack import Stack
+
+Character = tuple[object, ...]
 
 # The states of an entry. Legal ways:
 # CONNECTING -> IN_USE | BUSY | CLOSED; IDLE -> IN_USE | BUSY; IN_USE -> IDLE | BUSY;

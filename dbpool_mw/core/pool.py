@@ -29,7 +29,8 @@ from collections.abc import Callable, Mapping
 from itertools import takewhile
 from typing import Any
 
-from . import driver as psycopg2_driver
+from dbpool_mw.drivers.psycopg2 import driver as psycopg2_driver
+
 from .config import PoolConfig
 from .entry import BUSY, CLOSED, CONNECTING, IDLE, IN_USE, Owner, PoolEntry
 from .errors import (
@@ -40,8 +41,8 @@ from .errors import (
     PoolTimeout,
     TooManyRequests,
 )
+from .metrics import Histogram
 from .stack import capture, lines
-from .stats import Histogram
 from .waiter import Waiter
 
 logger = logging.getLogger("dbpool_mw.pool")

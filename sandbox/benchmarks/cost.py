@@ -15,10 +15,10 @@ from django.http import HttpRequest, HttpResponse
 from django.test import RequestFactory
 from psycopg2.pool import ThreadedConnectionPool
 
-from dbpool_mw import process
+from dbpool_mw.binding import registry
+from dbpool_mw.binding.signals import return_connections
 from dbpool_mw.core.pool import ConnectionPool
 from dbpool_mw.middleware import ConnectionPoolMiddleware
-from dbpool_mw.receivers import return_connections
 from sandbox.benchmarks.figures import Part, Ratio, Series
 
 
@@ -35,7 +35,7 @@ def measure(dsn: str, rounds: int, operations: int) -> Part:
     psycopg2_pool = ThreadedConnectionPool(1, 10, dsn)
     try:
         _time_cycle(100)  # opens the pool's connection
-        (pool,) = process.pools()
+        (pool,) = registry.pools()
         watchful = _with_leak_after(pool)
         timed: list[tuple[Series, Callable[[int], float]]] = [
             (reference, lambda number: _time_reference(psycopg2_pool, number)),
@@ -50,7 +50,7 @@ def measure(dsn: str, rounds: int, operations: int) -> Part:
     finally:
         psycopg2_pool.closeall()
         watchful.close()
-        process.close()
+        registry.close()
     return Part(
         "Cost in the worker",
         "Microseconds of one thread, each with one warm connection: getconn and "

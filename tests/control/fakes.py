@@ -7,11 +7,11 @@ import selectors
 import threading
 from typing import Any
 
-from dbpool_mw.core import stats
+from dbpool_mw.core import metrics
 
 
 def histogram(*seconds: float) -> dict[str, Any]:
-    counted = stats.Histogram()
+    counted = metrics.Histogram()
     for value in seconds:
         counted.record(value)
     return counted.as_dict()
@@ -22,10 +22,10 @@ def pool(alias: object = "default", **changes: Any) -> dict[str, Any]:
         "alias": alias,
         "database": "shop",
         "state": "running",
-        **dict.fromkeys(stats.SUMMED, 0),
+        **dict.fromkeys(metrics.SUMMED, 0),
         "max": 10,
         "discarded": {},
-        **{key: histogram() for key in stats.HISTOGRAMS},
+        **{key: histogram() for key in metrics.HISTOGRAMS},
         **changes,
     }
 

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dbpool_mw import process
+from dbpool_mw.binding import registry
 from dbpool_mw.control import client, drain, protocol
 from dbpool_mw.control.server import ControlServer
 from dbpool_mw.core.pool import ConnectionPool
@@ -101,8 +101,8 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[ConnectionPool]:
     found, _, _ = make_pool(max_conns=2)
     found.checkin(found.checkout(Owner()))
     found.checkout(Owner("\x1b[2J"))
-    monkeypatch.setattr(process, "_house", process._House())
-    monkeypatch.setitem(process._house.pools, "default", found)
+    monkeypatch.setattr(registry, "_house", registry._House())
+    monkeypatch.setitem(registry._house.pools, "default", found)
     yield found
     found.close()
 
@@ -119,7 +119,7 @@ def test_any_request_is_refused_or_answered(
     except protocol.ProtocolError as error:
         said = protocol.error_reply(str(error))
     else:
-        said = process.handle(request)
+        said = registry.handle(request)
         assert said["ok"] is True
     data = protocol.encode(said, protocol.MAX_REPLY)
     answer = protocol.Decoder(protocol.MAX_REPLY).feed(data)
@@ -145,7 +145,7 @@ def test_whatever_clients_send_in_whatever_order_the_next_one_is_answered(
     steps: list[tuple[int, str]],
 ) -> None:
     descriptors = len(os.listdir("/dev/fd"))
-    server = serve(process.handle)
+    server = serve(registry.handle)
     assert server.path is not None
     with ExitStack() as stack:
         clients = []

@@ -8,7 +8,7 @@ import pytest
 
 from dbpool_mw.control import render
 from dbpool_mw.control.client import Answer
-from dbpool_mw.core import stats
+from dbpool_mw.core import metrics
 from tests.control.fakes import histogram, holder, pool, reply
 
 
@@ -94,7 +94,7 @@ def test_one_row_needs_no_totals() -> None:
 def test_wait_and_hold_show_mean_p95_and_max() -> None:
     held = histogram(*[0.001] * 99, 0.5)
     text = render.table([answered(7, pool(hold_seconds=held))])
-    p95 = render.duration(stats.quantile(held, 0.95) or 0)
+    p95 = render.duration(metrics.quantile(held, 0.95) or 0)
     assert f"6.0ms/{p95}/500ms" in text
 
 
@@ -218,7 +218,7 @@ def test_the_document_has_the_schema_it_promises() -> None:
     assert data == json.loads(render.json_text(data))
     assert data["version"] == 1
     assert data["control_dir"] == "/run/x"
-    assert data["bucket_bounds"] == list(stats.BOUNDS)
+    assert data["bucket_bounds"] == list(metrics.BOUNDS)
     first, second, third = data["workers"]
     assert set(first) == {"pid", "command", "uptime", "pools", "holders"}
     assert first["holders"] == [holder()]

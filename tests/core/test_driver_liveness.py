@@ -9,7 +9,7 @@ import psycopg2
 import pytest
 from psycopg2 import extensions
 
-from dbpool_mw.core import driver
+from dbpool_mw.drivers.psycopg2 import driver
 
 
 class Connection:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from dbpool_mw.core.maintenance import Maintenance
+from dbpool_mw.core.background import Maintenance
 
 
 class Pool:

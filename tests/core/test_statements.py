@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dbpool_mw.core import statements
-from dbpool_mw.core.statements import changes_session
+from dbpool_mw.drivers.postgresql import statements
+from dbpool_mw.drivers.postgresql.statements import changes_session
 
 
 @pytest.mark.parametrize(

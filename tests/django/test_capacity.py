@@ -76,7 +76,7 @@ def server(project: Project, monkeypatch: pytest.MonkeyPatch) -> Callable[..., A
     def put(**made: FakeConnection) -> None:
         fake = Connections()
         fake.made = made
-        monkeypatch.setattr("dbpool_mw.capacity.connections", fake)
+        monkeypatch.setattr("dbpool_mw.checks.capacity.connections", fake)
 
     return put
 
@@ -208,7 +208,7 @@ def test_a_real_server_that_is_down_is_left_out(
 ) -> None:
     nowhere = {**POSTGRESQL, "HOST": "127.0.0.1", "PORT": "1"}
     handler = ConnectionHandler({"default": nowhere, "replica": nowhere})
-    monkeypatch.setattr("dbpool_mw.capacity.connections", handler)
+    monkeypatch.setattr("dbpool_mw.checks.capacity.connections", handler)
     with override_settings(DBPOOL_MW_MAX_CONNS=1_000_000):
         assert capacity("default") == []
     assert handler["default"].connection is None

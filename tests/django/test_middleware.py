@@ -17,7 +17,8 @@ from django.urls import path
 from django.utils.decorators import method_decorator
 from django.views import View
 
-from dbpool_mw import decorators, process
+from dbpool_mw import decorators
+from dbpool_mw.binding import registry
 from dbpool_mw.decorators import no_pool
 from dbpool_mw.middleware import ConnectionPoolMiddleware
 
@@ -152,13 +153,13 @@ def test_a_database_renamed_makes_another_pool(databases):
     with override_settings(DBPOOL_MW_POOLS={"replica": None}):
         middleware(RequestFactory().get("/"))
         request_finished.send(sender=None)
-        (first,) = process.pools()
+        (first,) = registry.pools()
         assert first.stats()["idle"] == 1
         settings = connections.settings["default"]
         name, settings["NAME"] = settings["NAME"], databases.replica
         try:
             middleware(RequestFactory().get("/"))
-            (second,) = process.pools()
+            (second,) = registry.pools()
             assert second.database == databases.replica
             assert second.state == "draining"
             assert first.state == "closed"

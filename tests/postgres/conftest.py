@@ -16,9 +16,14 @@ from django.http import HttpResponse
 from django.test import RequestFactory, override_settings
 from django.urls import path
 
-from dbpool_mw import conf, process, wrapper
-from dbpool_mw.core import driver
-from dbpool_mw.core.tracked import Connection, TrackedConnection, tracked_connection
+from dbpool_mw import conf
+from dbpool_mw.binding import binding, registry
+from dbpool_mw.drivers.psycopg2 import driver
+from dbpool_mw.drivers.psycopg2.connection import (
+    Connection,
+    TrackedConnection,
+    tracked_connection,
+)
 from sandbox.postgres import Server
 from tests.conftest import Databases
 from tests.postgres.wire import CountingProxy
@@ -72,7 +77,7 @@ def wire(requests: Requests, databases: Databases) -> Iterator[CountingProxy]:
     )
     yield proxy
     connections["default"].close()
-    process.close()
+    registry.close()
     connections.settings["default"]["OPTIONS"] = {}
     proxy.close()
 
@@ -82,7 +87,7 @@ def forget_wrappers() -> None:
     for each in connections.all(initialized_only=True):
         each.close()
         del connections[each.alias]
-    wrapper.here.attachments.clear()
+    binding.here.attachments.clear()
 
 
 @pytest.fixture
@@ -119,7 +124,7 @@ def on_engine(name: str) -> Iterator[None]:
 
     def begin() -> None:
         forget_wrappers()
-        process.close()
+        registry.close()
         conf.reset_cache()
         # Django looks at the server's version once in each process.
         RAN_DB_VERSION_CHECK.discard("default")
@@ -137,7 +142,7 @@ def on_engine(name: str) -> Iterator[None]:
 
 def stats(alias: str = "default") -> dict[str, Any]:
     """Return what the pool of an alias says of itself."""
-    (pool,) = [each for each in process.pools() if each.name == alias]
+    (pool,) = [each for each in registry.pools() if each.name == alias]
     return pool.stats()
 
 

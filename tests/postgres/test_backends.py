@@ -15,8 +15,9 @@ from django.db import close_old_connections, connection, connections, transactio
 from django.http import HttpResponse
 from django.test import override_settings
 
-from dbpool_mw import conf, pooled, process, receivers
-from dbpool_mw.core.tracked import TrackedConnection
+from dbpool_mw import conf, pooled
+from dbpool_mw.binding import registry, signals
+from dbpool_mw.drivers.psycopg2.connection import TrackedConnection
 from tests.core.fakes import until
 from tests.postgres.conftest import ask, forget_wrappers, stats
 from tests.process.servers import ROOT
@@ -27,7 +28,7 @@ ENGINE = "dbpool_mw.backends.postgresql"
 @pytest.fixture(autouse=True)
 def options(databases, monkeypatch):
     """Put the ENGINE under "default", in a process that serves nothing yet."""
-    monkeypatch.setattr(process, "_serves", False)
+    monkeypatch.setattr(registry, "_serves", False)
     options = {}
     forget_wrappers()
     monkeypatch.setitem(settings.DATABASES["default"], "ENGINE", ENGINE)
@@ -35,7 +36,7 @@ def options(databases, monkeypatch):
     conf.reset_cache()
     yield options
     forget_wrappers()
-    process.close()
+    registry.close()
     conf.reset_cache()
 
 
@@ -77,12 +78,12 @@ def test_a_thread_is_pooled_and_close_gives_back():
 def test_the_main_thread_of_a_process_that_serves_nothing_is_not():
     backend()
     assert not isinstance(connection.connection, TrackedConnection)
-    assert process.pools() == []
+    assert registry.pools() == []
 
 
 def test_the_main_thread_is_pooled_from_the_first_request_on():
     request_started.connect(
-        receivers.begin_to_serve, dispatch_uid="dbpool_mw.begin_to_serve"
+        signals.begin_to_serve, dispatch_uid="dbpool_mw.begin_to_serve"
     )
     request_started.send(sender=None)
     backend()
@@ -116,7 +117,7 @@ def test_a_copy_of_the_wrapper_is_not():
         connection.close()
 
     in_thread(work)
-    assert [pool.database for pool in process.pools()] == [
+    assert [pool.database for pool in registry.pools()] == [
         settings.DATABASES["default"]["NAME"]
     ]
     assert stats()["checkouts"] == 1
@@ -124,7 +125,7 @@ def test_a_copy_of_the_wrapper_is_not():
 
 @override_settings(DBPOOL_MW_POOLS={"default": None})
 def test_an_alias_that_settings_exclude_is_not():
-    assert in_thread(lambda: bool(backend()) and process.pools()) == []
+    assert in_thread(lambda: bool(backend()) and registry.pools()) == []
 
 
 def test_one_adopted_under_other_settings_is_not_any_more():
@@ -135,7 +136,7 @@ def test_one_adopted_under_other_settings_is_not_any_more():
             backend()
             assert not isinstance(connection.connection, TrackedConnection)
             connection.close()
-        return process.pools()
+        return registry.pools()
 
     assert in_thread(work) == []
 
@@ -150,7 +151,7 @@ def test_it_says_so_when_the_app_is_not_installed():
 
 def test_with_the_middleware_it_is_one_pool_and_one_checkout(requests):
     def view(request):
-        (holder,) = process.pools()[0].holders()
+        (holder,) = registry.pools()[0].holders()
         backend()
         assert stats()["checkouts"] == 1
         return HttpResponse(holder["path"])
@@ -178,7 +179,7 @@ def test_pool_settings_in_options_are_the_pools_and_the_rest_is_libpqs(options):
 
     def work():
         assert ask("SHOW application_name") == "mine"
-        return process.pools()[0].config
+        return registry.pools()[0].config
 
     config = in_thread(work)
     assert (config.max_conns, config.min_conns, config.timeout) == (2, 1, 0.05)
@@ -235,7 +236,7 @@ def test_time_zone_and_role_are_set_on_each_physical_connection(options):
     finally:
         del options["assume_role"]
         forget_wrappers()
-        process.close()
+        registry.close()
         ask("DROP ROLE dbpool_mw_role")
 
 
@@ -310,10 +311,10 @@ django.setup()
 settings.DATABASES["default"]["ENGINE"] = "dbpool_mw.backends.postgresql"
 from django.core.management import call_command
 from django.db import connection
-from dbpool_mw import process
+from dbpool_mw.binding import registry
 call_command("migrate", verbosity=0)
 call_command("inspectdb", stdout=open(os.devnull, "w"))
-print(threading.enumerate() == [threading.main_thread()], process.pools())
+print(threading.enumerate() == [threading.main_thread()], registry.pools())
 print(os.path.exists(os.environ["CONTROL"]))
 """
 

@@ -15,7 +15,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connection
 from django.http import HttpResponse
 
-from dbpool_mw import pooled, process, scope, wrapper
+from dbpool_mw import pooled
+from dbpool_mw.binding import binding, registry, scope
 from tests.postgres.conftest import ask, stats
 
 pytestmark = pytest.mark.usefixtures("fresh_wrappers", "receivers")
@@ -82,7 +83,7 @@ def test_whatever_ends_a_task_its_connection_goes_back():
     assert stats()["in_use"] == stats()["reclaimed"] == 0
     assert run(backend) == first
     assert stats()["opened"] == 1
-    assert wrapper.KEY not in vars(connection)
+    assert binding.KEY not in vars(connection)
 
 
 def test_a_task_run_in_place_leaves_its_callers_session_alone():
@@ -90,7 +91,7 @@ def test_a_task_run_in_place_leaves_its_callers_session_alone():
     before = ask("SELECT pg_backend_pid()")
     assert backend.apply().get() == before
     assert ask("SELECT count(*) FROM mine") == 0
-    assert process.pools() == []
+    assert registry.pools() == []
 
 
 def test_a_task_run_in_place_shares_the_connection_of_a_request(requests):
@@ -125,7 +126,7 @@ def test_a_time_limit_in_the_middle_of_the_beginning_spoils_no_later_task(monkey
         changes.setattr(scope.Scope, "_begin", interrupted)
         run(backend)
     assert stats()["in_use"] == 0
-    assert wrapper.KEY not in vars(connection)
+    assert binding.KEY not in vars(connection)
     run(backend)
     assert stats()["in_use"] == 0
 

@@ -11,7 +11,7 @@ from django.db import connection
 from django.http import HttpResponse
 from django.test import override_settings
 
-from dbpool_mw import process, wrapper
+from dbpool_mw.binding import binding, registry
 from tests.postgres.conftest import ask, stats
 
 tasks = pytest.importorskip(
@@ -25,7 +25,7 @@ seen: list[object] = []
 
 def backend_of_task():
     seen.append(ask("SELECT pg_backend_pid()"))
-    seen.extend(holder["path"] for holder in process.pools()[0].holders())
+    seen.extend(holder["path"] for holder in registry.pools()[0].holders())
 
 
 def failing_task():
@@ -88,7 +88,7 @@ def test_each_task_has_a_pooled_connection_and_gives_it_back():
     assert stats()["checkouts"] == 4
     assert stats()["opened"] == 1
     assert stats()["reclaimed"] == 0
-    assert wrapper.KEY not in vars(connection)
+    assert binding.KEY not in vars(connection)
 
 
 def test_a_backend_may_send_itself_instead_of_its_class():
@@ -128,7 +128,7 @@ def test_a_worker_that_sends_in_its_event_loop_is_left_alone():
         return run(no_query)
 
     assert asyncio.run(main()) is None
-    assert process.pools() == []
+    assert registry.pools() == []
 
 
 def no_query():
@@ -163,7 +163,7 @@ def test_a_task_run_in_place_uses_the_connection_of_the_request(requests):
 def test_a_task_run_in_place_elsewhere_opens_no_pool():
     result = tasks.task(asks).enqueue()
     assert result.status == tasks.TaskResultStatus.SUCCESSFUL
-    assert process.pools() == []
+    assert registry.pools() == []
 
 
 def asks():

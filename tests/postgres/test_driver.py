@@ -13,9 +13,9 @@ import psycopg2.extras
 import pytest
 from psycopg2 import _psycopg, extensions
 
-from dbpool_mw.core import driver
 from dbpool_mw.core.errors import HoldTooLong
-from dbpool_mw.core.tracked import tracked_connection
+from dbpool_mw.drivers.psycopg2 import driver
+from dbpool_mw.drivers.psycopg2.connection import tracked_connection
 from tests.core.fakes import InThread, until
 from tests.postgres.conftest import run
 

@@ -13,9 +13,9 @@ import psycopg2
 import pytest
 from psycopg2 import extensions
 
-from dbpool_mw.core import cancel, driver, green
 from dbpool_mw.core.errors import HoldTooLong
-from dbpool_mw.core.tracked import tracked_connection
+from dbpool_mw.drivers.psycopg2 import cancel, driver, greenlets
+from dbpool_mw.drivers.psycopg2.connection import tracked_connection
 from tests.core.fakes import InThread, until
 
 LONG = "SELECT pg_sleep(60)"
@@ -168,7 +168,7 @@ class Unheard(TooEarly):
 def test_a_server_that_heeds_no_cancel_is_not_waited_for_for_ever(
     observer, waiting, connection, monkeypatch
 ):
-    monkeypatch.setattr(green, "_PATIENCE", (0.01, 0.02, 0.03))
+    monkeypatch.setattr(greenlets, "_PATIENCE", (0.01, 0.02, 0.03))
     pid = connection.get_backend_pid()
     connection.canceller = Unheard(connection.canceller)
     waiting.happens = kill
@@ -232,7 +232,7 @@ def test_a_second_kill_ends_the_wait_at_once(observer, waiting, connection, thre
     assert connection.closed
     # The server is given a moment to begin.
     assert threads.join() == 1
-    assert threads.slept == [green._PATIENCE[0]]
+    assert threads.slept == [greenlets._PATIENCE[0]]
     until(lambda: not is_there(observer, pid))
 
 
@@ -307,7 +307,7 @@ def test_a_wrong_connection_string_is_for_libpq_to_refuse(waiting):
 
 def test_a_connection_of_others_is_left_alone(waiting, connection, postgres, database):
     other = psycopg2.connect(postgres.dsn(database))
-    assert type(extensions.get_wait_callback()) is green._Guard
+    assert type(extensions.get_wait_callback()) is greenlets._Guard
     assert run(other, "SELECT 1") == 1
     waiting.happens = kill
     with pytest.raises(Kill):
@@ -317,12 +317,12 @@ def test_a_connection_of_others_is_left_alone(waiting, connection, postgres, dat
 
 def test_the_callback_is_guarded_once(waiting, connection):
     guard = extensions.get_wait_callback()
-    assert green.guard_waits() is True
+    assert greenlets.guard_waits() is True
     assert extensions.get_wait_callback() is guard
 
 
 def test_without_a_callback_there_is_nothing_to_guard():
-    assert green.guard_waits() is False
+    assert greenlets.guard_waits() is False
     assert extensions.get_wait_callback() is None
 
 

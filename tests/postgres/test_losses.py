@@ -11,7 +11,7 @@ from django.db import connections
 from django.http import HttpResponse
 from django.test import RequestFactory, override_settings
 
-from dbpool_mw import process, wrapper
+from dbpool_mw.binding import binding, registry
 from dbpool_mw.middleware import ConnectionPoolMiddleware
 from tests.core.fakes import until
 from tests.postgres.conftest import ask, stats
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.usefixtures("requests")
 
 
 def enter():
-    wrapper.enter(RequestFactory().get("/dies/"), ("default",), False)
+    binding.enter(RequestFactory().get("/dies/"), ("default",), False)
 
 
 def reclaimed(number):
@@ -65,7 +65,7 @@ def test_what_a_dead_thread_left_in_a_transaction_is_rolled_back():
     assert stats()["rollbacks"] == stats()["resets"] == 1
     enter()
     assert ask("SELECT current_setting('a.b', true)") in (None, "")
-    wrapper.leave()
+    binding.leave()
 
 
 def test_a_base_exception_through_the_middleware_gives_the_connection_back():
@@ -89,15 +89,15 @@ def test_a_request_that_never_finished_is_ended_by_the_next_of_its_thread():
     middleware(RequestFactory().get("/second/"))
     assert stats()["in_use"] == 1
     assert ask("SELECT current_setting('a.b', true)") in (None, "")
-    assert process.pools()[0].holders()[0]["path"] == "/second/"
-    wrapper.leave()
+    assert registry.pools()[0].holders()[0]["path"] == "/second/"
+    binding.leave()
     assert stats()["in_use"] == 0
 
 
 def test_closing_twice_or_from_two_threads_gives_back_once(caplog):
     caplog.set_level(logging.ERROR)
     enter()
-    attachment = vars(connections["default"])[wrapper.KEY]
+    attachment = vars(connections["default"])[binding.KEY]
     barrier = threading.Barrier(4)
 
     def lose():

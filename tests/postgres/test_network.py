@@ -8,7 +8,7 @@ import pytest
 from django.db import connection
 from django.http import HttpResponse
 
-from dbpool_mw.core import driver
+from dbpool_mw.drivers.psycopg2 import driver
 from tests.documents import ROOT
 from tests.postgres.conftest import forget_wrappers
 

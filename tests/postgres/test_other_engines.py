@@ -22,7 +22,8 @@ from django.db.backends.signals import connection_created
 from django.http import HttpResponse
 from django.test import override_settings
 
-from dbpool_mw import conf, pooled, process, wrapper
+from dbpool_mw import conf, pooled
+from dbpool_mw.binding import binding, registry
 from tests.conftest import Databases
 from tests.core.fakes import until
 from tests.postgres.conftest import Requests, ask, on_engine, stats
@@ -249,7 +250,7 @@ def test_a_forked_child_forgets_what_the_parent_set() -> None:
         connection.set_schema("a")
         assert whose() == "a"
         raw = connection.connection
-        wrapper.forget_inherited()
+        binding.forget_inherited()
         assert whose() == "a"
         assert connection.connection is not raw
     raw.close()
@@ -442,7 +443,7 @@ def test_each_connection_is_opened_with_a_token_of_its_own(requests: Requests) -
         threads[1].begin(token)
         one, other = threads[0].end(), threads[1].end()
         assert one[0] == one[1] != other[0] == other[1]
-        process.pools()[0].recycle()
+        registry.pools()[0].recycle()
         threads[0].begin(token)
         assert threads[0].end()[0] not in {one[0], other[0]}
 

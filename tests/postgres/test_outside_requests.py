@@ -8,7 +8,8 @@ import pytest
 from asgiref.sync import sync_to_async
 from django.conf import settings
 
-from dbpool_mw import conf, process
+from dbpool_mw import conf
+from dbpool_mw.binding import registry
 from tests.documents import ROOT, code_block, code_blocks
 from tests.postgres.conftest import ask, forget_wrappers, stats
 
@@ -55,7 +56,7 @@ def test_a_block_gives_back_at_its_end(names):
 
 def test_a_decorated_function_uses_the_alias_named(names):
     assert names["report"]() > 0
-    assert [pool.name for pool in process.pools()] == ["replica"]
+    assert [pool.name for pool in registry.pools()] == ["replica"]
     assert stats("replica")["in_use"] == 0
 
 

@@ -18,7 +18,8 @@ from django.db.utils import OperationalError, ProgrammingError
 from django.http import HttpResponse
 from django.test import override_settings
 
-from dbpool_mw import conf, process
+from dbpool_mw import conf
+from dbpool_mw.binding import registry
 from tests.conftest import Databases, aliases_at, fresh_database
 from tests.pgbouncer import needs_pgbouncer, pgbouncer
 from tests.postgres.conftest import Requests, ask, forget_wrappers, stats
@@ -117,7 +118,7 @@ def behind(server, mode, size=2, *, options=None, bouncer=None, **of_django):
         ):
             yield front
         forget_wrappers()
-        process.close()
+        registry.close()
         conf.reset_cache()
 
 
@@ -230,7 +231,7 @@ def test_the_backend_of_a_holder_is_an_invention_of_pgbouncers(postgres, mode):
     with behind(postgres, mode) as front:
 
         def look():
-            (holder,) = process.pools()[0].holders()
+            (holder,) = registry.pools()[0].holders()
             return holder["backend_pid"], ask(BACKEND)
 
         named, real = front.request(look)
@@ -241,11 +242,11 @@ def test_the_backend_of_a_holder_is_an_invention_of_pgbouncers(postgres, mode):
 def test_a_drain_closes_the_clients_and_pgbouncer_keeps_its_backends(postgres, mode):
     with behind(postgres, mode) as front:
         before = front.request(lambda: ask(BACKEND))
-        process.pools()[0].drain()
+        registry.pools()[0].drain()
         wait_until(lambda: not front.show("CLIENTS"), "no client is left")
         (server,) = front.show("SERVERS")
         assert server["remote_pid"] == before
-        process.pools()[0].resume()
+        registry.pools()[0].resume()
         assert front.request(lambda: ask(BACKEND)) == before
         assert stats()["discarded"] == {"drained": 1}
 

@@ -13,7 +13,8 @@ from django.db import connection, connections, models
 from django.http import HttpResponse
 from django.test import override_settings
 
-from dbpool_mw import conf, process
+from dbpool_mw import conf
+from dbpool_mw.binding import registry
 from tests.conftest import Databases, aliases_at, fresh_database
 from tests.postgres.conftest import Requests, ask, forget_wrappers, stats
 
@@ -50,7 +51,7 @@ def engine(request, monkeypatch):
     with override_settings(DBPOOL_MW_POOLS=pools):
         yield request.param
     forget_wrappers()
-    process.close()
+    registry.close()
     conf.reset_cache()
 
 

@@ -15,9 +15,10 @@ from django.db.utils import ConnectionDoesNotExist, OperationalError
 from django.http import HttpResponse
 from django.test import override_settings
 
-from dbpool_mw import pooled, process, wrapper
+from dbpool_mw import pooled
+from dbpool_mw.binding import binding, registry
 from dbpool_mw.core.errors import PoolTimeout
-from dbpool_mw.core.tracked import TrackedConnection
+from dbpool_mw.drivers.psycopg2.connection import TrackedConnection
 from tests.core.fakes import until
 from tests.postgres.conftest import ask, stats
 
@@ -29,7 +30,7 @@ def backend(alias="default"):
 def is_plain(alias="default"):
     """Tell whether the thread's wrapper is Django's own again."""
     state = vars(connections[alias])
-    return not state.keys() & {wrapper.KEY, "connect", "_close"}
+    return not state.keys() & {binding.KEY, "connect", "_close"}
 
 
 pytestmark = pytest.mark.usefixtures("fresh_wrappers")
@@ -59,7 +60,7 @@ def test_a_block_queries_on_a_pooled_connection_and_gives_it_back():
 def test_a_block_that_asks_nothing_checks_nothing_out():
     with pooled():
         pass
-    assert process.pools() == []
+    assert registry.pools() == []
 
 
 def test_after_the_block_the_thread_has_djangos_own_connections_again():
@@ -94,7 +95,7 @@ def test_only_the_named_aliases_are_pooled():
     with pooled("replica"):
         backend("replica")
         backend("default")
-        assert [pool.name for pool in process.pools()] == ["replica"]
+        assert [pool.name for pool in registry.pools()] == ["replica"]
         assert is_plain("default")
     assert stats("replica")["in_use"] == 0
 
@@ -171,7 +172,7 @@ def test_a_block_in_the_middle_of_a_transaction_leaves_it_alone():
             assert backend() == before
         assert backend() == before
         assert is_plain()
-    assert process.pools() == []
+    assert registry.pools() == []
 
 
 def test_a_block_leaves_a_transaction_without_autocommit_alone():
@@ -193,7 +194,7 @@ def test_inside_a_request_a_block_does_nothing(requests):
         before = backend()
         with pooled():
             assert backend() == before
-            (holder,) = process.pools()[0].holders()
+            (holder,) = registry.pools()[0].holders()
             seen.append(holder["path"])
         assert backend() == before
         assert stats()["in_use"] == 1
@@ -235,7 +236,7 @@ def test_a_decorated_function_is_named_among_the_holders():
     def work(a, *, b):
         """Work hard."""
         backend()
-        (holder,) = process.pools()[0].holders()
+        (holder,) = registry.pools()[0].holders()
         return a, b, holder["method"], holder["path"]
 
     name = "test_a_decorated_function_is_named_among_the_holders.<locals>.work"
@@ -298,7 +299,7 @@ def test_where_the_pools_are_off_a_block_runs_on_djangos_own_connections():
     with pooled(), pooled("replica"):
         backend()
         assert is_plain()
-    assert process.pools() == []
+    assert registry.pools() == []
 
 
 @override_settings(DBPOOL_MW_POOLS={"replica": None})
@@ -352,7 +353,7 @@ def test_a_wrapper_that_threads_share_is_left_alone():
         assert in_thread(in_another) == before
     finally:
         own.dec_thread_sharing()
-    assert process.pools() == []
+    assert registry.pools() == []
 
 
 def test_one_object_is_for_one_block_at_a_time():

@@ -12,8 +12,8 @@ import psycopg2.extras
 import pytest
 from psycopg2 import extensions, sql
 
-from dbpool_mw.core import driver, tracked
-from dbpool_mw.core.tracked import tracked_connection
+from dbpool_mw.drivers.psycopg2 import connection, driver
+from dbpool_mw.drivers.psycopg2.connection import tracked_connection
 from tests.postgres.conftest import run
 
 
@@ -105,11 +105,11 @@ def test_a_cursor_made_by_a_function_counts_as_a_touch(connection):
 def test_cursor_classes_of_connections_long_gone_are_let_go():
     # django-prometheus makes one for each connection it opens.
     first = type("CountingCursor", (extensions.cursor,), {})
-    gone = weakref.ref(tracked._tracked_cursor(first))
-    assert tracked._tracked_cursor(first) is gone()
+    gone = weakref.ref(connection._tracked_cursor(first))
+    assert connection._tracked_cursor(first) is gone()
     del first
     for _ in range(1000):
-        tracked._tracked_cursor(type("CountingCursor", (extensions.cursor,), {}))
+        connection._tracked_cursor(type("CountingCursor", (extensions.cursor,), {}))
     gc.collect()
     assert gone() is None
 
@@ -126,4 +126,4 @@ def test_cursor_classes_of_connections_long_gone_are_let_go():
     ],
 )
 def test_a_limit_for_connecting_is_what_libpq_takes_for_one(dsn, seconds):
-    assert tracked._connect_seconds(dsn) == seconds
+    assert connection._connect_seconds(dsn) == seconds

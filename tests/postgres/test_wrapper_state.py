@@ -13,13 +13,14 @@ from django.http import HttpResponse
 from django.test import override_settings
 from django.utils.functional import cached_property
 
-from dbpool_mw import pooled, process, wrapper
+from dbpool_mw import pooled
+from dbpool_mw.binding import binding, registry
 from tests.postgres.conftest import ask, stats
 
 BACKEND = "SELECT pg_backend_pid()"
 
 #: What only one of the two has, or has of its own: the seam, and each one's parts.
-SEAM = {wrapper.KEY, "connect", "_close"}
+SEAM = {binding.KEY, "connect", "_close"}
 PARTS = {
     "client",
     "creation",
@@ -104,7 +105,7 @@ def test_it_is_indistinguishable_the_first_time_and_every_other(variant, request
 
     def view(request):
         ours = connections["default"]
-        assert wrapper.KEY in vars(ours)
+        assert binding.KEY in vars(ours)
         seen.append((of_wrapper(ours), of_session(ours)))
         return HttpResponse()
 
@@ -192,7 +193,7 @@ def test_what_a_receiver_opened_of_another_alias_is_closed(requests, databases):
         # What was open before stays so.
         kept = ask(BACKEND, "replica")
         connections["default"].close()
-        process.pools()[0].recycle()
+        registry.pools()[0].recycle()
         ask("SELECT 1")
         assert ask(BACKEND, "replica") == kept == seen[-1]
         return HttpResponse()
@@ -233,7 +234,7 @@ def test_a_receiver_that_raises_costs_no_place_and_leaves_nothing(
     before = count(databases)
     with receiving(created):
         requests(lambda request: HttpResponse(str(connections["default"].close())))
-        process.pools()[0].recycle()
+        registry.pools()[0].recycle()
         for _ in range(12):
             assert requests(lambda request: HttpResponse()).status_code == 500
     # Nobody takes it for a want of connections.

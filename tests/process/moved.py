@@ -23,7 +23,8 @@ from django.http import JsonResponse
 from django.test import RequestFactory
 from django.urls import path
 
-from dbpool_mw import conf, process
+from dbpool_mw import conf
+from dbpool_mw.binding import registry
 from tests.process.servers import wait_until
 
 held = threading.Event()
@@ -56,7 +57,7 @@ def get(alias: str) -> Any:
 
 def pool_of(alias: str) -> Any:
     """Return the pool of an alias, None as long as there is none."""
-    return next((pool for pool in process.pools() if pool.name == alias), None)
+    return next((pool for pool in registry.pools() if pool.name == alias), None)
 
 
 def is_full(alias: str, number: int) -> bool:

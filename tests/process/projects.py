@@ -15,7 +15,7 @@ import psycopg2
 
 from dbpool_mw.control import client, protocol
 from dbpool_mw.control.client import Answer as Report
-from dbpool_mw.core.stats import merge
+from dbpool_mw.core.metrics import merge
 from tests.conftest import Databases
 from tests.documents import code_block
 from tests.process.project import gunicorn_conf

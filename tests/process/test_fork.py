@@ -95,16 +95,17 @@ import django
 django.setup()
 from django.db import connections
 from django.test import RequestFactory
-from dbpool_mw import conf, process, wrapper
+from dbpool_mw import conf
+from dbpool_mw.binding import registry, binding
 
 def backend():
     with connections["default"].cursor() as cursor:
         cursor.execute("SELECT pg_backend_pid()")
         return cursor.fetchone()[0]
 
-wrapper.enter(None, ("default",), False)
+binding.enter(None, ("default",), False)
 parent = backend()
-(pool,) = process.pools()
+(pool,) = registry.pools()
 locked, go_on = threading.Event(), threading.Event()
 
 def hold_the_lock():
@@ -119,14 +120,14 @@ read, write = os.pipe()
 pid = os.fork()
 if not pid:
     # The parent's lock is held for ever here; the child has one of its own.
-    assert process.pools() == []
+    assert registry.pools() == []
     assert connections["default"].connection is None
-    wrapper.enter(None, ("default",), False)
+    binding.enter(None, ("default",), False)
     child = backend()
-    wrapper.leave()
-    assert process.pools()[0].stats()["opened"] == 1
+    binding.leave()
+    assert registry.pools()[0].stats()["opened"] == 1
     os.write(write, str(child).encode())
-    process.close()
+    registry.close()
     os._exit(0)
 _, status = os.waitpid(pid, 0)
 go_on.set()
@@ -135,7 +136,7 @@ assert status == 0, status
 assert int(os.read(read, 100)) != parent
 # The child's end closed nothing of ours.
 assert backend() == parent
-wrapper.leave()
+binding.leave()
 assert pool.stats()["idle"] == 1
 print("well")
 """
@@ -146,7 +147,7 @@ import multiprocessing
 import django
 django.setup()
 from django.db import connections, transaction
-from dbpool_mw import process, wrapper
+from dbpool_mw.binding import registry, binding
 
 def backend():
     with connections["default"].cursor() as cursor:
@@ -154,13 +155,13 @@ def backend():
         return cursor.fetchone()[0]
 
 def work(_):
-    wrapper.enter(None, ("default",), False)
+    binding.enter(None, ("default",), False)
     try:
         return backend()
     finally:
-        wrapper.leave()
+        binding.leave()
 
-wrapper.enter(None, ("default",), False)
+binding.enter(None, ("default",), False)
 with transaction.atomic():
     parent = backend()
     with multiprocessing.get_context("fork").Pool(3) as pool:
@@ -168,9 +169,9 @@ with transaction.atomic():
     assert parent not in children, (parent, children)
     # Neither the transaction nor the session was disturbed.
     assert backend() == parent
-wrapper.leave()
-assert process.pools()[0].stats()["opened"] == 1
-assert process.pools()[0].stats()["discarded"] == {}
+binding.leave()
+assert registry.pools()[0].stats()["opened"] == 1
+assert registry.pools()[0].stats()["discarded"] == {}
 print("well")
 """
 

@@ -50,7 +50,7 @@ def begin(task: Any, **signal: Any) -> None:
     it is a part of what calls it, whose connection isn't to be closed. Celery's own
     ``DjangoWorkerFixup`` leaves those alone too.
     """
-    from dbpool_mw.scope import Scope
+    from dbpool_mw.binding.scope import Scope
 
     if not task.request.is_eager:
         scope = Scope(method="task", path=task.name)
@@ -75,6 +75,6 @@ def close(**signal: Any) -> None:
 
     The child ends by ``os._exit``, so that nothing registered with atexit runs.
     """
-    from dbpool_mw import process
+    from dbpool_mw.binding import registry
 
-    process.close()
+    registry.close()

@@ -12,7 +12,7 @@ from django.core.management.base import CommandError, CommandParser
 from dbpool_mw import conf
 from dbpool_mw.control import drain, paths, protocol, render
 from dbpool_mw.control.drain import Progress
-from dbpool_mw.management.asking import (
+from dbpool_mw.management.base import (
     NO_ANSWER,
     AskingCommand,
     check_pids,

@@ -14,7 +14,7 @@ from dbpool_mw import conf
 from dbpool_mw.control import protocol, render
 from dbpool_mw.control.client import Answer
 from dbpool_mw.control.prometheus import prometheus
-from dbpool_mw.management.asking import (
+from dbpool_mw.management.base import (
     NO_ANSWER,
     USAGE,
     AskingCommand,

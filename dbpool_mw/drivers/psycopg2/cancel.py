@@ -15,7 +15,7 @@ from typing import Any
 
 from psycopg2 import _psycopg
 
-from .green import original
+from .greenlets import original
 
 _TEXT_SIZE = 256
 

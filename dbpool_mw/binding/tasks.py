@@ -6,7 +6,7 @@ import asyncio
 import threading
 from typing import Any
 
-from dbpool_mw.scope import Scope
+from dbpool_mw.binding.scope import Scope
 
 
 class _Local(threading.local):

@@ -21,8 +21,8 @@ from django.core.handlers import base, exception
 from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest, HttpResponse
 
-from dbpool_mw import wrapper
-from dbpool_mw.scope import Scope
+from dbpool_mw.binding import binding
+from dbpool_mw.binding.scope import Scope
 
 _convert: Callable[[Any], Any] = exception.convert_exception_to_response
 _render = exception.response_for_exception
@@ -39,7 +39,7 @@ def convert_exception_to_response(get_response: Callable[..., Any]) -> Any:
         try:
             return await get_response(request)
         except Exception:
-            await sync_to_async(wrapper.leave)()
+            await sync_to_async(binding.leave)()
             raise
 
     return _convert(giving_back)

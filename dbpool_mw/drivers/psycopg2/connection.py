@@ -15,9 +15,10 @@ from typing import Any
 import psycopg2
 from psycopg2 import extensions, sql
 
+from dbpool_mw.drivers.postgresql.statements import changes_session, lasting
+
 from .cancel import Canceller
-from .green import guard_waits
-from .statements import changes_session, lasting
+from .greenlets import guard_waits
 
 Connection = extensions.connection
 

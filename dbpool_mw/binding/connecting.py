@@ -18,9 +18,9 @@ import psycopg2
 from django.db import connections
 from django.db.backends.signals import connection_created
 
-from dbpool_mw.core import driver
 from dbpool_mw.core.errors import ConnectFailed, PoolError
-from dbpool_mw.core.tracked import TrackedConnection, tracked_connection
+from dbpool_mw.drivers.psycopg2 import driver
+from dbpool_mw.drivers.psycopg2.connection import TrackedConnection, tracked_connection
 
 #: Where a stand-in notes what is assigned to it.
 _NOTES = "_dbpool_mw_notes"

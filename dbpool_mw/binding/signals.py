@@ -12,12 +12,13 @@ from django.core.signals import (
     setting_changed,
 )
 
-from dbpool_mw import conf, decorators, process, wrapper
+from dbpool_mw import conf, decorators
+from dbpool_mw.binding import binding, registry
 
 
 def begin_to_serve(**signal: Any) -> None:
     """Note that this process serves; a receiver of its first ``request_started``."""
-    process.serve()
+    registry.serve()
     request_started.disconnect(dispatch_uid=_uid(begin_to_serve))
 
 
@@ -27,7 +28,7 @@ def return_connections(**signal: Any) -> None:
     A receiver of ``request_finished``. With CONN_MAX_AGE = 0, Django's own receiver ran
     before this one and closed the wrappers, which is how they gave theirs back.
     """
-    wrapper.finish()
+    binding.finish()
 
 
 def return_after_exception(request: Any = None, **signal: Any) -> None:
@@ -37,9 +38,9 @@ def return_after_exception(request: Any = None, **signal: Any) -> None:
     comes in another thread than the request's, with other wrappers; there the request
     has given back before: see ``error_pages``.
     """
-    for attachment in wrapper.here.attachments.values():
+    for attachment in binding.here.attachments.values():
         if attachment.held and (request is None or attachment.request is request):
-            wrapper.give_back(attachment)
+            binding.give_back(attachment)
 
 
 def settings_changed(*, setting: str | None, **signal: Any) -> None:
@@ -48,7 +49,7 @@ def settings_changed(*, setting: str | None, **signal: Any) -> None:
         decorators.serves.cache_clear()
     elif setting is not None and setting.startswith(conf.PREFIX):
         conf.reset_cache()
-        process.close()
+        registry.close()
 
 
 def connect() -> None:

@@ -19,7 +19,8 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from django.utils.module_loading import import_string
 
-from dbpool_mw import capacity, conf, leftovers
+from dbpool_mw import conf
+from dbpool_mw.checks import capacity, migration
 from dbpool_mw.core.config import APP_KEYS, Problem, app_problems, problems, unknown
 
 TAG = "dbpool_mw"
@@ -82,13 +83,13 @@ def check_project(**kwargs: Any) -> list[CheckMessage]:
     if not conf.value("ENABLED"):
         return []
     wanted = [a for a in connections.settings if _pools().get(a, {}) is not None]
-    elsewhere = leftovers.pooled_elsewhere(wanted)
+    elsewhere = migration.pooled_elsewhere(wanted)
     driver = _driver(aliases)
     # What another pool's ENGINE lacks is told when it is ours to pool.
     aliases = tuple(alias for alias in aliases if alias not in elsewhere)
     found = [*_wrong_aliases()]
-    found += [_message(*each) for each in leftovers.kept_by_django(aliases)]
-    found += [_message(*each) for each in leftovers.findings(wanted)]
+    found += [_message(*each) for each in migration.kept_by_django(aliases)]
+    found += [_message(*each) for each in migration.findings(wanted)]
     if driver is not None:
         found.append(driver)
     elif not aliases and not elsewhere:

@@ -25,7 +25,8 @@ from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils.asyncio import async_unsafe
 
-from dbpool_mw import conf, physical, process
+from dbpool_mw import conf
+from dbpool_mw.binding import connecting, registry
 from dbpool_mw.core.entry import PoolEntry
 from dbpool_mw.core.pool import ConnectionPool
 
@@ -113,27 +114,27 @@ class Attachment:
             pool, entry = left
             pool.discard(entry, "taken off its wrapper")
         name = wrapper.settings_dict["NAME"]
-        found = process.pool(self.alias, name)
+        found = registry.pool(self.alias, name)
         if found is None:
-            if eager and process.is_untested(self.alias, name):
+            if eager and registry.is_untested(self.alias, name):
                 return
             found = _make_pool(self.alias, name)
         entry = found.checkout(self)
         self.held.append((found, entry))
-        physical.put(wrapper, entry.connection, entry.checked_out_at)
+        connecting.put(wrapper, entry.connection, entry.checked_out_at)
 
 
 def _make_pool(alias: str, database: str) -> ConnectionPool:
     _check_locals()
 
     def connect(attachment: Any) -> Any:
-        return physical.open_connection(alias, attachment and attachment.wrapper())
+        return connecting.open_connection(alias, attachment and attachment.wrapper())
 
     def reset(attachment: Any, *arguments: Any) -> None:
         asking = attachment and attachment.wrapper()
-        physical.reset_session(alias, asking, *arguments)
+        connecting.reset_session(alias, asking, *arguments)
 
-    return process.make_pool(alias, database, connect, reset)
+    return registry.make_pool(alias, database, connect, reset)
 
 
 class _OfThread(dict[str, Attachment]):
@@ -182,7 +183,7 @@ def adopt(wrapper: Any) -> Attachment | None:
     state = vars(wrapper)
     attachment: Attachment | None = state.get(KEY)
     replaced = state.get("connect")
-    if wrapper._thread_ident != _thread.get_ident() or physical.is_opening(wrapper):
+    if wrapper._thread_ident != _thread.get_ident() or connecting.is_opening(wrapper):
         return None
     if attachment is None:
         own = type(wrapper).connect

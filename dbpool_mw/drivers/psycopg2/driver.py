@@ -13,8 +13,8 @@ from typing import Any
 import psycopg2
 from psycopg2 import extensions
 
-from .green import original
-from .tracked import TrackedConnection
+from .connection import TrackedConnection
+from .greenlets import original
 
 Connection = extensions.connection
 

@@ -25,10 +25,10 @@ from django.db import connections
 from dbpool_mw import conf
 from dbpool_mw.control import protocol
 from dbpool_mw.control.server import ControlServer
-from dbpool_mw.core.driver import Character
+from dbpool_mw.core.background import Maintenance
 from dbpool_mw.core.entry import Owner
-from dbpool_mw.core.maintenance import Maintenance
 from dbpool_mw.core.pool import ConnectionPool
+from dbpool_mw.drivers.psycopg2.driver import Character
 
 Connect = Callable[["Owner | None"], Any]
 Reset = Callable[["Owner | None", Any, Character], None]

@@ -13,9 +13,10 @@ from typing import Any
 from django.conf import settings
 from django.db import connections
 
-from dbpool_mw import conf, elders
+from dbpool_mw import conf
+from dbpool_mw.checks import other_pools
+from dbpool_mw.checks.other_pools import Elder
 from dbpool_mw.core.config import POOL_KEYS, problems
-from dbpool_mw.elders import Elder
 
 Finding = tuple[str, str, str]  # code, text, hint
 
@@ -28,25 +29,25 @@ _SEE = "docs/migrating.rst says what differs."
 
 def pooled_elsewhere(aliases: Iterable[str]) -> list[str]:
     """Return which of these aliases have the ENGINE of another pool."""
-    return [alias for alias in aliases if elders.elder_of(alias) is not None]
+    return [alias for alias in aliases if other_pools.elder_of(alias) is not None]
 
 
 def findings(aliases: Iterable[str]) -> Iterator[Finding]:
     """Yield what is left over in these aliases and in the settings around them."""
     for alias in aliases:
-        elder = elders.elder_of(alias)
+        elder = other_pools.elder_of(alias)
         if elder is not None:
             yield _engine(elder, alias)
         elif conf.has_pooling_engine(alias):
             yield from _options_of_ours(alias)
             yield from _pool_options(alias)
-        elif elders.engine_name(alias) in _DJANGOS:
+        elif other_pools.engine_name(alias) in _DJANGOS:
             yield from _options_of_djangos(alias)
             yield from _pool_options(alias)
         elif conf.vendor(alias) == "postgresql":
             yield from _keeper(alias)
-    whose = [elders.elder_of(alias) for alias in connections.settings]
-    if not any(elder and elder.place == elders.ARGUMENTS for elder in whose):
+    whose = [other_pools.elder_of(alias) for alias in connections.settings]
+    if not any(elder and elder.place == other_pools.ARGUMENTS for elder in whose):
         yield from _arguments()
 
 
@@ -56,7 +57,7 @@ def kept_by_django(aliases: Iterable[str]) -> Iterator[Finding]:
         database = connections.settings[alias]
         native, age = database["OPTIONS"].get("pool"), database["CONN_MAX_AGE"]
         if native:
-            instead = _where(alias, elders.from_native(native))
+            instead = _where(alias, other_pools.from_native(native))
             yield (
                 "native_pool",
                 f"DATABASES[{alias!r}] has Django's own pool on as well.",
@@ -64,7 +65,7 @@ def kept_by_django(aliases: Iterable[str]) -> Iterator[Finding]:
                 f"leave the alias to it with {_none(alias)}.",
             )
         if age != 0:
-            instead = _where(alias, elders.without_faults({"MAX_LIFETIME": age}))
+            instead = _where(alias, other_pools.without_faults({"MAX_LIFETIME": age}))
             yield (
                 "conn_max_age",
                 f"DATABASES[{alias!r}] has CONN_MAX_AGE = {age!r}, and the pool needs "
@@ -77,10 +78,10 @@ def kept_by_django(aliases: Iterable[str]) -> Iterator[Finding]:
 
 
 def _engine(elder: Elder, alias: str) -> Finding:
-    name, ours = elders.engine_name(alias), elders.successor(alias)
-    values = elders.settings_of(elder, alias)
-    is_own = elders.elder_named(name) is None
-    if name == elders.TENANTS:
+    name, ours = other_pools.engine_name(alias), other_pools.successor(alias)
+    values = other_pools.settings_of(elder, alias)
+    is_own = other_pools.elder_named(name) is None
+    if name == other_pools.TENANTS:
         steps = "Write 'ENGINE': 'django_tenants.postgresql_backend', with the "
         steps += f"middleware{_joined(' and ', _where(alias, values))}."
     else:
@@ -88,15 +89,15 @@ def _engine(elder: Elder, alias: str) -> Finding:
         if is_own:
             steps = f"Build its DatabaseWrapper on that of {ours + '.base'!r}, or "
             steps += f"write 'ENGINE': {ours!r}"
-        if elder.place == elders.ARGUMENTS:
+        if elder.place == other_pools.ARGUMENTS:
             steps += f".{_arguments_instead(elder)}"
         elif values:
             steps += f" and {_in_options(values)}."
         else:
             steps += "."
     database = connections.settings[alias]
-    gone = [key for key in elders.DROPPED if key in database["OPTIONS"]]
-    gone += [elders.POOL_OPTIONS] if elders.POOL_OPTIONS in database else []
+    gone = [key for key in other_pools.DROPPED if key in database["OPTIONS"]]
+    gone += [other_pools.POOL_OPTIONS] if other_pools.POOL_OPTIONS in database else []
     if gone:
         steps += f" Remove {', '.join(gone)}."
     if "MAX_CONNS" not in values:
@@ -119,7 +120,7 @@ def _options_of_ours(alias: str) -> Iterator[Finding]:
     """
     for key, value in connections.settings[alias]["OPTIONS"].items():
         at = f"DATABASES[{alias!r}]['OPTIONS']: {key}"
-        if key in elders.DROPPED:
+        if key in other_pools.DROPPED:
             yield "leftover_option", f"{at} is an option of another pool.", _remove(key)
         elif key not in POOL_KEYS and (
             str(key).isupper() or str(key).upper() in POOL_KEYS
@@ -130,20 +131,20 @@ def _options_of_ours(alias: str) -> Iterator[Finding]:
 
 def _options_of_djangos(alias: str) -> Iterator[Finding]:
     options = connections.settings[alias]["OPTIONS"]
-    values = elders.pool_keys(options)
-    dropped = [key for key in elders.DROPPED if key in options]
+    values = other_pools.pool_keys(options)
+    dropped = [key for key in other_pools.DROPPED if key in options]
     hints = [_remove(key) for key in dropped]
     if values:
         hints.insert(
             0,
             f"Write {_where(alias, values)}, or leave {', '.join(values)} there and "
-            f"write 'ENGINE': {elders.successor(alias)!r}.",
+            f"write 'ENGINE': {other_pools.successor(alias)!r}.",
         )
     if hints:
         yield (
             "leftover_option",
             f"DATABASES[{alias!r}]['OPTIONS'] has {', '.join([*values, *dropped])}, "
-            f"which the ENGINE {elders.engine_name(alias)!r} hands to libpq, and "
+            f"which the ENGINE {other_pools.engine_name(alias)!r} hands to libpq, and "
             "libpq refuses.",
             " ".join(hints),
         )
@@ -151,22 +152,22 @@ def _options_of_djangos(alias: str) -> Iterator[Finding]:
 
 def _pool_options(alias: str) -> Iterator[Finding]:
     database = connections.settings[alias]
-    if elders.POOL_OPTIONS in database:
-        elder = elders.CONNECTION_POOL
-        values = elders.from_queue_pool(database[elders.POOL_OPTIONS], elder)
+    if other_pools.POOL_OPTIONS in database:
+        elder = other_pools.CONNECTION_POOL
+        values = other_pools.from_queue_pool(database[other_pools.POOL_OPTIONS], elder)
         yield (
             "leftover_setting",
-            f"DATABASES[{alias!r}] has {elders.POOL_OPTIONS}, which is "
+            f"DATABASES[{alias!r}] has {other_pools.POOL_OPTIONS}, which is "
             f"{elder.package}'s, and nothing reads it.",
             f"Remove it{_joined(' and write ', _where(alias, values))}. {_SEE}",
         )
 
 
 def _arguments() -> Iterator[Finding]:
-    elder = elders.POSTGRESPOOL2
-    for name in (elders.ARGUMENTS, "DATABASE_POOL_CLASS"):
+    elder = other_pools.POSTGRESPOOL2
+    for name in (other_pools.ARGUMENTS, "DATABASE_POOL_CLASS"):
         if hasattr(settings, name):
-            instead = _arguments_instead(elder) if name == elders.ARGUMENTS else ""
+            instead = _arguments_instead(elder) if name == other_pools.ARGUMENTS else ""
             yield (
                 "leftover_setting",
                 f"{name} is a setting of {elder.package}, and nothing reads it.",
@@ -175,9 +176,9 @@ def _arguments() -> Iterator[Finding]:
 
 
 def _arguments_instead(elder: Elder) -> str:
-    values = elders.from_arguments(elder)
+    values = other_pools.from_arguments(elder)
     lines = [f"{conf.PREFIX}{key} = {value!r}" for key, value in values.items()]
-    written = f" In the place of {elders.ARGUMENTS} write {' and '.join(lines)}."
+    written = f" In the place of {other_pools.ARGUMENTS} write {' and '.join(lines)}."
     return written if lines else ""
 
 
@@ -187,9 +188,9 @@ def _keeper(alias: str) -> Iterator[Finding]:
     Such as a home-made one, with a connection in a module's global or in each thread:
     one physical connection would stand in two places of the pool.
     """
-    options = elders.pool_keys(connections.settings[alias]["OPTIONS"])
+    options = other_pools.pool_keys(connections.settings[alias]["OPTIONS"])
     reasons = [f"its OPTIONS have {key}" for key in options]
-    for each in elders.classes(alias):
+    for each in other_pools.classes(alias):
         if each.__module__.split(".")[0] == "django":
             continue
         if "_close" in vars(each):
@@ -197,12 +198,12 @@ def _keeper(alias: str) -> Iterator[Finding]:
         elif _only_pretends(vars(each).get("close")):
             reasons.append(f"the close() of {each.__module__} closes nothing")
     if reasons:
-        ours = elders.successor(alias)
+        ours = other_pools.successor(alias)
         djangos = _POSTGIS if ours.endswith("postgis") else _POSTGRESQL
         yield (
             "keeper",
-            f"The ENGINE of {alias!r}, {elders.engine_name(alias)!r}, seems to keep "
-            f"connections itself: {', and '.join(reasons)}.",
+            f"The ENGINE of {alias!r}, {other_pools.engine_name(alias)!r}, seems to "
+            f"keep connections itself: {', and '.join(reasons)}.",
             f"Write 'ENGINE': {ours!r}, or 'ENGINE': {djangos!r} with the middleware. "
             f"To stay with it, set {_none(alias)}. Silence this one if each of its "
             f"connections is a new one. {_SEE}",
@@ -240,4 +241,4 @@ def _joined(before: str, text: str) -> str:
 
 
 def _remove(key: str) -> str:
-    return f"Remove {key}: {elders.DROPPED[key]}."
+    return f"Remove {key}: {other_pools.DROPPED[key]}."

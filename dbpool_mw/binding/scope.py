@@ -18,7 +18,8 @@ from asgiref.sync import sync_to_async
 from django.db import connections
 from django.utils.asyncio import async_unsafe
 
-from dbpool_mw import conf, process, wrapper
+from dbpool_mw import conf
+from dbpool_mw.binding import binding, registry
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -45,7 +46,7 @@ class Scope:
         self.aliases = tuple(aliases)
         self.method = method
         self.path = path
-        self._begun: list[tuple[Any, wrapper.Attachment]] = []
+        self._begun: list[tuple[Any, binding.Attachment]] = []
 
     def begin(self) -> None:
         """Have this thread's wrappers use the pools.
@@ -55,14 +56,14 @@ class Scope:
         """
         pooled_aliases = conf.pooled_aliases()
         chosen = [connections[alias] for alias in self.aliases or pooled_aliases]
-        process.serve()
+        registry.serve()
         for each in chosen:
             if each.alias in pooled_aliases:
                 self._begin(each)
 
     def _begin(self, own: Any) -> None:
-        made_here = wrapper.KEY not in vars(own)
-        attachment = wrapper.adopt(own)
+        made_here = binding.KEY not in vars(own)
+        attachment = binding.adopt(own)
         if attachment is None:
             return
         if made_here:
@@ -75,7 +76,7 @@ class Scope:
             ):
                 # In the middle of somebody's transaction, maybe a test's.
                 if made_here:
-                    wrapper.uninstall(own, attachment)
+                    binding.uninstall(own, attachment)
                 return
             # As at the start of a request: what was left open is none of the work's.
             own.close()
@@ -90,17 +91,17 @@ class Scope:
                 stack.callback(_end, *self._begun.pop(0))
 
 
-def _end(own: Any, attachment: wrapper.Attachment) -> None:
+def _end(own: Any, attachment: binding.Attachment) -> None:
     attachment.scopes -= 1
     if attachment.scopes:
         return
     attachment.request = None
     try:
         if attachment.held:
-            wrapper.give_back(attachment)
+            binding.give_back(attachment)
     finally:
         if not attachment.stays and not attachment.held:
-            wrapper.uninstall(own, attachment)
+            binding.uninstall(own, attachment)
 
 
 class Pooled:

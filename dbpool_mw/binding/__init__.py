@@ -1,0 +1,1 @@
+"""Bind Django's database wrappers to pools."""

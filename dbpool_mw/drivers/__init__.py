@@ -1,0 +1,1 @@
+"""Drivers: what is done to one physical connection."""
