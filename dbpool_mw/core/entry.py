@@ -1,4 +1,4 @@
-"""One physical connection and the pool's book on it."""
+"""A slot of the pool, and the connection in it."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from typing import Any, Protocol
 
 from .stack import Stack
 
-Character = tuple[object, ...]
-
-# The states of an entry. Legal ways:
-# CONNECTING -> IN_USE | BUSY | CLOSED; IDLE -> IN_USE | BUSY; IN_USE -> IDLE | BUSY;
-# BUSY -> IDLE | IN_USE | CLOSED. BUSY is the pool's own: nobody else touches the entry
-# while it is checked, cleaned or closed outside the lock.
+# The states of an entry, and where each may lead:
+#
+#   CONNECTING -> IN_USE | BUSY | CLOSED      reserved: a connection is being opened
+#   IDLE       -> IN_USE | BUSY               in the pool's idle list
+#   IN_USE     -> IDLE | IN_USE | BUSY        a holder has it, or is about to get it
+#   BUSY       -> IDLE | IN_USE | CLOSED      being cleaned or closed, outside the lock
+#
+# In CONNECTING and BUSY the entry belongs to the thread that put it into that state.
 CONNECTING = "connecting"
 IDLE = "idle"
 IN_USE = "in use"
@@ -20,27 +22,32 @@ BUSY = "busy"
 CLOSED = "closed"
 
 
-class Owner(Protocol):
-    """Whoever checks a connection out; the pool passes it on to ``connect``."""
+class Holder(Protocol):
+    """Who checks a connection out, as far as the pool needs to know."""
 
     def describe(self) -> Mapping[str, Any]:
-        """Tell who this is: ``thread``, ``method`` and ``path``, each may be None."""
-        ...
+        """Return ``thread``, ``method`` and ``path`` for reports; each may be None.
+
+        Called from any thread.
+        """
 
     def holds_another(self) -> bool:
-        """Tell whether it holds a connection of another pool.
+        """Tell whether the calling thread holds a connection of another pool.
 
-        A pause doesn't keep it waiting: the other pool's may wait for it. Asked in the
-        thread that checks out.
+        Such a caller is served while this pool is paused: with both pools paused, each
+        would wait for the other. Called in the thread that checks out.
         """
-        ...
 
 
 class PoolEntry:
-    """One place in the pool: reserved first, then holding a physical connection.
+    """One slot of a pool: reserved first, then with a connection in it.
 
-    Only the pool writes to it, and only under its lock; the one exception is an entry
-    in the state BUSY or CONNECTING, which belongs to the thread that put it there.
+    Only the pool writes to it, with its lock held. The exception is an entry that is
+    CONNECTING or BUSY: the thread it belongs to writes to it without the lock.
+
+    ``initial`` is what the driver says of a fresh session; ``recorded`` belongs to
+    whoever opens connections for the pool. ``checked_out_at``, ``idle_since`` and
+    ``expires_at`` are times of the pool's clock, ``waited`` is in seconds.
     """
 
     __slots__ = (
@@ -49,32 +56,33 @@ class PoolEntry:
         "connection",
         "expires_at",
         "generation",
+        "holder",
         "idle_since",
+        "initial",
         "leaked",
-        "origin",
         "overdue",
-        "owner",
-        "socket",
+        "recorded",
+        "socket_number",
         "stack",
         "state",
         "waited",
     )
 
-    connection: Any
     alive: Callable[[], bool]
-    origin: Character
-    socket: int | None
+    initial: Any
+    socket_number: int | None
 
     def __init__(self, generation: int) -> None:
         self.state = CONNECTING
         self.generation = generation
-        self.connection = None
-        self.owner: Owner | None = None
+        self.connection: Any = None
+        self.recorded: Any = None
+        self.holder: Holder | None = None
         self.waited = 0.0
         self.checked_out_at = 0.0
         self.idle_since = 0.0
         self.expires_at = 0.0
-        # Of the present hold: where it was checked out, and what was noticed of it.
+        # Of the present hold: where it was checked out, and what the watch noticed.
         self.stack: Stack = ()
         self.leaked = False
         self.overdue = False

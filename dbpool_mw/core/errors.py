@@ -1,26 +1,28 @@
-"""The errors of a pool.
+"""The errors of a pool. They know no driver and no Django.
 
-They are psycopg2 ``OperationalError``, so that Django's ``DatabaseErrorWrapper`` turns
-them into ``django.db.OperationalError`` like any other failure to get a connection. The
-three kinds are those of psycopg_pool.
+Django code meets them as ``django.db.OperationalError``: see
+``dbpool_mw.binding.errors``. The first three kinds are those of psycopg_pool.
 """
 
 from __future__ import annotations
 
-import psycopg2
 
-
-class PoolError(psycopg2.OperationalError):
+class PoolError(Exception):
     """A pool could not do what was asked of it.
 
-    ``alias`` is the pool's name. ``summary`` is the first sentence of the text: fit for
-    the eyes of a client, where the whole text names holders and their paths.
+    ``alias`` is the pool's name. ``summary`` is the first sentence of the text and may
+    be shown to a client; ``details`` names holders and their paths, and may not.
     """
 
     def __init__(self, alias: str, summary: str, details: str = "") -> None:
         super().__init__(f"{summary}; {details}" if details else summary)
         self.alias = alias
         self.summary = summary
+        self.details = details
+
+    def __reduce__(self) -> tuple[object, ...]:
+        """Pickle by the three arguments: task queues carry errors between processes."""
+        return type(self), (self.alias, self.summary, self.details)
 
 
 class PoolTimeout(PoolError):
@@ -28,20 +30,19 @@ class PoolTimeout(PoolError):
 
 
 class TooManyRequests(PoolError):
-    """MAX_WAITING callers wait already: this one is refused at once."""
+    """MAX_WAITING callers are waiting, so this one was refused at once."""
 
 
 class ConnectFailed(PoolError):
-    """No connection could be opened; the text ends with what libpq said."""
-
-
-class HoldTooLong(psycopg2.extensions.QueryCanceledError):
-    """A connection was held longer than MAX_HOLD: what its holder ran was cancelled.
-
-    Like what the server sends for a statement that was cancelled; not a PoolError,
-    because it isn't that there is no connection.
-    """
+    """No connection could be opened; the text ends with the client library's."""
 
 
 class PoolClosed(PoolError):
-    """The pool was closed; it gives no connection any more."""
+    """The pool is closed and gives no connection any more."""
+
+
+class HoldTooLong(Exception):
+    """A connection was held longer than MAX_HOLD, and its statement was cancelled.
+
+    It is no PoolError: the holder had its connection.
+    """

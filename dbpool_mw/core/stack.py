@@ -1,4 +1,8 @@
-"""The stack of a checkout: cheap to capture, put into words only when it is shown."""
+"""The stack of a checkout: cheap to capture, turned into text only when it is shown.
+
+``traceback.StackSummary.extract`` would look up the line number of every frame at the
+checkout; that is done here when the stack is shown, which is rare.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +18,7 @@ Stack = tuple[tuple[CodeType, int], ...]
 
 
 def capture() -> Stack:
-    """Give the stack of the caller, without reading a file or looking for a line."""
+    """Return the stack of the caller, without its line numbers."""
     frame: FrameType | None = sys._getframe(1)
     found: list[tuple[CodeType, int]] = []
     while frame is not None and len(found) < DEPTH:
@@ -24,14 +28,14 @@ def capture() -> Stack:
 
 
 def lines(stack: Stack) -> list[str]:
-    """Give a stack as text, the outermost call first, as a traceback has it."""
+    """Return a stack as the lines of a traceback, the outermost call first."""
     summary = traceback.StackSummary.from_list(
         [
             (code.co_filename, _line(code, position), code.co_name, None)
             for code, position in stack[::-1]
         ]
     )
-    return [line for each in summary.format() for line in each.rstrip().split("\n")]
+    return [line for entry in summary.format() for line in entry.rstrip().split("\n")]
 
 
 def _line(code: CodeType, position: int) -> int:

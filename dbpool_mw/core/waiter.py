@@ -1,4 +1,4 @@
-"""A caller that waits for a place in the pool."""
+"""A caller that waits in a pool's queue."""
 
 from __future__ import annotations
 
@@ -8,31 +8,36 @@ from .entry import PoolEntry
 
 
 class Waiter:
-    """One caller in the queue, and what it is handed.
+    """One position in the queue of a pool, and what the caller in it was given.
 
-    All is called under the pool's lock, and so is every look at ``gift`` and ``error``;
-    only ``wait`` is called outside. So a waiter whose time ended takes the
-    lock, and either finds its gift or leaves the queue: no hand-over is ever swallowed.
-    It came at the time ``since``; one that ``passes`` is served in a pause too.
+    The pool calls every method except ``wait()`` with its lock held, and reads
+    ``entry`` and ``error`` with the lock held. A caller that timed out takes the lock
+    before it leaves the queue, so it either finds the entry it was given meanwhile or
+    is no longer in the queue: no entry is handed to a caller that has gone.
+
+    ``since`` is when the caller came, by the pool's clock. One that ``bypasses_pause``
+    is served while the pool is paused.
     """
 
-    __slots__ = ("_gate", "error", "gift", "passes", "since")
+    __slots__ = ("_wakeup", "bypasses_pause", "entry", "error", "since")
 
     def __init__(self) -> None:
         self.since = 0.0
-        self.passes = False
-        self.gift: PoolEntry | None = None
+        self.bypasses_pause = False
+        self.entry: PoolEntry | None = None
         self.error: Exception | None = None
-        self._gate = threading.Lock()
-        self._gate.acquire()
+        # A lock that is taken from the start is a binary semaphore. An Event would
+        # bring a condition and a second lock.
+        self._wakeup = threading.Lock()
+        self._wakeup.acquire()
 
     def wait(self, seconds: float) -> bool:
-        """Wait until somebody wakes this waiter; tell whether one did in time."""
-        return self._gate.acquire(timeout=max(seconds, 0.0))
+        """Block until ``wake()``, at most so many seconds; return whether it came."""
+        return self._wakeup.acquire(timeout=max(seconds, 0.0))
 
     def hand_over(self, entry: PoolEntry) -> None:
-        """Give an entry to this waiter: a connection, or a place to connect in."""
-        self.gift = entry
+        """Give the caller an entry: a connection, or a slot to connect in."""
+        self.entry = entry
         self.wake()
 
     def fail(self, error: Exception) -> None:
@@ -41,7 +46,7 @@ class Waiter:
         self.wake()
 
     def wake(self) -> None:
-        """Have ``wait`` return, now or when it is called next; under the lock too."""
-        # It may have been woken before, and not have come to look yet.
-        if self._gate.locked():
-            self._gate.release()
+        """Have ``wait()`` return, now or at its next call."""
+        # Releasing a lock that is free raises; two wakes before a wait are one.
+        if self._wakeup.locked():
+            self._wakeup.release()

@@ -1,1 +1,55 @@
-"""Drivers: what is done to one physical connection."""
+"""Drivers: what is done to one physical connection. They know no pool and no Django.
+
+``Driver`` is what a driver has; ``find`` gives the driver for a database library. A
+driver stands in a folder of its own, which alone imports its library.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from importlib import import_module
+from typing import Any, Protocol
+
+from dbpool_mw.core import driver
+
+#: The modules of the drivers, by the name of the library that each is for.
+_MODULES = {"psycopg2": "dbpool_mw.drivers.psycopg2.driver"}
+
+
+class Driver(driver.Driver, Protocol):
+    """What the pool asks of a driver, and what opening and resetting need of it."""
+
+    @property
+    def OperationalError(self) -> type[Exception]:
+        """What the library raises when it can't connect."""
+
+    def connection_params(self, params: Mapping[str, Any]) -> dict[str, Any]:
+        """Return an ENGINE's parameters as those of a connection for the pool.
+
+        Raises TypeError for parameters that a pooled connection can't be made with.
+        """
+
+    def is_tracked(self, connection: object) -> bool:
+        """Tell whether a connection was made with ``connection_params``."""
+
+    def keep_set_up(self, connection: Any) -> None:
+        """Take a session as it was just set up for a clean one."""
+
+    def forget_session(self, connection: Any, initial: Any) -> None:
+        """Undo everything that was set in a session, the initial set-up included.
+
+        Raises the library's errors, also for what can't be undone.
+        """
+
+
+@cache
+def find(library: str) -> Driver | None:
+    """Return the driver for a database library, None if there is none.
+
+    ``library`` is the name of the module that an ENGINE has as its ``Database``. Raises
+    ImportError if the library can't be imported.
+    """
+    module = _MODULES.get(library)
+    found: Any = import_module(module) if module is not None else None
+    return found  # type: ignore[no-any-return]

@@ -9,10 +9,15 @@ from contextlib import ExitStack
 from typing import Any
 
 from dbpool_mw.core.config import PoolConfig
+from dbpool_mw.core.entry import PoolEntry
 from dbpool_mw.core.pool import ConnectionPool
 
-#: The character of every connection.
-ORIGIN = (True,)
+#: The session attributes of every fresh connection.
+INITIAL = (True,)
+
+
+class DriverError(Exception):
+    """An error of the client library's."""
 
 
 class FakeConnection:
@@ -22,16 +27,16 @@ class FakeConnection:
         self.alive = True
         self.answers = True
         self.transaction = "idle"  # or "open", "busy", "unknown"
-        self.touched = False
+        self.dirty = False
         self.stays_dirty = False
-        self.doom: Exception | None = None
+        self.aborted: Exception | None = None
         self.lease = 0
 
     def __repr__(self) -> str:
         return f"<connection {self.number}>"
 
 
-class Owner:
+class Holder:
     def __init__(self, name: str = "someone") -> None:
         self.name = name
 
@@ -43,7 +48,7 @@ class Owner:
 
 
 class FakeDriver:
-    """Stands in for dbpool_mw.core.driver; remembers every connection it opened."""
+    """A ``dbpool_mw.core.driver.Driver``; it remembers every connection it opened."""
 
     def __init__(self) -> None:
         self.connections: list[FakeConnection] = []
@@ -54,16 +59,16 @@ class FakeDriver:
         self.on_connect: Callable[[], None] = lambda: None
         self.on_close: Callable[[FakeConnection], None] = lambda connection: None
         self.resets: list[FakeConnection] = []
-        self.reset_owners: list[Any] = []
-        self.doomed: list[FakeConnection] = []
-        self.severed: list[FakeConnection] = []
+        self.reset_for: list[Any] = []
+        self.aborted: list[FakeConnection] = []
+        self.shut_downs: list[FakeConnection] = []
         self.round_trips = 0
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
 
     # What the pool is given.
 
-    def connect(self, owner: Any) -> FakeConnection:
+    def connect(self, entry: PoolEntry, holder: Any) -> None:
         self.on_connect()
         if self.connect_error is not None:
             raise self.connect_error
@@ -71,31 +76,31 @@ class FakeDriver:
             connection = FakeConnection(next(self._numbers))
             self.connections.append(connection)
             self.most_open = max(self.most_open, len(self.open))
-        return connection
+        entry.connection = connection
 
-    def reset(self, owner: Any, connection: FakeConnection, origin: Any) -> None:
-        assert origin == ORIGIN
-        self.reset_owners.append(owner)
+    def reset(self, entry: PoolEntry) -> None:
+        assert entry.initial == INITIAL
+        self.reset_for.append(entry.holder)
         self.round_trips += 1
         if self.reset_error is not None:
             raise self.reset_error
-        self.resets.append(connection)
-        connection.touched = False
+        self.resets.append(entry.connection)
+        entry.connection.dirty = False
 
     # What the pool calls of the driver.
 
     def liveness(self, connection: FakeConnection) -> Callable[[], bool]:
         return lambda: connection.alive and not connection.closed
 
-    def character(self, connection: FakeConnection) -> tuple[Any, ...]:
+    def session_attributes(self, connection: FakeConnection) -> tuple[Any, ...]:
         assert connection in self.open
-        return ORIGIN
+        return INITIAL
 
-    def is_clean(self, connection: FakeConnection, origin: Any) -> bool:
-        assert origin == ORIGIN
+    def is_clean(self, connection: FakeConnection, initial: Any) -> bool:
+        assert initial == INITIAL
         # libpq says "unknown" of a closed one.
         usable = connection.transaction == "idle" and not connection.closed
-        return usable and not connection.touched
+        return usable and not connection.dirty
 
     def why_unusable(self, connection: FakeConnection) -> str | None:
         if connection.closed:
@@ -110,12 +115,12 @@ class FakeDriver:
                 connection.transaction = "idle"
         return was_open
 
-    def is_touched(self, connection: FakeConnection) -> bool:
-        return connection.touched
+    def is_dirty(self, connection: FakeConnection) -> bool:
+        return connection.dirty
 
-    def accept(self, connection: FakeConnection, origin: Any) -> None:
-        assert origin == ORIGIN
-        connection.touched = False
+    def accept(self, connection: FakeConnection, initial: Any) -> None:
+        assert initial == INITIAL
+        connection.dirty = False
 
     def ping(self, connection: FakeConnection) -> bool:
         self.round_trips += 1
@@ -133,16 +138,16 @@ class FakeDriver:
         with self._lock:
             connection.closed = True
 
-    def socket_of(self, connection: FakeConnection) -> int:
+    def socket_number(self, connection: FakeConnection) -> int:
         return 5000 + connection.number
 
-    def doom(self, connection: FakeConnection, error: Exception) -> None:
-        connection.doom = error
-        self.doomed.append(connection)
+    def abort(self, connection: FakeConnection, error: Exception) -> None:
+        connection.aborted = error
+        self.aborted.append(connection)
 
-    def sever(self, connection: FakeConnection, socket_number: int) -> None:
-        assert socket_number == self.socket_of(connection)
-        self.severed.append(connection)
+    def shut_down(self, connection: FakeConnection, socket_number: int | None) -> None:
+        assert socket_number == self.socket_number(connection)
+        self.shut_downs.append(connection)
 
     def backend_pid(self, connection: FakeConnection) -> int:
         return 1000 + connection.number
@@ -191,10 +196,10 @@ def check(pool: ConnectionPool, driver: FakeDriver) -> None:
 
 
 def give_back(pool: ConnectionPool, entry: Any, verb: str) -> None:
-    """Give a connection back by a verb of the pool's; what is lost is gone at once."""
+    """Give a connection back by a verb of the pool's, at once whatever the verb."""
     if verb == "discard":
         pool.discard(entry, "on purpose")
-    elif verb == "lose":
+    elif verb == "reclaim_soon":
         pool._lost.append(entry)
         pool._reclaim_lost()
     else:

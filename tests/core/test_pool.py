@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 
-import psycopg2
 import pytest
 
 from dbpool_mw.core.errors import (
@@ -13,9 +12,9 @@ from dbpool_mw.core.errors import (
     PoolTimeout,
     TooManyRequests,
 )
-from tests.core.fakes import InThread, Owner, check, make_pool, until
+from tests.core.fakes import DriverError, Holder, InThread, check, make_pool, until
 
-ANYBODY = Owner()
+ANYBODY = Holder()
 
 
 # --- Checkout and checkin ------------------------------------------------------------
@@ -111,9 +110,7 @@ def test_an_interrupted_check_frees_the_place():
     assert pool.stats()["discarded"] == {"interrupted": 1}
 
 
-@pytest.mark.parametrize(
-    "error", [psycopg2.OperationalError("no"), KeyboardInterrupt()]
-)
+@pytest.mark.parametrize("error", [DriverError("no"), KeyboardInterrupt()])
 def test_a_failed_connect_raises_and_frees_the_place(error):
     pool, driver, _ = make_pool(max_conns=1)
     driver.connect_error = error
@@ -129,7 +126,7 @@ def test_a_failed_connect_raises_and_frees_the_place(error):
 
 def test_an_open_transaction_is_rolled_back(caplog):
     pool, driver, _ = make_pool()
-    entry = pool.checkout(Owner("forgetful"))
+    entry = pool.checkout(Holder("forgetful"))
     entry.connection.transaction = "open"
     pool.checkin(entry)
     assert driver.connections[0].transaction == "idle"
@@ -142,7 +139,7 @@ def test_an_open_transaction_is_rolled_back(caplog):
 def test_a_touched_session_is_reset():
     pool, driver, _ = make_pool()
     entry = pool.checkout(ANYBODY)
-    entry.connection.touched = True
+    entry.connection.dirty = True
     pool.checkin(entry)
     assert driver.resets == [driver.connections[0]]
     assert pool.stats()["resets"] == 1
@@ -167,9 +164,9 @@ def test_what_cannot_be_cleaned_is_closed_for_a_reason(state, reason):
 
 def test_a_reset_that_fails_closes_the_connection():
     pool, driver, _ = make_pool()
-    driver.reset_error = psycopg2.OperationalError("gone")
+    driver.reset_error = DriverError("gone")
     entry = pool.checkout(ANYBODY)
-    entry.connection.touched = True
+    entry.connection.dirty = True
     pool.checkin(entry)
     check(pool, driver)
     assert pool.stats()["discarded"] == {"not clean": 1}
@@ -189,7 +186,7 @@ def test_an_interrupted_reset_frees_the_place_and_is_not_swallowed():
     pool, driver, _ = make_pool()
     driver.reset_error = KeyboardInterrupt()
     entry = pool.checkout(ANYBODY)
-    entry.connection.touched = True
+    entry.connection.dirty = True
     with pytest.raises(KeyboardInterrupt):
         pool.checkin(entry)
     check(pool, driver)
@@ -233,7 +230,7 @@ def test_lifetimes_differ_and_are_at_most_a_tenth_shorter():
 
 def test_a_reclaimed_connection_is_counted_logged_and_usable(caplog):
     pool, driver, _ = make_pool(max_conns=1)
-    pool.reclaim(pool.checkout(Owner("gone")))
+    pool.reclaim(pool.checkout(Holder("gone")))
     assert pool.stats()["reclaimed"] == 1
     assert "/gone/" in caplog.text
     pool.checkin(pool.checkout(ANYBODY))
@@ -245,7 +242,7 @@ def test_a_reclaimed_connection_is_counted_logged_and_usable(caplog):
 
 def test_when_nothing_becomes_free_the_error_says_why():
     pool, driver, clock = make_pool(max_conns=1)
-    pool.checkout(Owner("slow"))
+    pool.checkout(Holder("slow"))
     clock.advance(7)
     with pytest.raises(PoolTimeout) as caught:
         pool.checkout(ANYBODY)
@@ -253,7 +250,6 @@ def test_when_nothing_becomes_free_the_error_says_why():
     assert "no connection within 0.01 s" in text
     assert "1 in use, 0 idle and 0 connecting of at most 1, 0 waiting" in text
     assert "GET /slow/ in thread slow for 7.0 s" in text
-    assert isinstance(caught.value, psycopg2.OperationalError)
     assert "/slow/" not in caught.value.summary
     assert pool.stats()["timeouts"] == 1
     check(pool, driver)
@@ -262,7 +258,7 @@ def test_when_nothing_becomes_free_the_error_says_why():
 def test_the_error_names_the_longest_holders_and_counts_the_others():
     pool, _, clock = make_pool(max_conns=7)
     for number in range(7):
-        pool.checkout(Owner(f"h{number}"))
+        pool.checkout(Holder(f"h{number}"))
         clock.advance(1)
     with pytest.raises(PoolTimeout, match=r"/h0/ .* /h4/ .* and 2 more"):
         pool.checkout(ANYBODY)
@@ -337,10 +333,10 @@ def test_a_waiter_whose_connect_fails_passes_the_place_on():
     for number in range(2):
         threads.append(InThread(pool.checkout, ANYBODY))
         until(lambda number=number: pool.stats()["waiting"] == number + 1)
-    driver.connect_error = psycopg2.OperationalError("no")
+    driver.connect_error = DriverError("no")
     pool.discard(entry, "test")
     for thread in threads:
-        with pytest.raises(psycopg2.OperationalError, match="no"):
+        with pytest.raises(DriverError, match="no"):
             thread.result()
     assert pool.stats()["size"] == 0
 
@@ -349,7 +345,7 @@ class ScriptedWaiter:
     """A waiter whose wait ends as the test says, in the middle of the pool's code."""
 
     def __init__(self, during_wait):
-        self.gift = self.error = None
+        self.entry = self.error = None
         self.during_wait = during_wait
 
     def wait(self, seconds):
@@ -357,7 +353,7 @@ class ScriptedWaiter:
         return False
 
     def hand_over(self, entry):
-        self.gift = entry
+        self.entry = entry
 
     def fail(self, error):
         self.error = error
@@ -366,7 +362,7 @@ class ScriptedWaiter:
 def test_a_waiter_that_times_out_as_it_is_served_takes_what_it_was_given():
     pool, driver, _ = make_pool(max_conns=1)
     entry = pool.checkout(ANYBODY)
-    pool._make_waiter = lambda: ScriptedWaiter(lambda: pool.checkin(entry))
+    pool._slots.make_waiter = lambda: ScriptedWaiter(lambda: pool.checkin(entry))
     assert pool.checkout(ANYBODY) is entry
     assert pool.stats()["timeouts"] == 0
     check(pool, driver)
@@ -382,13 +378,13 @@ def test_an_interrupted_wait_loses_no_place(served):
             pool.checkin(entry)
         raise KeyboardInterrupt
 
-    make_waiter, pool._make_waiter = (
-        pool._make_waiter,
+    make_waiter, pool._slots.make_waiter = (
+        pool._slots.make_waiter,
         lambda: ScriptedWaiter(interrupt),
     )
     with pytest.raises(KeyboardInterrupt):
         pool.checkout(ANYBODY)
-    pool._make_waiter = make_waiter
+    pool._slots.make_waiter = make_waiter
     if not served:
         pool.checkin(entry)
     assert pool.stats()["waiting"] == 0
@@ -404,7 +400,7 @@ def test_an_interrupted_wait_for_a_place_frees_the_place():
         pool.discard(entry, "test")
         raise KeyboardInterrupt
 
-    pool._make_waiter = lambda: ScriptedWaiter(interrupt)
+    pool._slots.make_waiter = lambda: ScriptedWaiter(interrupt)
     with pytest.raises(KeyboardInterrupt):
         pool.checkout(ANYBODY)
     check(pool, driver)
@@ -561,7 +557,7 @@ def test_maintenance_fills_up_to_min_conns():
 
 def test_maintenance_survives_a_server_that_is_down(caplog):
     pool, driver, _ = make_pool(min_conns=1)
-    driver.connect_error = psycopg2.OperationalError("refused\n")
+    driver.connect_error = DriverError("refused\n")
     pool.maintain()
     assert "can't refill: refused" in caplog.text
     driver.connect_error = None
@@ -666,9 +662,9 @@ def test_stats_tell_what_was_measured():
 
 def test_holders_come_the_longest_first():
     pool, _, clock = make_pool()
-    pool.checkout(Owner("a"))
+    pool.checkout(Holder("a"))
     clock.advance(3)
-    pool.checkout(Owner("b"))
+    pool.checkout(Holder("b"))
     clock.advance(1)
     assert [(h["path"], h["seconds"], h["backend_pid"]) for h in pool.holders()] == [
         ("/a/", 4, 1001),

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+import random
 import threading
 
 import pytest
 
-from dbpool_mw.core import pool as pool_module
 from dbpool_mw.core.errors import ConnectFailed, PoolTimeout, TooManyRequests
-from tests.core.fakes import InThread, Owner, check, make_pool, until
+from tests.core.fakes import Holder, InThread, check, make_pool, until
 
-ANYBODY = Owner()
+ANYBODY = Holder()
 
 
 class Down:
@@ -42,7 +42,7 @@ class Down:
 
 @pytest.fixture(autouse=True)
 def no_jitter(monkeypatch):
-    monkeypatch.setattr(pool_module.random, "random", lambda: 0.0)
+    monkeypatch.setattr(random, "random", lambda: 0.0)
 
 
 def fail(pool):
@@ -86,7 +86,7 @@ def test_each_failure_puts_the_next_attempt_off_twice_as_long_up_to_a_limit():
 def test_jitter_takes_up_to_half_of_a_pause(monkeypatch):
     pool, driver, clock = make_pool(timeout=0.001)
     Down(driver)
-    monkeypatch.setattr(pool_module.random, "random", lambda: 1.0)
+    monkeypatch.setattr(random, "random", lambda: 1.0)
     fail(pool)
     clock.advance(0.051)
     fail(pool)

@@ -11,9 +11,9 @@ import pytest
 from dbpool_mw.core.config import PoolConfig
 from dbpool_mw.core.errors import PoolError
 from dbpool_mw.core.pool import ConnectionPool
-from tests.core.fakes import FakeDriver, InThread, Owner, check, make_pool, until
+from tests.core.fakes import FakeDriver, Holder, InThread, check, make_pool, until
 
-ANYBODY = Owner()
+ANYBODY = Holder()
 
 
 class AutocommitDriver(FakeDriver):
@@ -21,11 +21,11 @@ class AutocommitDriver(FakeDriver):
 
     restored = 0
 
-    def is_clean(self, connection, origin):
+    def is_clean(self, connection, initial):
         switched = getattr(connection, "switched", False)
-        return super().is_clean(connection, origin) and not switched
+        return super().is_clean(connection, initial) and not switched
 
-    def accept(self, connection, origin):
+    def accept(self, connection, initial):
         connection.switched = False
         self.restored += 1
 
@@ -54,7 +54,7 @@ def test_a_dirty_connection_that_must_go_is_not_cleaned_first(turn):
     pool, driver, _ = make_pool()
     entry = pool.checkout(ANYBODY)
     entry.connection.transaction = "open"
-    entry.connection.touched = True
+    entry.connection.dirty = True
     getattr(pool, turn)()
     pool.checkin(entry)
     assert driver.round_trips == 0
@@ -65,14 +65,14 @@ def test_a_dirty_connection_that_must_go_is_not_cleaned_first(turn):
 def test_a_connection_that_expires_while_it_is_cleaned_is_closed():
     pool, driver, clock = make_pool(max_lifetime=100)
     entry = pool.checkout(ANYBODY)
-    entry.connection.touched = True
+    entry.connection.dirty = True
     reset = driver.reset
 
     def slow_reset(*arguments):
         clock.advance(200)
         reset(*arguments)
 
-    pool._reset = slow_reset
+    pool._cleaner._reset = slow_reset
     pool.checkin(entry)
     assert pool.stats()["discarded"] == {"expired": 1}
     check(pool, driver)
@@ -81,14 +81,14 @@ def test_a_connection_that_expires_while_it_is_cleaned_is_closed():
 def test_a_connection_drained_while_it_is_cleaned_is_closed():
     pool, driver, _ = make_pool()
     entry = pool.checkout(ANYBODY)
-    entry.connection.touched = True
+    entry.connection.dirty = True
     reset = driver.reset
 
     def reset_and_drain(*arguments):
         pool.drain()
         reset(*arguments)
 
-    pool._reset = reset_and_drain
+    pool._cleaner._reset = reset_and_drain
     pool.checkin(entry)
     assert pool.stats()["discarded"] == {"drained": 1}
     check(pool, driver)
@@ -97,10 +97,10 @@ def test_a_connection_drained_while_it_is_cleaned_is_closed():
 def test_while_it_is_cleaned_nobody_can_give_it_back_or_get_it():
     pool, driver, _ = make_pool(max_conns=1)
     entry = pool.checkout(ANYBODY)
-    entry.connection.touched = True
+    entry.connection.dirty = True
     seen = []
 
-    def reset(owner, connection, origin):
+    def reset(entry):
         with pytest.raises(PoolError, match="that is busy"):
             pool.checkin(entry)
         with pytest.raises(PoolError, match="no connection within"):
@@ -108,9 +108,9 @@ def test_while_it_is_cleaned_nobody_can_give_it_back_or_get_it():
         stats = pool.stats()
         seen.append((stats["in_use"], stats["idle"], stats["checkouts"]))
         seen.append(pool.holders())
-        connection.touched = False
+        entry.connection.dirty = False
 
-    pool._reset = reset
+    pool._cleaner._reset = reset
     pool.checkin(entry)
     # Its hold has ended and is booked; the place is taken all the same.
     assert seen == [(1, 0, 1), []]
@@ -164,16 +164,16 @@ def test_a_close_that_hangs_holds_up_nobody_else():
 
 
 @pytest.mark.parametrize("way", ["checkin", "discard"])
-def test_the_pool_keeps_no_owner_alive(way):
+def test_the_pool_keeps_no_holder_alive(way):
     pool, _, _ = make_pool()
-    owner = Owner()
-    gone = weakref.ref(owner)
-    entry = pool.checkout(owner)
+    holder = Holder()
+    gone = weakref.ref(holder)
+    entry = pool.checkout(holder)
     if way == "checkin":
         pool.checkin(entry)
     else:
         pool.discard(entry, "test")
-    del owner
+    del holder
     gc.collect()
     assert gone() is None
 
@@ -204,15 +204,15 @@ def test_with_check_after_idle_0_a_connection_handed_over_is_asked_too():
 # --- RESET ---------------------------------------------------------------------------
 
 
-def give_back(pool, *, touched):
+def give_back(pool, *, dirty):
     entry = pool.checkout(ANYBODY)
-    entry.connection.touched = touched
+    entry.connection.dirty = dirty
     pool.checkin(entry)
     return entry.connection
 
 
 @pytest.mark.parametrize(
-    ("mode", "touched", "resets"),
+    ("mode", "dirty", "resets"),
     [
         ("auto", False, 0),
         ("auto", True, 1),
@@ -222,27 +222,27 @@ def give_back(pool, *, touched):
         ("never", True, 0),
     ],
 )
-def test_each_mode_resets_what_it_says(mode, touched, resets):
+def test_each_mode_resets_what_it_says(mode, dirty, resets):
     pool, driver, _ = make_pool(reset=mode)
     for number in range(1, 4):
-        connection = give_back(pool, touched=touched)
+        connection = give_back(pool, dirty=dirty)
         assert driver.round_trips == len(driver.resets) == resets * number
-        assert not connection.touched
+        assert not connection.dirty
     assert pool.stats()["resets"] == resets * 3
     assert pool.stats()["opened"] == 1
     check(pool, driver)
 
 
-def test_a_function_cleans_every_session_and_is_told_which_were_touched():
+def test_a_function_cleans_every_session_and_is_told_which_were_dirty():
     calls = []
 
-    def clean(connection, touched):
-        calls.append((connection.number, touched))
-        connection.touched = True  # by its own statements
+    def clean(connection, dirty):
+        calls.append((connection.number, dirty))
+        connection.dirty = True  # by its own statements
 
     pool, driver, _ = make_pool(reset=clean)
-    assert not give_back(pool, touched=True).touched
-    assert not give_back(pool, touched=False).touched
+    assert not give_back(pool, dirty=True).dirty
+    assert not give_back(pool, dirty=False).dirty
     assert calls == [(1, True), (1, False)]
     assert pool.stats()["resets"] == 2
     assert driver.resets == []
@@ -250,12 +250,12 @@ def test_a_function_cleans_every_session_and_is_told_which_were_touched():
 
 
 def test_a_function_that_raises_costs_the_connection_and_nothing_else(caplog):
-    def clean(connection, touched):
+    def clean(connection, dirty):
         raise ValueError("on purpose")
 
     pool, driver, _ = make_pool(reset=clean)
     for _ in range(3):
-        give_back(pool, touched=False)
+        give_back(pool, dirty=False)
     assert pool.stats()["discarded"] == {"not clean": 3}
     assert "on purpose" in caplog.text
     check(pool, driver)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from dbpool_mw.core.errors import PoolClosed, PoolTimeout
-from tests.core.fakes import InThread, Owner, check, make_pool, until
+from tests.core.fakes import Holder, InThread, check, make_pool, until
 
-ANYBODY = Owner()
+ANYBODY = Holder()
 
 
 def waiting_callers(pool, number):
@@ -131,7 +131,7 @@ def test_a_recycle_after_a_drain_goes_on_pooling():
     check(pool, driver)
 
 
-class InTheMiddle(Owner):
+class InTheMiddle(Holder):
     def holds_another(self):
         return True
 
@@ -141,9 +141,9 @@ def test_a_pause_lets_those_pass_who_hold_a_connection_of_another_pool():
     pool.pause()
     passing = [pool.checkout(InTheMiddle()) for _ in range(2)]
     # Never more than there are places, and nobody else.
-    for owner in (InTheMiddle(), ANYBODY):
+    for holder in (InTheMiddle(), ANYBODY):
         with pytest.raises(PoolTimeout):
-            pool.checkout(owner)
+            pool.checkout(holder)
     assert pool.stats()["stale"] == 2
     for entry in passing:
         pool.checkin(entry)

@@ -8,10 +8,11 @@ import pytest
 
 from dbpool_mw.core.config import PoolConfig
 from dbpool_mw.core.pool import ConnectionPool
-from tests.core.fakes import Clock, FakeDriver, Owner, check
+from tests.core.fakes import Clock, FakeDriver, Holder, check
 
-ANYBODY = Owner()
-SAFE = ("ping", "close", "liveness", "character")  # raise no Exception, by contract
+ANYBODY = Holder()
+#: By contract these raise no Exception.
+SAFE = ("ping", "close", "liveness", "session_attributes")
 
 
 class Fault(Exception):
@@ -33,10 +34,10 @@ class FaultyDriver(FakeDriver):
         for name in (
             "connect",
             "reset",
-            "character",
+            "session_attributes",
             "why_unusable",
             "roll_back",
-            "is_touched",
+            "is_dirty",
             "accept",
             "ping",
         ):
@@ -104,7 +105,7 @@ def checkout_of_a_dead_one(pool, driver, clock):
 def checkin_of_a_dirty_one(pool, driver, clock):
     entry = pool.checkout(ANYBODY)
     entry.connection.transaction = "open"
-    entry.connection.touched = True
+    entry.connection.dirty = True
     return lambda: pool.checkin(entry)
 
 
@@ -132,12 +133,16 @@ def reaping(pool, driver, clock):
 
 
 def refill(pool, driver, clock):
-    pool.config = PoolConfig(min_conns=1, max_conns=1, timeout=0)
+    configure(pool, min_conns=1, max_conns=1)
     return pool.maintain
 
 
+def configure(pool, **config):
+    pool.config = pool._slots.config = PoolConfig(timeout=0, **config)
+
+
 def two_idle(pool):
-    pool.config = PoolConfig(max_conns=2, timeout=0)
+    configure(pool, max_conns=2)
     one, two = pool.checkout(ANYBODY), pool.checkout(ANYBODY)
     pool.checkin(one)
     pool.checkin(two)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from tests.core.fakes import InThread, Owner, check, make_pool, until
+from tests.core.fakes import Holder, InThread, check, make_pool, until
 
-ANYBODY = Owner()
+ANYBODY = Holder()
 
 
 def test_what_was_used_between_the_look_and_the_decision_stays():
@@ -122,7 +122,7 @@ def test_what_was_lost_where_no_thread_starts_is_reclaimed(monkeypatch, start):
     entries = [pool.checkout(ANYBODY) for _ in range(2)]
     monkeypatch.setattr("_thread.start_new_thread", start)
     for entry in entries:
-        pool.lose(entry)
+        pool.reclaim_soon(entry)
     monkeypatch.undo()
     pool.maintain()
     stats = pool.stats()
@@ -134,7 +134,7 @@ def test_what_was_lost_where_no_thread_starts_is_reclaimed(monkeypatch, start):
 
 def test_what_was_lost_is_reclaimed_at_once_where_one_does():
     pool, driver, _ = make_pool()
-    pool.lose(pool.checkout(ANYBODY))
+    pool.reclaim_soon(pool.checkout(ANYBODY))
     until(lambda: pool.stats()["idle"] == 1)
     assert pool.stats()["reclaimed"] == 1
     check(pool, driver)

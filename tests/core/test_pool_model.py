@@ -23,7 +23,7 @@ from dbpool_mw.core.errors import (
     PoolTimeout,
     TooManyRequests,
 )
-from tests.core.fakes import Owner, check, give_back, make_pool
+from tests.core.fakes import Holder, check, give_back, make_pool
 from tests.soak import soaked
 
 DAY = 86_400.0
@@ -64,7 +64,7 @@ class PoolMachine(RuleBasedStateMachine):
     def check_out(self):
         before = self.pool.stats()
         try:
-            entry = self.pool.checkout(Owner())
+            entry = self.pool.checkout(Holder())
         except PoolTimeout:
             self.timeouts += 1
             # Full, paused, or putting the next attempt to connect off.
@@ -93,9 +93,9 @@ class PoolMachine(RuleBasedStateMachine):
         # Never two holders, and never one that can't be used.
         assert entry not in self.held
         assert not entry.connection.closed
-        assert entry.connection.doom is None
+        assert entry.connection.aborted is None
         assert entry.connection.transaction == "idle"
-        assert not entry.connection.touched
+        assert not entry.connection.dirty
         self.held.append(entry)
         if self.pool.stats()["opened"] > before["opened"]:
             self.failed = False
@@ -103,14 +103,16 @@ class PoolMachine(RuleBasedStateMachine):
     @precondition(lambda self: self.held)
     @rule(
         data=st.data(),
-        touched=st.booleans(),
+        dirty=st.booleans(),
         transaction=st.sampled_from(["idle", "idle", "open", "busy", "unknown"]),
         closed=st.sampled_from([False, False, False, True]),
-        verb=st.sampled_from(["checkin", "checkin", "reclaim", "discard", "lose"]),
+        verb=st.sampled_from(
+            ["checkin", "checkin", "reclaim", "discard", "reclaim_soon"]
+        ),
     )
-    def give_back(self, data, touched, transaction, closed, verb):
+    def give_back(self, data, dirty, transaction, closed, verb):
         entry = self.held.pop(data.draw(st.integers(0, len(self.held) - 1)))
-        entry.connection.touched = touched
+        entry.connection.dirty = dirty
         entry.connection.transaction = transaction
         entry.connection.closed = closed
         give_back(self.pool, entry, verb)

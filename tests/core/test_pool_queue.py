@@ -16,7 +16,7 @@ import pytest
 
 from dbpool_mw.core.errors import PoolTimeout
 from dbpool_mw.core.waiter import Waiter
-from tests.core.fakes import InThread, Owner, check, make_pool, until
+from tests.core.fakes import Holder, InThread, check, make_pool, until
 from tests.soak import soaked
 
 MAX_CONNS = 3
@@ -41,7 +41,7 @@ class ScriptedWait(Waiter):
         assert self.ended.wait(20), "nobody ended the wait"
         if self.interrupted:
             raise Interruption
-        return self.gift is not None
+        return self.entry is not None
 
     def hand_over(self, entry):
         super().hand_over(entry)
@@ -55,16 +55,16 @@ class ScriptedWait(Waiter):
         self.ended.set()
 
 
-class InTheMiddle(Owner):
+class InTheMiddle(Holder):
     def holds_another(self):
         return True
 
 
 class Caller:
     def __init__(self, pool, passes):
-        self.passes = passes
+        self.bypasses_pause = passes
         self.waiter = None
-        self.thread = InThread(pool.checkout, InTheMiddle() if passes else Owner())
+        self.thread = InThread(pool.checkout, InTheMiddle() if passes else Holder())
 
 
 class Model:
@@ -73,7 +73,7 @@ class Model:
     def __init__(self, seed):
         self.rng = random.Random(seed)
         self.pool, self.driver, _ = make_pool(max_conns=MAX_CONNS)
-        self.pool._make_waiter = self.make_waiter
+        self.pool._slots.make_waiter = self.make_waiter
         self.paused = False
         self.queue = deque()
         self.held = []
@@ -97,7 +97,7 @@ class Model:
         check(self.pool, self.driver)
 
     def who_is_next(self):
-        may_be = (each for each in self.queue if each.passes or not self.paused)
+        may_be = (each for each in self.queue if each.bypasses_pause or not self.paused)
         return next(may_be, None)
 
     def picked_up(self, caller):
@@ -127,7 +127,7 @@ class Model:
     def dirty_checkin(self):
         if self.held:
             entry = self.any_held()
-            entry.connection.touched = True
+            entry.connection.dirty = True
             self.pool.checkin(entry)
 
     def discard(self):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from dbpool_mw.core.errors import PoolTimeout
-from tests.core.fakes import Owner, check, make_pool
+from tests.core.fakes import Holder, check, make_pool
 
-ANYBODY = Owner()
+ANYBODY = Holder()
 
 
-class Described(Owner):
+class Described(Holder):
     def __init__(self, **words):
         self.words = {"thread": None, "method": None, "path": None, **words}
 
@@ -39,7 +39,7 @@ def test_a_holder_that_says_nothing_is_unknown():
 def test_exactly_as_many_holders_as_are_named_leave_no_more():
     pool, _, _ = make_pool(max_conns=5)
     for number in range(5):
-        pool.checkout(Owner(f"h{number}"))
+        pool.checkout(Holder(f"h{number}"))
     text = why(pool)
     assert text.count(" in thread ") == 5
     assert " more" not in text
@@ -48,7 +48,7 @@ def test_exactly_as_many_holders_as_are_named_leave_no_more():
 def test_a_reclaimed_entry_without_a_known_owner_is_logged_too(caplog):
     pool, driver, _ = make_pool()
     entry = pool.checkout(ANYBODY)
-    entry.owner = None
+    entry.holder = None
     pool.reclaim(entry)
     assert "from a holder that is gone (unknown)" in caplog.text
     check(pool, driver)
@@ -57,7 +57,7 @@ def test_a_reclaimed_entry_without_a_known_owner_is_logged_too(caplog):
 def test_a_rollback_for_an_owner_that_is_not_known_is_logged_too(caplog):
     pool, driver, _ = make_pool()
     entry = pool.checkout(ANYBODY)
-    entry.owner = None
+    entry.holder = None
     entry.connection.transaction = "open"
     pool.checkin(entry)
     assert "left open (unknown)" in caplog.text
@@ -73,14 +73,14 @@ def test_what_was_handed_over_and_not_picked_up_yet_has_no_holder():
         gift = error = None
 
         def hand_over(self, entry):
-            self.gift = entry
+            self.entry = entry
 
         def wait(self, seconds):
             pool.checkin(entry)
             stats = pool.stats()
             seen.append((stats["in_use"], stats["checkouts"], pool.holders()))
 
-    pool._make_waiter = Waiter
+    pool._slots.make_waiter = Waiter
     pool.checkout(ANYBODY)
     assert seen == [(1, 1, [])]
     assert pool.stats()["checkouts"] == 2

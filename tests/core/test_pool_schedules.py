@@ -25,9 +25,9 @@ from dbpool_mw.core.errors import (
     PoolTimeout,
     TooManyRequests,
 )
-from dbpool_mw.core.pool import ConnectionPool
+from dbpool_mw.core.slots import Slots
 from dbpool_mw.core.waiter import Waiter
-from tests.core.fakes import Owner, check, give_back, make_pool
+from tests.core.fakes import Holder, check, give_back, make_pool
 from tests.soak import soaked
 
 SEEDS_PER_TEST = 200
@@ -39,7 +39,7 @@ class Interruption(BaseException):
     """What ends a caller wherever it stands still: a time-out of gevent's, a signal."""
 
 
-class Caller(Owner):
+class Caller(Holder):
     def __init__(self, name: str, in_the_middle: bool) -> None:
         super().__init__(name)
         self.in_the_middle = in_the_middle
@@ -112,10 +112,10 @@ class Schedule:
         self.held = []
         self.done: Counter[str] = Counter()
         self.pool._lock = SteppedLock(self)
-        self.pool._make_waiter = lambda: SteppedWaiter(self)
-        self.pool._reserve = self.reserve
+        self.pool._slots.make_waiter = lambda: SteppedWaiter(self)
+        self.pool._slots.reserve = self.reserve
         self.pool._connect = self.stepped(self.driver.connect)
-        self.pool._reset = self.stepped(self.driver.reset)
+        self.pool._cleaner._reset = self.stepped(self.driver.reset)
         for name in ("ping", "roll_back", "close"):
             setattr(self.driver, name, self.stepped(getattr(self.driver, name)))
 
@@ -152,23 +152,23 @@ class Schedule:
     def is_served(self, waiter: SteppedWaiter) -> None:
         """See that nobody who came before is in the queue yet, and may be served."""
         paused = self.pool.state == "paused"
-        assert waiter.passes or not paused
-        for other in self.pool._waiters:
-            assert waiter.since <= other.since or (paused and not other.passes)
+        assert waiter.bypasses_pause or not paused
+        for other in self.pool._slots.waiters:
+            assert waiter.since <= other.since or (paused and not other.bypasses_pause)
 
     def reserve(self):
         """See that a place isn't taken by one who came just now, if others wait."""
         taker = sys._getframe(1).f_code.co_name
-        assert taker != "_place_or_wait" or self.pool._first_waiter() is None
-        return ConnectionPool._reserve(self.pool)
+        assert taker != "take" or self.pool._slots.first_waiter() is None
+        return Slots.reserve(self.pool._slots)
 
     # --- What callers do -------------------------------------------------------------
 
-    def call(self, owner: Caller) -> None:
+    def call(self, holder: Caller) -> None:
         timeout = self.rng.choice([0.0, 0.5, 3.0, 60.0])
         began = self.clock.now
         try:
-            entry = self.pool.checkout(owner, timeout)
+            entry = self.pool.checkout(holder, timeout)
         except PoolTimeout:
             assert self.clock.now >= began + timeout - 1e-6
             self.done["timeouts"] += 1
@@ -180,18 +180,18 @@ class Schedule:
         connection = entry.connection
         assert not connection.closed
         assert connection.transaction == "idle"
-        assert not connection.touched
+        assert not connection.dirty
         assert all(connection is not other.connection for other in self.held)
         self.held.append(entry)
         for _ in range(self.rng.randrange(3)):
             self.point()
         connection.transaction = self.rng.choice(["idle"] * 5 + ["open", "busy"])
-        connection.touched = self.rng.random() < 0.3
+        connection.dirty = self.rng.random() < 0.3
         self.held.remove(entry)
         self.give_back(entry)
 
     def give_back(self, entry) -> None:
-        verb = self.rng.choice(["checkin"] * 4 + ["reclaim", "discard", "lose"])
+        verb = self.rng.choice(["checkin"] * 4 + ["reclaim", "discard", "reclaim_soon"])
         try:
             give_back(self.pool, entry, verb)
         except Interruption:
@@ -249,8 +249,8 @@ class Schedule:
         wakes = min(waiter.until for waiter in self.asleep.values())
         assert wakes < math.inf, "everybody waits, and nobody will come"
         pool = self.pool
-        if pool._failures and pool._first_waiter() is not None:
-            late = wakes - max(pool._retry_at, self.clock.now)
+        if pool._slots.backoff.failures and pool._slots.first_waiter() is not None:
+            late = wakes - max(pool._slots.backoff.retry_at, self.clock.now)
             # Later only by the length of a nap whose beginning was held up.
             assert late <= 2.0, "nobody wakes when it is time to connect again"
         self.clock.now = max(self.clock.now, wakes)
@@ -269,15 +269,17 @@ class Schedule:
         """See what must hold wherever callers stand still."""
         # Not by its reports, which take more time than all else.
         pool = self.pool
-        size, full = len(pool._entries), pool.config.max_conns
+        size, full = len(pool._slots.entries), pool.config.max_conns
         assert size <= full
         assert sum(not each.closed for each in self.driver.connections) <= size
-        assert not (pool._idle and pool._waiters)
+        assert not (pool._slots.idle and pool._slots.waiters)
         # Nobody is forgotten: who waits does so for a reason.
         paused = pool.state == "paused"
-        waiting = any(waiter.passes or not paused for waiter in pool._waiters)
+        waiting = any(
+            waiter.bypasses_pause or not paused for waiter in pool._slots.waiters
+        )
         if waiting and pool.state != "closed":
-            assert size == full or pool._failures
+            assert size == full or pool._slots.backoff.failures
 
     def finish(self) -> None:
         """See that every place is there and that the counters add up."""
@@ -293,7 +295,7 @@ class Schedule:
             return
         self.driver.connect_error = None
         self.clock.advance(60)
-        entries = [self.pool.checkout(Owner()) for _ in range(stats["max"])]
+        entries = [self.pool.checkout(Holder()) for _ in range(stats["max"])]
         for entry in entries:
             self.pool.checkin(entry)
         check(self.pool, self.driver)
@@ -323,7 +325,7 @@ def test_nothing_is_shared_lost_or_forgotten_in_whatever_order(
     for seed in range(soaked(SEEDS_PER_TEST)):
         rng = random.Random(f"{kind} {max_conns} {seed}")
         # The lengths of its pauses and lives are drawn by lot too.
-        monkeypatch.setattr(pool_module, "random", rng)
+        monkeypatch.setattr(random, "random", rng.random)
         schedule = Schedule(
             rng.random(),
             max_conns=max_conns,

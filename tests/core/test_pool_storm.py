@@ -11,11 +11,10 @@ import sys
 import threading
 from collections import Counter
 
-import psycopg2
 import pytest
 
 from dbpool_mw.core.errors import PoolClosed, PoolError
-from tests.core.fakes import FakeDriver, InThread, Owner, check, make_pool
+from tests.core.fakes import DriverError, FakeDriver, Holder, InThread, check, make_pool
 from tests.soak import soaked
 
 THREADS = 6
@@ -49,18 +48,17 @@ class Unreliable:
     def chance(self, share):
         return not self.calm and self.rng.random() < share
 
-    def flaky_connect(self, owner):
+    def flaky_connect(self, entry, holder):
         if self.chance(0.05):
-            raise psycopg2.OperationalError("down")
+            raise DriverError("down")
         if self.chance(0.02):
             raise Interruption
-        connection = self.connect(owner)
-        connection.lock = threading.Lock()
-        return connection
+        self.connect(entry, holder)
+        entry.connection.lock = threading.Lock()
 
     def flaky_reset(self, *arguments):
         if self.chance(0.1):
-            raise psycopg2.OperationalError("gone")
+            raise DriverError("gone")
         if self.chance(0.05):
             raise Interruption
         self.reset(*arguments)
@@ -80,7 +78,7 @@ def test_after_the_storm_every_place_is_there(seed):
         max_conns=MAX_CONNS, min_conns=1, max_waiting=4, check_after_idle=5
     )
     faults = Unreliable(driver, seed)
-    pool._connect, pool._reset = driver.connect, driver.reset
+    pool._connect, pool._cleaner._reset = driver.connect, driver.reset
     barrier = threading.Barrier(THREADS + 1)
     # Lists, because they are appended to without a lock.
     wrong, ended = [], []
@@ -96,7 +94,7 @@ def test_after_the_storm_every_place_is_there(seed):
         if stats["size"] > MAX_CONNS or (stats["idle"] and stats["waiting"]):
             wrong.append(str(stats))
         connection.transaction = rng.choice(["idle"] * 6 + ["open", "busy", "unknown"])
-        connection.touched = rng.random() < 0.3
+        connection.dirty = rng.random() < 0.3
         connection.alive = rng.random() < 0.9
         connection.lock.release()
 
@@ -107,8 +105,8 @@ def test_after_the_storm_every_place_is_there(seed):
             # Times so short that many end as a connection comes.
             timeout = rng.choice([20, 20, 0, 1e-5, 1e-4])
             try:
-                entry = pool.checkout(Owner(str(number)), timeout)
-            except (PoolError, psycopg2.OperationalError, Interruption) as error:
+                entry = pool.checkout(Holder(str(number)), timeout)
+            except (PoolError, DriverError, Interruption) as error:
                 ended.append(type(error).__name__)
                 continue
             hold(entry, rng)
@@ -147,7 +145,7 @@ def test_after_the_storm_every_place_is_there(seed):
     assert stats["timeouts"] == done["PoolTimeout"]
     assert stats["refused"] == done["TooManyRequests"]
     check(pool, driver)
-    entries = [pool.checkout(Owner()) for _ in range(MAX_CONNS)]
+    entries = [pool.checkout(Holder()) for _ in range(MAX_CONNS)]
     for entry in entries:
         pool.checkin(entry)
     check(pool, driver)
@@ -165,7 +163,7 @@ def test_a_close_in_the_middle_of_it_leaves_nothing_and_nobody_behind(seed):
         barrier.wait()
         while True:
             try:
-                entry = pool.checkout(Owner())
+                entry = pool.checkout(Holder())
             except PoolClosed:
                 return
             finally:

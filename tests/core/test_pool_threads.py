@@ -7,11 +7,10 @@ import random
 import threading
 import warnings
 
-import psycopg2
 import pytest
 
 from dbpool_mw.core.errors import PoolError
-from tests.core.fakes import InThread, Owner, check, make_pool, until
+from tests.core.fakes import DriverError, Holder, InThread, check, make_pool, until
 
 THREADS = 8
 STEPS = 60
@@ -49,8 +48,8 @@ def test_no_sharing_no_excess_no_loss(seed):
         for _ in range(STEPS):
             try:
                 # Sometimes too short to get one.
-                entry = pool.checkout(Owner(str(number)), rng.choice([20, 20, 20, 0]))
-            except (PoolError, psycopg2.OperationalError):
+                entry = pool.checkout(Holder(str(number)), rng.choice([20, 20, 20, 0]))
+            except (PoolError, DriverError):
                 continue
             connection = entry.connection
             holders.take(connection)
@@ -62,7 +61,7 @@ def test_no_sharing_no_excess_no_loss(seed):
             if fate < 0.1:
                 connection.transaction = "open"
             elif fate < 0.2:
-                connection.touched = True
+                connection.dirty = True
             elif fate < 0.3:
                 connection.transaction = "unknown"
             elif fate < 0.4:
@@ -84,7 +83,7 @@ def test_no_sharing_no_excess_no_loss(seed):
                 pool.pause()
                 pool.resume()
             if rng.random() < 0.1:
-                driver.connect_error = psycopg2.OperationalError("down")
+                driver.connect_error = DriverError("down")
                 pool.maintain()
                 driver.connect_error = None
         pool.resume()
@@ -101,7 +100,7 @@ def test_no_sharing_no_excess_no_loss(seed):
     check(pool, driver)
     # Every place is still there.
     pool.resume()
-    entries = [pool.checkout(Owner(), 5) for _ in range(3)]
+    entries = [pool.checkout(Holder(), 5) for _ in range(3)]
     for entry in entries:
         pool.checkin(entry)
     check(pool, driver)
@@ -109,7 +108,7 @@ def test_no_sharing_no_excess_no_loss(seed):
 
 def test_what_the_parents_threads_hold_is_not_lost_in_a_forked_child():
     pool, driver, _ = make_pool()
-    entry = pool.checkout(Owner())
+    entry = pool.checkout(Holder())
     with warnings.catch_warnings():
         # Python 3.12 doesn't like it beside other threads, which other tests may have.
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -118,7 +117,7 @@ def test_what_the_parents_threads_hold_is_not_lost_in_a_forked_child():
         status = 1
         try:
             # As when the locals of a thread that isn't there are thrown away.
-            pool.lose(entry)
+            pool.reclaim_soon(entry)
             pool._reclaim_lost()
             until(lambda: not pool._lost)
             untouched = not entry.connection.closed and entry.state == "in use"
@@ -127,6 +126,6 @@ def test_what_the_parents_threads_hold_is_not_lost_in_a_forked_child():
             os._exit(status)
     _, code = os.waitpid(child, 0)
     assert code == 0
-    pool.lose(entry)
+    pool.reclaim_soon(entry)
     until(lambda: pool.stats()["reclaimed"] == 1)
     check(pool, driver)

@@ -7,11 +7,11 @@ import threading
 import pytest
 
 from dbpool_mw.core.errors import HoldTooLong
-from tests.core.fakes import InThread, Owner, check, make_pool, until
+from tests.core.fakes import Holder, InThread, check, make_pool, until
 
 
 def leaky_view(pool):
-    return pool.checkout(Owner("leaky"))
+    return pool.checkout(Holder("leaky"))
 
 
 # --- LEAK_AFTER ----------------------------------------------------------------------
@@ -43,7 +43,7 @@ def test_holders_tell_which_leaked_and_where():
     pool, _, clock = make_pool(leak_after=30)
     leaky_view(pool)
     clock.advance(20)
-    pool.checkout(Owner("quick"))
+    pool.checkout(Holder("quick"))
     clock.advance(20)
     pool.maintain()
     first, second = pool.holders()
@@ -83,17 +83,17 @@ def test_without_the_setting_no_stack_is_captured(caplog):
 
 def test_who_holds_too_long_is_cancelled_once_and_told_why(caplog):
     pool, driver, clock = make_pool(max_hold=60)
-    entry = pool.checkout(Owner("slow"))
+    entry = pool.checkout(Holder("slow"))
     clock.advance(59)
     pool.maintain()
-    assert driver.doomed == []
+    assert driver.aborted == []
     clock.advance(2)
     for _ in range(3):
         pool.maintain()
-    assert driver.doomed == [entry.connection]
-    assert isinstance(entry.connection.doom, HoldTooLong)
+    assert driver.aborted == [entry.connection]
+    assert isinstance(entry.connection.aborted, HoldTooLong)
     text = "pool 'default': held longer than MAX_HOLD, 60 s"
-    assert str(entry.connection.doom) == text
+    assert str(entry.connection.aborted) == text
     assert f"{text}; cancelling (GET /slow/ in thread slow)" in caplog.text
     assert pool.stats()["overdue"] == 1
     pool.checkin(entry)
@@ -102,15 +102,15 @@ def test_who_holds_too_long_is_cancelled_once_and_told_why(caplog):
 
 def test_a_cancelled_connection_goes_to_nobody_else():
     pool, driver, clock = make_pool(max_conns=1, max_hold=60, timeout=20)
-    entry = pool.checkout(Owner())
+    entry = pool.checkout(Holder())
     clock.advance(61)
     pool.maintain()
-    waiting = InThread(pool.checkout, Owner())
+    waiting = InThread(pool.checkout, Holder())
     until(lambda: pool.stats()["waiting"] == 1)
     pool.checkin(entry)
     other = waiting.result()
     assert other.connection is not entry.connection
-    assert other.connection.doom is None
+    assert other.connection.aborted is None
     assert pool.stats()["discarded"] == {"held too long": 1}
     pool.checkin(other)
     check(pool, driver)
@@ -118,15 +118,15 @@ def test_a_cancelled_connection_goes_to_nobody_else():
 
 def test_a_holder_who_stays_deaf_to_it_is_cut_off():
     pool, driver, clock = make_pool(max_hold=60)
-    entry = pool.checkout(Owner())
+    entry = pool.checkout(Holder())
     clock.advance(61)
     pool.maintain()
     clock.advance(5)
     pool.maintain()
-    assert driver.severed == []
+    assert driver.shut_downs == []
     clock.advance(5)
     pool.maintain()
-    assert driver.severed == [entry.connection]
+    assert driver.shut_downs == [entry.connection]
 
 
 # --- The pool's own round trips ------------------------------------------------------
@@ -135,7 +135,7 @@ def test_a_holder_who_stays_deaf_to_it_is_cut_off():
 @pytest.mark.parametrize("verb", ["ping", "reset", "roll_back"])
 def test_a_round_trip_of_the_pools_own_that_is_stuck_is_cut_off(verb):
     pool, driver, clock = make_pool(check_after_idle=10, timeout=20)
-    pool.checkin(pool.checkout(Owner()))
+    pool.checkin(pool.checkout(Holder()))
     begun, cut = threading.Event(), threading.Event()
     original = getattr(driver, verb)
 
@@ -145,28 +145,28 @@ def test_a_round_trip_of_the_pools_own_that_is_stuck_is_cut_off(verb):
         return original(*arguments)
 
     if verb == "reset":
-        pool._reset = stuck
+        pool._cleaner._reset = stuck
     else:
         setattr(driver, verb, stuck)
-    sever = driver.sever
-    driver.sever = lambda *arguments: (sever(*arguments), cut.set())
+    shut_down = driver.shut_down
+    driver.shut_down = lambda *arguments: (shut_down(*arguments), cut.set())
 
     if verb == "ping":
         clock.advance(11)
-        caller = InThread(pool.checkout, Owner())
+        caller = InThread(pool.checkout, Holder())
     else:
-        entry = pool.checkout(Owner())
-        entry.connection.touched = True
+        entry = pool.checkout(Holder())
+        entry.connection.dirty = True
         entry.connection.transaction = "open" if verb == "roll_back" else "idle"
         caller = InThread(pool.checkin, entry)
     assert begun.wait(20)
     pool.maintain()
     clock.advance(9)
     pool.maintain()
-    assert driver.severed == []
+    assert driver.shut_downs == []
     clock.advance(1)
     pool.maintain()
-    assert driver.severed == driver.connections
+    assert driver.shut_downs == driver.connections
     entry = caller.result()
     if verb == "ping":
         pool.checkin(entry)
@@ -175,8 +175,8 @@ def test_a_round_trip_of_the_pools_own_that_is_stuck_is_cut_off(verb):
 
 def test_a_holder_may_be_in_a_long_query_without_being_cut_off():
     pool, driver, clock = make_pool()
-    pool.checkout(Owner())
+    pool.checkout(Holder())
     for _ in range(10):
         clock.advance(1000)
         pool.maintain()
-    assert driver.severed == driver.doomed == []
+    assert driver.shut_downs == driver.aborted == []

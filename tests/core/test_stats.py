@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dbpool_mw.core import metrics
-from tests.core.fakes import Owner, make_pool
+from tests.core.fakes import Holder, make_pool
 
 
 def histogram(*durations):
@@ -44,7 +44,7 @@ def test_totals_add_up_counts_reasons_and_histograms():
     for number in (1, 2):
         pool, _, _ = make_pool()
         for _ in range(number):
-            pool.discard(pool.checkout(Owner()), "test")
+            pool.discard(pool.checkout(Holder()), "test")
         reports.append(pool.stats())
     total = metrics.merge(reports)
     assert total["opened"] == 3
@@ -81,7 +81,7 @@ def test_totals_have_the_sum_of_the_sums_and_the_largest_of_the_largest():
     reports = []
     for seconds in (3.0, 4.0):
         pool, _, clock = make_pool()
-        entry = pool.checkout(Owner())
+        entry = pool.checkout(Holder())
         clock.advance(seconds)
         pool.checkin(entry)
         reports.append(pool.stats())

@@ -12,7 +12,7 @@ from tests.core.fakes import InThread
 def test_a_wait_that_nobody_ends_ends_with_its_time_and_no_gift():
     waiter = Waiter()
     assert waiter.wait(0.001) is False
-    assert waiter.gift is None
+    assert waiter.entry is None
     assert waiter.error is None
 
 
@@ -25,7 +25,7 @@ def test_a_gift_ends_the_wait_even_if_it_came_before():
     waiter, entry = Waiter(), PoolEntry(0)
     waiter.hand_over(entry)
     assert waiter.wait(0) is True
-    assert waiter.gift is entry
+    assert waiter.entry is entry
 
 
 def test_a_failure_ends_the_wait():
@@ -34,7 +34,7 @@ def test_a_failure_ends_the_wait():
     waiter.fail(error)
     assert waiting.result() is True
     assert waiter.error is error
-    assert waiter.gift is None
+    assert waiter.entry is None
 
 
 def test_one_woken_twice_before_it_looks_is_woken_once():

@@ -1,12 +1,12 @@
-"""What a statement leaves behind in its session, as far as its text tells."""
+"""What a statement leaves behind in its session, as its text shows."""
 
 from __future__ import annotations
 
 import re
 from functools import lru_cache
 
-# What can stand between two words. Each of the three begins in its own way, so that a
-# search never has two ways to read the same text.
+# What can stand between two words. The three alternatives begin with different
+# characters, so that a search has one way to read a text.
 _GAP = r"(?:\s|/\*(?:[^*]|\*(?!/))*\*/|--[^\r\n]*[\r\n])"
 _TEMP = rf"(?:(?:LOCAL|GLOBAL){_GAP}+)?TEMP(?:ORARY)?\b"
 
@@ -20,15 +20,16 @@ _SESSION_STATEMENT = (
     rf"|(?:EXPLAIN\b[^;]*?\b)?CREATE{_GAP}+(?:OR{_GAP}+REPLACE{_GAP}+)?{_TEMP})"
 )
 
-# Where a statement can begin: at the start, after a semicolon, after a comment. Apart,
-# because a search for one of a few characters is many times as fast.
+# Where a statement can begin: at the start, after a semicolon, after a comment. Two
+# patterns, because a search for a few characters is much faster than one for any place.
 _FIRST = re.compile(_SESSION_STATEMENT, re.IGNORECASE)
 _LATER = re.compile(r"(?:;|\*/|--[^\r\n]*[\r\n])" + _SESSION_STATEMENT, re.IGNORECASE)
 
-# What each of the following has in it, for a look at statements that have none.
+# Each match of the pattern below contains one of these: a cheap test that spares most
+# statements the search.
 _SIGNS = ("set_", "setseed", "dblink_", "pg_", "temp")
 
-# The same from within a statement: functions, and the target of SELECT … INTO.
+# What changes a session from within a statement: functions, SELECT … INTO TEMP.
 _SESSION_EXPRESSION = re.compile(
     r"\b(?:set_config|set_limit|setseed|dblink_connect\w*"
     r"|pg_(?:try_)?advisory_(?:un)?lock\w*|pg_replication_origin_session_(?:re)?set\w*"
@@ -37,13 +38,13 @@ _SESSION_EXPRESSION = re.compile(
     re.IGNORECASE,
 )
 
-# What DISCARD ALL leaves behind: such a session can't be made a fresh one again.
-_LASTING = re.compile(
+# What DISCARD ALL leaves behind: a session that ran it can't be reset.
+_NOT_RESETTABLE = re.compile(
     r"\b(?:setseed|dblink_connect\w*|pg_replication_origin_session_setup)\b",
     re.IGNORECASE,
 )
 
-# Longer statements are judged anew each time, so that the cache stays small.
+# Longer statements are not cached, so that the cache stays small.
 _CACHED_LENGTH = 2000
 
 
@@ -60,17 +61,17 @@ _changes_session_cached = lru_cache(maxsize=2048)(_changes_session)
 
 
 def changes_session(statement: str) -> bool:
-    """Tell whether a statement's text may leave something behind in its session.
+    """Tell whether a statement may leave something behind in its session.
 
-    It errs towards True, which costs a reset. What a function or a procedure does
-    inside the server is not in the text and is not seen.
+    Errs towards True, which costs a reset. What a function does inside the server is
+    not in the text, so it isn't seen.
     """
     if len(statement) > _CACHED_LENGTH:
         return _changes_session(statement)
     return _changes_session_cached(statement)
 
 
-def lasting(statement: str) -> str | None:
-    """Name what a statement leaves behind that no reset takes away, if anything."""
-    found = _LASTING.search(statement)
+def not_resettable(statement: str) -> str | None:
+    """Return the function in a statement whose effect no reset undoes, if any."""
+    found = _NOT_RESETTABLE.search(statement)
     return found[0] if found is not None else None

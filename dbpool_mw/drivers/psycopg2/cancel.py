@@ -1,9 +1,9 @@
-"""Cancel what a connection runs, without holding anybody up.
+"""Cancel what a connection runs, without blocking the process.
 
-psycopg2's own ``cancel()`` keeps Python's lock until the server has answered: while the
-network is deaf, every thread and greenlet of the process stands still. libpq's function
-underneath takes a handle that needs neither the lock nor the connection, so a thread of
-its own can wait.
+psycopg2's own ``cancel()`` holds the GIL until the server has answered: while the
+network doesn't respond, every thread and greenlet of the process stands still. libpq's
+``PQcancel`` takes a handle and needs neither the GIL nor the connection, so it is
+called through ctypes, in a thread of its own.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ _TEXT_SIZE = 256
 
 
 class Canceller:
-    """What cancels the statements of one connection, even when that is closed.
+    """Cancels the statements of one connection, even after it was closed.
 
-    ``pointer`` is the connection's ``pgconn_ptr``. Made by whoever opens it, while
-    nothing runs on it. Raises OSError where psycopg2 doesn't show its libpq.
+    ``pointer`` is the connection's ``pgconn_ptr``. To be made by the thread that opens
+    the connection, while nothing runs on it. Raises OSError where psycopg2 doesn't
+    export the functions of its libpq.
     """
 
     __slots__ = ("_handle", "_libpq")
@@ -35,16 +36,18 @@ class Canceller:
         self._handle = libpq.get(pointer)
 
     def start(self, delay: float = 0.0) -> None:
-        """Ask the server to end what runs, in so many seconds and in another thread.
+        """Ask the server to end what runs, after ``delay`` seconds, in a bare thread.
 
-        Called from any thread, and from any greenlet: the thread is never one of those.
+        Called from any thread and any greenlet. The thread is the operating system's,
+        never a greenlet of gevent's.
         """
         start_new_thread = original("_thread", "start_new_thread")
-        with contextlib.suppress(RuntimeError):  # no more threads: it isn't cancelled
+        # Where no thread can be started, the statement isn't cancelled.
+        with contextlib.suppress(RuntimeError):
             start_new_thread(self._run, (delay,))
 
     def _run(self, delay: float) -> None:
-        # Nothing here may wait for a greenlet: they are another thread's.
+        # In this thread no greenlet ever runs: nothing here may wait for one.
         if delay:
             original("time", "sleep")(delay)
         text = ctypes.create_string_buffer(_TEXT_SIZE)
@@ -56,16 +59,17 @@ class Canceller:
 
 
 class _Libpq:
-    """The three functions, of the very libpq that psycopg2 uses."""
+    """Three functions of the very libpq that psycopg2 uses."""
 
     def __init__(self) -> None:
-        # To the loader it is loaded already; what it depends on is searched as well.
+        # psycopg2's own C module is loaded already. A function looked up in it is found
+        # in the libpq that it is linked to.
         path: Any = _psycopg.__file__
         library = ctypes.PyDLL(path)
         try:
             self.get: Any = library.PQgetCancel
             self.free: Any = library.PQfreeCancel
-            # The one that waits gives Python's lock away meanwhile.
+            # CDLL releases the GIL during the call, PyDLL doesn't: PQcancel waits.
             self.cancel: Any = ctypes.CDLL(path).PQcancel
         except AttributeError as error:
             raise OSError(f"psycopg2 doesn't show its libpq: {error}") from error

@@ -1,8 +1,8 @@
-"""psycopg2 connections that remember what their holders did.
+"""psycopg2 connections that remember whether their sessions were changed.
 
-A pooled connection is a ``TrackedConnection``: psycopg2's own, which also remembers
-whether a statement may have changed its session. That is how the pool knows, without
-asking the server, which sessions have to be reset before another request gets them.
+Every pooled connection is a ``TrackedConnection``. It looks at the text of each
+statement, so that the pool knows without a round trip which sessions have to be reset
+before another request gets them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import psycopg2
 from psycopg2 import extensions, sql
 
-from dbpool_mw.drivers.postgresql.statements import changes_session, lasting
+from dbpool_mw.drivers.postgresql.statements import changes_session, not_resettable
 
 from .cancel import Canceller
 from .greenlets import guard_waits
@@ -24,7 +24,7 @@ Connection = extensions.connection
 
 
 class _TrackedCursor(extensions.cursor):
-    """Tell the connection what a statement may do to its session."""
+    """A cursor that tells its connection what each statement may do to the session."""
 
     connection: TrackedConnection
     #: The connection's ``lease`` when the cursor was opened.
@@ -34,7 +34,7 @@ class _TrackedCursor(extensions.cursor):
         self._run(super().execute, query, vars)
         if self.name is not None:
             connection = self.connection
-            connection.suspect = True
+            connection.maybe_dirty = True
             connection.open_cursors.add(self.name)
 
     def executemany(self, query: Any, vars_list: Any) -> None:
@@ -54,27 +54,28 @@ class _TrackedCursor(extensions.cursor):
         self._run(partial(super().copy_to, **kwargs), file, *args)
 
     def _run(self, method: Callable[..., Any], query: Any, *arguments: Any) -> Any:
-        """Call psycopg2's own method, and note what it may do to the session.
+        """Call psycopg2's own method, and record what it may do to the session.
 
-        Unless the connection's holder is doomed, or the connection was given back since
-        the cursor was opened: it may be another holder's by now.
+        Raises the error that the connection was aborted with, and InterfaceError for a
+        cursor from before the connection's last checkin: another holder may have the
+        connection.
         """
         connection = self.connection
-        if connection.doom is not None:
-            raise connection.doom.with_traceback(None)
+        if connection.aborted is not None:
+            raise connection.aborted.with_traceback(None)
         if self.lease != connection.lease and self.lease is not None:
             raise psycopg2.InterfaceError(
                 "cursor used after its connection was given back to the pool"
             )
         text = _text(query, self)
         if changes_session(text):
-            connection.touch_by(text)
+            connection.mark_dirty_by(text)
         try:
             return method(query, *arguments)
         except psycopg2.Error as error:
-            if connection.doom is not None:
-                # It came while the statement ran, and ended it.
-                raise connection.doom.with_traceback(None) from error
+            if connection.aborted is not None:
+                # The abort came while the statement ran, and ended it.
+                raise connection.aborted.with_traceback(None) from error
             raise
 
     def close(self) -> None:
@@ -90,26 +91,43 @@ def _text(query: Any, cursor: extensions.cursor) -> str:
         return query.as_string(cursor)
     if isinstance(query, (bytes, bytearray)):
         return query.decode("utf-8", "replace")
-    return ""  # psycopg2 refuses it
+    return ""  # psycopg2 raises TypeError
+
+
+def _marking_attribute(name: str) -> Any:
+    """Return a property for an attribute of psycopg2's that marks dirty when set."""
+    original: Any = getattr(Connection, name)
+
+    def set_value(self: TrackedConnection, value: Any) -> None:
+        self.mark_dirty()
+        original.__set__(self, value)
+
+    return property(original.__get__, set_value)
 
 
 class TrackedConnection(Connection):
-    """A psycopg2 connection that remembers whether its session was touched.
+    """A psycopg2 connection that remembers whether its session was changed.
 
-    ``touched`` says that the session must be reset; ``open_cursors`` holds the names of
-    the named cursors that were opened and not closed. ``suspect`` says that either may
-    be so: the one flag to look at while there is nothing to see. ``lasting`` names what
-    a reset would leave behind. ``lease`` is counted up when a holder gives the
-    connection back: cursors opened before are of no use any more. ``doom`` is the error
-    that every statement raises from now on. ``marks``, ``containers`` and ``hooks`` are
-    for whoever opened the connection.
+    - ``dirty``: the session must be reset.
+    - ``open_cursors``: names of the named cursors that were opened and not closed.
+    - ``maybe_dirty``: either of the two may be so; the one flag that a checkin reads
+      for a clean session.
+    - ``not_resettable``: the function, called by a statement, that a reset can't undo.
+    - ``lease``: grows with each checkin. A cursor of an earlier lease is refused.
+    - ``aborted``: the error that every statement raises from now on, or None.
+    - ``waits``: a greenlet is waiting for the server's answer.
+    - ``connect_seconds``: how long each wait may take while connecting; None: no limit.
+    - ``canceller``: cancels a statement without blocking; None where it can't be had.
     """
 
-    #: Whether a greenlet waits for the server's answer, and for how many seconds at a
-    #: time it may while it connects; and what cancels what it waits for.
     waits = False
     connect_seconds: int | None = None
     canceller: Canceller | None = None
+
+    isolation_level = _marking_attribute("isolation_level")
+    readonly = _marking_attribute("readonly")
+    deferrable = _marking_attribute("deferrable")
+    cursor_factory = _marking_attribute("cursor_factory")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if guard_waits():
@@ -117,34 +135,32 @@ class TrackedConnection(Connection):
         try:
             super().__init__(*args, **kwargs)
         except BaseException:
-            # Under a wait callback psycopg2 leaves that to the end of the object, which
-            # the error's traceback keeps alive.
+            # Under a wait callback psycopg2 closes the socket when the object is freed,
+            # and the error's traceback keeps the object alive.
             self.close()
             raise
         self.connect_seconds = None
         with contextlib.suppress(OSError):
             self.canceller = Canceller(self.pgconn_ptr)
-        self.suspect = False
-        self.touched = False
-        self.lasting: str | None = None
+        self.maybe_dirty = False
+        self.dirty = False
+        self.not_resettable: str | None = None
         self.lease = 0
         self.open_cursors: set[str] = set()
-        self.doom: psycopg2.Error | None = None
-        self.marks: dict[str, Any] = {}
-        self.containers: dict[str, Any] = {}
-        self.hooks: list[Any] = []
+        self.aborted: Exception | None = None
 
     def cursor(self, *args: Any, **kwargs: Any) -> Any:
-        """Open a cursor of the class asked for, with tracking added to it."""
+        """Open a cursor of the class asked for, with tracking mixed in."""
         given = args[1] if len(args) > 1 else kwargs.get("cursor_factory")
-        own: Any = self.cursor_factory  # None, whatever its stub says
-        factory = given or own or extensions.cursor
+        # The stub says that it is never None, and it is until somebody sets it.
+        default: Any = self.cursor_factory
+        factory = given or default or extensions.cursor
         is_class = isinstance(factory, type)
         if is_class:
             factory = _tracked_cursor(factory)
         else:
-            # A function can make any cursor: nothing it does would be noticed.
-            self.touch()
+            # A function can make any cursor, and what that one executes isn't tracked.
+            self.mark_dirty()
         if len(args) > 1:
             args = (args[0], factory, *args[2:])
         else:
@@ -154,55 +170,46 @@ class TrackedConnection(Connection):
             cursor.lease = self.lease
         return cursor
 
-    def touch(self) -> None:
-        """Note that the session may differ from a fresh one."""
-        self.suspect = self.touched = True
+    def mark_dirty(self) -> None:
+        """Record that the session may differ from a fresh one."""
+        self.maybe_dirty = self.dirty = True
 
-    def touch_by(self, statement: str) -> None:
-        """Note that a statement may have changed the session."""
-        self.touch()
-        self.lasting = lasting(statement) or self.lasting
+    def mark_dirty_by(self, statement: str) -> None:
+        """Record that a statement may have changed the session."""
+        self.mark_dirty()
+        self.not_resettable = not_resettable(statement) or self.not_resettable
+
+    # psycopg2's own ways to change a session, besides statements. autocommit is not
+    # among them: a checkin compares it, because Django sets it all the time.
 
     def reset(self) -> None:
         """Reset the session psycopg2's way, which forgets its time zone and role."""
-        self.touch()
+        self.mark_dirty()
         super().reset()
+
+    def set_session(self, *args: Any, **kwargs: Any) -> None:
+        """Set session characteristics, and mark the session as dirty."""
+        self.mark_dirty()
+        super().set_session(*args, **kwargs)
+
+    def set_isolation_level(self, *args: Any, **kwargs: Any) -> None:
+        """Set the isolation level, and mark the session as dirty."""
+        self.mark_dirty()
+        super().set_isolation_level(*args, **kwargs)
+
+    def set_client_encoding(self, *args: Any, **kwargs: Any) -> None:
+        """Set the client encoding, and mark the session as dirty."""
+        self.mark_dirty()
+        super().set_client_encoding(*args, **kwargs)
 
 
 def _connect_seconds(dsn: str = "", *args: object) -> int | None:
-    """Give the ``connect_timeout`` of a connection string, if it is a limit."""
+    """Return the ``connect_timeout`` of a connection string, None for no limit."""
     try:
         seconds = int(extensions.parse_dsn(dsn).get("connect_timeout", 0))
     except (psycopg2.Error, ValueError):
-        return None  # libpq will say so
+        return None  # libpq raises the error
     return seconds if seconds > 0 else None
-
-
-def _touching(name: str) -> Any:
-    """Make a method that notes a touch and does what psycopg2's own does."""
-
-    def method(self: TrackedConnection, *args: Any, **kwargs: Any) -> Any:
-        self.touch()
-        return getattr(Connection, name)(self, *args, **kwargs)
-
-    return method
-
-
-def _touching_attribute(name: str) -> Any:
-    """Make a property of psycopg2's attribute that notes a touch when it is set."""
-    original: Any = getattr(Connection, name)
-
-    def set_value(self: TrackedConnection, value: Any) -> None:
-        self.touch()
-        original.__set__(self, value)
-
-    return property(original.__get__, set_value)
-
-
-for _name in ("set_session", "set_isolation_level", "set_client_encoding"):
-    setattr(TrackedConnection, _name, _touching(_name))
-for _name in ("isolation_level", "readonly", "deferrable", "cursor_factory"):
-    setattr(TrackedConnection, _name, _touching_attribute(_name))
 
 
 # Bounded: django-prometheus makes a cursor class for each connection it opens.
@@ -213,10 +220,10 @@ def _tracked_cursor(base: Any) -> Any:
 
 @lru_cache(maxsize=64)
 def tracked_connection(base: Any = None) -> Any:
-    """Give the connection factory to pass to ``psycopg2.connect``.
+    """Return the connection factory to pass to ``psycopg2.connect``.
 
     ``base`` is the factory that would be used without the pool, if there is one. Raises
-    TypeError if it is no class: only what a class makes can be given a memory.
+    TypeError if ``base`` is no class: tracking is mixed in by inheritance.
     """
     if base is not None and not isinstance(base, type):
         raise TypeError(f"connection_factory must be a class, not {base!r}")

@@ -1,11 +1,13 @@
-"""psycopg2 under greenlets: what its wait callback leaves to be done.
+"""psycopg2 under greenlets.
 
 With a wait callback, which psycogreen sets, psycopg2 lets other greenlets run while it
-waits for the server. Three things are then different. Whoever waits can be ended there,
-by a time-out or a kill: psycopg2 closes the connection, but the server goes on with the
-statement for as long as it takes. libpq's ``connect_timeout`` is not heeded. And a
-``close()`` from another greenlet waits for a lock that is held until the statement
-ends: for ever, because nothing else runs meanwhile. (Read in psycopg2 2.9; tried.)
+waits for the server. Three things are different then (read in psycopg2 2.9, and tried):
+
+- A time-out or a kill can end a greenlet while it waits. psycopg2 closes the
+  connection, but the server runs the statement to its end.
+- libpq's ``connect_timeout`` has no effect.
+- ``close()`` from another greenlet blocks on a lock that is held until the statement
+  ends: for ever, because no other greenlet runs meanwhile.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from psycopg2 import extensions
 
 
 def original(module: str, name: str) -> Any:
-    """Give what Python itself has there, whatever gevent has put in its place."""
+    """Return Python's own object of that name, even where gevent replaced it."""
     monkey = sys.modules.get("gevent.monkey")
     if monkey is None:
         return getattr(sys.modules[module], name)
@@ -28,9 +30,9 @@ def original(module: str, name: str) -> Any:
 
 
 def guard_waits() -> bool:
-    """Put a guard around the wait callback; tell whether there is a callback.
+    """Put a guard around the wait callback; return whether there is a callback.
 
-    Called whenever a connection is about to be opened: somebody may have set another.
+    To be called before each connect: the project may have set another callback.
     """
     callback: Any = extensions.get_wait_callback()
     if callback is None:
@@ -41,15 +43,15 @@ def guard_waits() -> bool:
 
 
 class _Guard:
-    """A wait callback that does what another does, and looks after our connections.
+    """A wait callback around another one, for the sake of tracked connections.
 
-    Ours have the attributes ``waits``, ``connect_seconds`` and ``canceller``: see
-    ``tracked.TrackedConnection``.
+    A ``TrackedConnection`` is one with the attribute ``waits``; its ``connect_seconds``
+    limit a wait, and its ``canceller`` cancels a statement whose greenlet was ended.
     """
 
     def __init__(self, callback: Callable[..., object]) -> None:
         self._callback = callback
-        # psycogreen's take one, for each time they wait.
+        # psycogreen's callbacks take a time-out for each wait.
         self._takes_timeout = "timeout" in signature(callback).parameters
 
     def __call__(self, connection: Any) -> None:
@@ -87,8 +89,9 @@ class _Guard:
     def _cancel(self, connection: Any) -> None:
         """Cancel what the server runs, and wait a moment until it has ended that.
 
-        When the place is free, the server must be as well. The first request may come
-        before the server began: it reads a statement, and then doesn't look again.
+        The slot may be used again at once, and the server must be free then. A cancel
+        can come before the server began with the statement, and has no effect then: so
+        it is repeated.
         """
         for seconds in _PATIENCE:
             connection.canceller.start()
@@ -101,11 +104,12 @@ class _Guard:
             except psycopg2.Error:
                 pass
             except BaseException:
-                # Ended again. Nobody will see whether the first request did it.
+                # The greenlet was ended again, so that nobody would see whether the
+                # first cancel had an effect.
                 connection.canceller.start(seconds)
                 raise
             return
 
 
-#: Seconds to wait for the end of what was cancelled, before it is cancelled again.
+#: Seconds to wait for the end of a cancelled statement before each repetition.
 _PATIENCE = (0.1, 0.3, 1.0)

@@ -1,0 +1,82 @@
+"""What a checkin does to a session before the connection gets another holder."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+from .driver import Driver
+from .entry import PoolEntry
+
+logger = logging.getLogger("dbpool_mw.pool")
+
+
+class Cleaned(NamedTuple):
+    """What came of cleaning a session.
+
+    ``reason`` is why the connection has to be closed, None if it can be used again.
+    """
+
+    reason: str | None = None
+    rolled_back: bool = False
+    was_reset: bool = False
+
+
+class Cleaner:
+    """Cleans the sessions of one pool the way RESET says.
+
+    ``mode`` is "auto" (reset what is dirty), "always", "never", or a function of a
+    connection and of whether its session is dirty. ``reset(entry)`` makes a dirty
+    session as good as a new one. Needs no lock: an entry that is cleaned is BUSY, and
+    belongs to the calling thread.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        driver: Driver,
+        mode: str | Callable[[Any, bool], object],
+        reset: Callable[[PoolEntry], None],
+    ) -> None:
+        self._name = name
+        self._driver = driver
+        self._mode = mode
+        self._reset = reset
+
+    def clean(self, entry: PoolEntry) -> Cleaned:
+        """End an open transaction and reset the session, if it needs that.
+
+        Makes round trips. What the driver or a reset function raises is logged, and the
+        connection has to be closed then; only what is no Exception is raised.
+        """
+        driver, connection = self._driver, entry.connection
+        try:
+            reason = driver.why_unusable(connection)
+            if reason is not None:
+                return Cleaned(reason)
+            rolled_back = driver.roll_back(connection)
+            was_reset = self._reset_as_configured(entry)
+            clean = driver.is_clean(connection, entry.initial)
+        except Exception:
+            logger.warning(
+                "%s: could not clean a connection; closing it",
+                self._name,
+                exc_info=True,
+            )
+            return Cleaned("not clean")
+        return Cleaned(None if clean else "not clean", rolled_back, was_reset)
+
+    def _reset_as_configured(self, entry: PoolEntry) -> bool:
+        """Do to a session what RESET says; return whether it was reset."""
+        connection, mode = entry.connection, self._mode
+        dirty = self._driver.is_dirty(connection)
+        if mode == "always" or (mode == "auto" and dirty):
+            self._reset(entry)
+            return True
+        self._driver.accept(connection, entry.initial)
+        if not callable(mode):
+            return False
+        mode(connection, dirty)
+        self._driver.accept(connection, entry.initial)
+        return True

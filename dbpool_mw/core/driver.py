@@ -1,0 +1,74 @@
+"""What the pool asks of a driver: the one interface between it and a database library.
+
+The pool knows no driver and no SQL. A driver's module, such as
+``dbpool_mw.drivers.psycopg2.driver``, has these functions; connections are whatever the
+driver's library makes, and to the pool they are opaque but for ``lease``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+
+class Driver(Protocol):
+    """What is done to one physical connection.
+
+    ``initial`` is what ``session_attributes`` returned when the connection was opened.
+    Functions that say "no round trip" read the memory of the client library and may be
+    called with the pool's lock held; every other one may block.
+    """
+
+    def session_attributes(self, connection: Any) -> Any:
+        """Return what the client library itself remembers of a session; no round trip.
+
+        The pool only keeps it, and passes it back as ``initial``.
+        """
+
+    def liveness(self, connection: Any) -> Callable[[], bool]:
+        """Return a function that tells whether an idle connection is alive.
+
+        The function makes no round trip. It is for one thread at a time.
+        """
+
+    def socket_number(self, connection: Any) -> int | None:
+        """Return a number that no other socket open now has, None if closed."""
+
+    def backend_pid(self, connection: Any) -> int | None:
+        """Return the server's process id for a connection; no round trip."""
+
+    def is_clean(self, connection: Any, initial: Any) -> bool:
+        """Tell whether another holder can use a connection as it is; no round trip."""
+
+    def is_dirty(self, connection: Any) -> bool:
+        """Tell whether a session must be reset before another holder; no round trip."""
+
+    def why_unusable(self, connection: Any) -> str | None:
+        """Return why a connection can't be cleaned, None if it can; no round trip."""
+
+    def roll_back(self, connection: Any) -> bool:
+        """End an open transaction; return whether there was one."""
+
+    def accept(self, connection: Any, initial: Any) -> None:
+        """Take a session for a clean one as it is; no round trip."""
+
+    def ping(self, connection: Any) -> bool:
+        """Ask the server for an answer; return whether one came."""
+
+    def close(self, *connections: Any) -> None:
+        """Close connections and wait, for a limited time, until the server has as well.
+
+        Never raises an Exception.
+        """
+
+    def abort(self, connection: Any, error: Exception) -> None:
+        """Cancel what a holder runs, and have its later statements raise ``error``.
+
+        Called from another thread than the holder's. Waits for nothing.
+        """
+
+    def shut_down(self, connection: Any, socket_number: int | None) -> None:
+        """Shut down a connection's socket, so that a thread waiting for it goes on.
+
+        Called from another thread, while server or network don't respond. Never raises.
+        """

@@ -1,0 +1,114 @@
+"""What a pool says of itself: plain data and text, made from a copy of its state."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from .config import PoolConfig
+from .entry import BUSY, CONNECTING, IDLE, IN_USE, Holder
+from .stack import Stack, lines
+
+#: How many holders the text of an error names, those who hold longest first.
+NAMED_HOLDERS = 5
+
+
+class Snapshot(NamedTuple):
+    """A pool's state at one moment, copied under its lock.
+
+    ``states`` has the state of each entry, ``held`` counts the entries with a holder,
+    ``stale`` those that a drain waits for; ``figures`` is ``PoolMetrics.as_dict()``.
+    """
+
+    state: str
+    states: Sequence[str]
+    held: int
+    stale: int
+    waiting: int
+    figures: dict[str, Any]
+
+
+class Hold(NamedTuple):
+    """A connection in use: who holds it, for how many seconds, where it was taken."""
+
+    seconds: float
+    holder: Holder
+    backend_pid: int | None
+    stale: bool
+    leaked: bool
+    stack: Stack
+
+
+def stats(
+    alias: str, database: str, config: PoolConfig, snapshot: Snapshot
+) -> dict[str, Any]:
+    """Return the figures of one pool under the keys of ``metrics.METRICS``.
+
+    ``in_use`` counts what the pool is cleaning or closing as well. A checkout is booked
+    when its connection comes back; those that have not come back are added here.
+    """
+    count = Counter(snapshot.states)
+    figures = snapshot.figures
+    return {
+        "alias": alias,
+        "database": database,
+        "state": snapshot.state,
+        "min": config.min_conns,
+        "max": config.max_conns,
+        "size": len(snapshot.states),
+        "in_use": count[IN_USE] + count[BUSY],
+        "idle": count[IDLE],
+        "connecting": count[CONNECTING],
+        "waiting": snapshot.waiting,
+        "stale": snapshot.stale,
+        "checkouts": figures["wait_seconds"]["count"] + snapshot.held,
+        **figures,
+    }
+
+
+def holders(alias: str, holds: Sequence[Hold]) -> list[dict[str, Any]]:
+    """Return every hold as plain data, the longest first."""
+    return [
+        {
+            "alias": alias,
+            "backend_pid": hold.backend_pid,
+            "seconds": hold.seconds,
+            "stale": hold.stale,
+            "leaked": hold.leaked,
+            "stack": lines(hold.stack) if hold.leaked else [],
+            **hold.holder.describe(),
+        }
+        for hold in sorted(holds, key=lambda hold: hold.seconds, reverse=True)
+    ]
+
+
+def explain(
+    stats: Mapping[str, Any],
+    holders: Sequence[Mapping[str, Any]],
+    failures: int,
+    error: str,
+) -> str:
+    """Say why there is no connection: counts, state, failed connects, holders."""
+    text = (
+        f"{stats['in_use']} in use, {stats['idle']} idle and "
+        f"{stats['connecting']} connecting of at most {stats['max']}, "
+        f"{stats['waiting']} waiting"
+    )
+    if stats["state"] != "running":
+        text += f", the pool is {stats['state']}"
+    if failures:
+        text += f"; {failures} failed connects, the last: {error}"
+    if holders:
+        named = ", ".join(map(holder_text, holders[:NAMED_HOLDERS]))
+        more = len(holders) - NAMED_HOLDERS
+        text += f"; held by {named}" + (f" and {more} more" if more > 0 else "")
+    return text
+
+
+def holder_text(holder: Mapping[str, Any]) -> str:
+    """Return a holder in words: who it is, and its seconds if they are known."""
+    request = f"{holder['method']} {holder['path']}" if holder.get("path") else ""
+    thread = f"thread {holder['thread']}" if holder.get("thread") else "unknown"
+    text = f"{request} in {thread}" if request else thread
+    return f"{text} for {holder['seconds']:.1f} s" if "seconds" in holder else text

@@ -1,0 +1,266 @@
+"""The slots of a pool: which are taken, which connections are idle, and who waits.
+
+These are the decisions of a pool, apart from its lock and its I/O. All of it is called
+with the pool's lock held, takes microseconds, blocks on nothing and calls no code of
+others. What always holds:
+
+- ``entries`` has every slot taken: connections and those being opened. Its length never
+  exceeds MAX_CONNS.
+- An entry is in ``idle`` exactly while it is IDLE.
+- ``idle`` and ``waiters`` are never both non-empty, unless the pool is paused, when
+  ``idle`` is empty.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Collection, Mapping
+from itertools import takewhile
+
+from .backoff import Backoff
+from .config import PoolConfig
+from .entry import BUSY, CLOSED, CONNECTING, IDLE, IN_USE, PoolEntry
+from .waiter import Waiter
+
+# The states of a pool.
+RUNNING = "running"
+DRAINING = "draining"
+PAUSED = "paused"
+SHUT = "closed"
+
+#: The states in which every checkout may open a connection.
+_OPENING = (RUNNING, DRAINING)
+
+#: Why a connection that comes back to a pool in such a state is closed.
+_REASONS = {DRAINING: "drained", PAUSED: "paused", SHUT: "pool closed"}
+
+#: An entry that has to be closed, and why.
+Victim = tuple[PoolEntry, str]
+
+
+class Slots:
+    """The bookkeeping of one pool.
+
+    ``generation`` grows with each drain, pause and recycle: an entry of an older one is
+    stale, and is closed instead of kept. ``clock`` returns seconds.
+    """
+
+    def __init__(
+        self,
+        config: PoolConfig,
+        clock: Callable[[], float],
+        make_waiter: Callable[[], Waiter] = Waiter,
+    ) -> None:
+        self.config = config
+        self.make_waiter = make_waiter
+        self.clock = clock
+        self.state = RUNNING
+        self.generation = 0
+        self.stale_reason = "recycled"
+        self.entries: set[PoolEntry] = set()
+        self.idle: list[PoolEntry] = []
+        self.waiters: deque[Waiter] = deque()
+        self.backoff = Backoff(clock)
+
+    # --- Slots -----------------------------------------------------------------------
+
+    def take(self, bypasses_pause: bool = False) -> PoolEntry | None:
+        """Take an idle connection, or else a free slot to connect in.
+
+        None if there is neither, or the slot may not be connected in now.
+        """
+        if self.idle:
+            entry = self.idle.pop()
+            entry.state = IN_USE
+            return entry
+        # Waiters may not have noticed that the next attempt to connect is due.
+        self.grant()
+        return self.reserve() if self.may_open(bypasses_pause) else None
+
+    def may_open(self, bypasses_pause: bool = False) -> bool:
+        """Tell whether a slot is free and may be connected in.
+
+        After a failed connect there is one attempt at a time, until one succeeds.
+        """
+        if (
+            not (self.state in _OPENING or (bypasses_pause and self.state is PAUSED))
+            or len(self.entries) >= self.config.max_conns
+        ):
+            return False
+        return not self.backoff.failures or (
+            self.backoff.is_due()
+            and all(entry.state is not CONNECTING for entry in self.entries)
+        )
+
+    def reserve(self) -> PoolEntry:
+        """Take a free slot for a connection to be opened."""
+        entry = PoolEntry(self.generation)
+        self.entries.add(entry)
+        return entry
+
+    def reserve_for_refill(self) -> PoolEntry | None:
+        """Take a slot if there are fewer than MIN_CONNS and one may be filled."""
+        if (
+            self.state is not RUNNING
+            or len(self.entries) >= self.config.min_conns
+            or not self.may_open()
+        ):
+            return None
+        return self.reserve()
+
+    def free(self, entry: PoolEntry) -> None:
+        """Free the slot of a closed connection; the first waiter gets it, if any."""
+        entry.state = CLOSED
+        entry.holder = None
+        self.entries.remove(entry)
+        self.grant()
+
+    def replace(self, dead: PoolEntry) -> PoolEntry | None:
+        """Free the slot of a dead connection for the caller that found it.
+
+        Returns another idle connection, or the slot to connect in. None if it may not
+        be connected in now: the caller has to wait.
+        """
+        dead.state = CLOSED
+        self.entries.remove(dead)
+        if self.idle:
+            return self.take()
+        if self.may_open():
+            # The caller came before all who wait: it found a connection, which died.
+            return self.reserve()
+        # In a pause, a waiter that bypasses it may have the slot.
+        self.grant()
+        return None
+
+    # --- The queue -------------------------------------------------------------------
+
+    def is_full(self) -> bool:
+        """Tell whether MAX_WAITING callers wait; 0 sets no limit."""
+        return 0 < self.config.max_waiting <= len(self.waiters)
+
+    def queue_up(self, bypasses_pause: bool, since: float | None = None) -> Waiter:
+        """Put a caller at the end of the queue and return its position.
+
+        With ``since``, put it in front of all that came later: a caller whose connect
+        failed keeps its original position.
+        """
+        waiter = self.make_waiter()
+        waiter.bypasses_pause = bypasses_pause
+        if since is None:
+            waiter.since = self.clock()
+            self.waiters.append(waiter)
+        else:
+            waiter.since = since
+            older = takewhile(lambda other: other.since < since, self.waiters)
+            self.waiters.insert(sum(1 for _ in older), waiter)
+        return waiter
+
+    def leave_queue(self, waiter: Waiter) -> None:
+        """Remove a waiter that was given nothing."""
+        self.waiters.remove(waiter)
+        self.wake_for_retry()
+
+    def first_waiter(self) -> Waiter | None:
+        """Return whose turn it is; in a pause, of those who bypass it."""
+        if self.state is not PAUSED:
+            return self.waiters[0] if self.waiters else None
+        return next((w for w in self.waiters if w.bypasses_pause), None)
+
+    def wake_for_retry(self) -> None:
+        """After a failed connect, have the first waiter see to the next attempt."""
+        if self.backoff.failures and (first := self.first_waiter()):
+            first.wake()
+
+    def grant(self) -> None:
+        """Hand free slots to waiters to connect in, in their order."""
+        while (first := self.first_waiter()) and self.may_open(first.bypasses_pause):
+            self.waiters.remove(first)
+            first.hand_over(self.reserve())
+
+    # --- Coming back -----------------------------------------------------------------
+
+    def keep(self, entry: PoolEntry, now: float) -> str | None:
+        """Hand a clean connection to the oldest waiter, else make it idle.
+
+        Returns None, or the reason why it has to be closed instead.
+        """
+        if (
+            self.state is not RUNNING
+            or entry.generation != self.generation
+            or now >= entry.expires_at
+        ):
+            return self.reason_to_close(entry, now)
+        entry.holder = None
+        entry.idle_since = now
+        if self.waiters:
+            entry.state = IN_USE
+            self.waiters.popleft().hand_over(entry)
+        else:
+            entry.state = IDLE
+            self.idle.append(entry)
+        return None
+
+    def reason_to_close(self, entry: PoolEntry, now: float) -> str | None:
+        """Return why a connection can't stay in the pool, None if it can."""
+        if self.state is not RUNNING:
+            return _REASONS[self.state]
+        if entry.generation != self.generation:
+            return self.stale_reason
+        if now >= entry.expires_at:
+            return "held too long" if entry.overdue else "expired"
+        return None
+
+    def is_stale(self, entry: PoolEntry) -> bool:
+        """Tell whether a drain waits for this entry."""
+        return self.state is PAUSED or entry.generation != self.generation
+
+    # --- Idle connections ------------------------------------------------------------
+
+    def remove_unfit(
+        self, dead: Collection[PoolEntry], idle_since: Mapping[PoolEntry, float]
+    ) -> list[Victim]:
+        """Take what must not stay idle out of ``idle``; return it, to be closed.
+
+        That is what died, expired or became stale, and above MIN_CONNS what is idle
+        longer than MAX_IDLE. An entry in ``dead`` counts only if it has not been used
+        since it was looked at: its ``idle_since`` is still the same.
+        """
+        now = self.clock()
+        kept: list[PoolEntry] = []
+        victims: list[Victim] = []
+        # The list begins with those that are idle longest.
+        for entry in self.idle:
+            reason = self.reason_to_close(entry, now)
+            if entry in dead and entry.idle_since == idle_since[entry]:
+                reason = "dead"
+            elif reason is None and (
+                now - entry.idle_since >= self.config.max_idle
+                and len(self.entries) - len(victims) > self.config.min_conns
+            ):
+                reason = "idle"
+            if reason is None:
+                kept.append(entry)
+            else:
+                entry.state = BUSY
+                victims.append((entry, reason))
+        self.idle[:] = kept
+        return victims
+
+    def turn(self, state: str, stale_reason: str | None) -> list[Victim]:
+        """Change the pool's state; return the idle connections that have to be closed.
+
+        With a reason, every connection that is open now becomes stale.
+        """
+        victims: list[Victim] = []
+        self.state = state
+        if stale_reason is not None:
+            self.generation += 1
+            self.stale_reason = stale_reason
+            for entry in self.idle:
+                entry.state = BUSY
+                victims.append((entry, stale_reason))
+            self.idle.clear()
+        self.grant()
+        # The first waiter of this state may not know that connects fail.
+        self.wake_for_retry()
+        return victims

@@ -1,0 +1,121 @@
+"""The watch over a pool: long holds, and round trips that get no answer."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Collection
+from typing import NamedTuple
+
+from .config import PoolConfig
+from .driver import Driver
+from .entry import BUSY, IN_USE, Holder, PoolEntry
+from .errors import HoldTooLong
+from .report import holder_text
+from .stack import Stack, lines
+
+logger = logging.getLogger("dbpool_mw.pool")
+
+#: Seconds that a round trip of the pool's own may take, and that a holder whose
+#: statement was cancelled may go on waiting for its answer.
+ROUND_TRIP_SECONDS = 10.0
+
+
+class Leak(NamedTuple):
+    """A connection held longer than LEAK_AFTER: who holds it, for how many seconds."""
+
+    holder: Holder
+    stack: Stack
+    seconds: float
+
+
+class Sighting(NamedTuple):
+    """What one look at a pool's entries found, for ``Watch.act``.
+
+    ``leaks`` are to be logged, the holders of ``overdue`` to be cancelled, and the
+    sockets of ``unresponsive`` to be shut down.
+    """
+
+    leaks: list[Leak]
+    overdue: list[tuple[PoolEntry, Holder]]
+    unresponsive: list[PoolEntry]
+
+
+class Watch:
+    """Decides in ``look``, under the pool's lock, and does its I/O in ``act``."""
+
+    def __init__(self, name: str, config: PoolConfig, driver: Driver) -> None:
+        self._name = name
+        self._leak_after = config.leak_after
+        self._max_hold = config.max_hold
+        self._driver = driver
+        # Since when the pool itself may be waiting for a connection's server.
+        self._round_trips: dict[PoolEntry, float] = {}
+
+    def look(self, entries: Collection[PoolEntry], now: float) -> Sighting:
+        """Find what takes too long, each leak and each overdue hold once.
+
+        An overdue entry is marked as expired: no later holder may get a connection
+        whose statement is being cancelled. Call with the pool's lock held.
+        """
+        sighting = Sighting([], [], self._stuck_round_trips(entries, now))
+        for entry in entries:
+            holder = entry.holder
+            if entry.state is not IN_USE or holder is None:
+                continue
+            held = now - entry.checked_out_at
+            if held >= self._leak_after and not entry.leaked:
+                entry.leaked = True
+                sighting.leaks.append(Leak(holder, entry.stack, held))
+            if held >= self._max_hold and not entry.overdue:
+                entry.overdue = True
+                entry.expires_at = -math.inf
+                sighting.overdue.append((entry, holder))
+            elif held >= self._max_hold + ROUND_TRIP_SECONDS:
+                sighting.unresponsive.append(entry)
+        return sighting
+
+    def _stuck_round_trips(
+        self, entries: Collection[PoolEntry], now: float
+    ) -> list[PoolEntry]:
+        """Return the entries that the pool has been waiting for too long."""
+        waited_for = [entry for entry in entries if _is_the_pools_own(entry)]
+        self._round_trips = {
+            entry: self._round_trips.get(entry, now) for entry in waited_for
+        }
+        return [
+            entry
+            for entry, since in self._round_trips.items()
+            if now - since >= ROUND_TRIP_SECONDS
+        ]
+
+    def act(self, sighting: Sighting) -> None:
+        """Log the leaks, cancel the overdue holds, shut unresponsive sockets down.
+
+        Waits for no server. Call without the lock.
+        """
+        for leak in sighting.leaks:
+            logger.warning(
+                "%s: a connection is held for %.1f s (%s), checked out here:\n%s",
+                self._name,
+                leak.seconds,
+                holder_text(leak.holder.describe()),
+                "\n".join(lines(leak.stack)),
+            )
+        for entry, holder in sighting.overdue:
+            text = (
+                f"pool {self._name!r}: held longer than MAX_HOLD, {self._max_hold:g} s"
+            )
+            logger.warning("%s; cancelling (%s)", text, holder_text(holder.describe()))
+            self._driver.abort(entry.connection, HoldTooLong(text))
+        for entry in sighting.unresponsive:
+            self._driver.shut_down(entry.connection, entry.socket_number)
+
+
+def _is_the_pools_own(entry: PoolEntry) -> bool:
+    """Tell whether the pool, not a holder, may be waiting for a connection's server.
+
+    It cleans or closes a BUSY one; one IN_USE without a holder is being tried before
+    its holder gets it.
+    """
+    return entry.state is BUSY or (entry.state is IN_USE and entry.holder is None)

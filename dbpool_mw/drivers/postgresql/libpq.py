@@ -1,0 +1,27 @@
+"""What libpq is told when a connection is opened."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+#: Limits for a network that stops answering, unless the project sets its own: seconds,
+#: the last one in milliseconds. By libpq's defaults a connect to a host that doesn't
+#: answer takes minutes, and a query to a host that is gone waits for hours.
+NETWORK_LIMITS = {
+    "connect_timeout": 5,
+    "keepalives_idle": 30,
+    "keepalives_interval": 10,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 60_000,
+}
+
+
+def with_network_limits(params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return connection parameters with the limits that they don't set themselves.
+
+    Parameters that name a service are left as they are: the limits would override what
+    the service's file says.
+    """
+    limits = {} if "service" in params else NETWORK_LIMITS
+    return {**limits, **params}

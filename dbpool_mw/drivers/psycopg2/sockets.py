@@ -1,0 +1,145 @@
+"""What is done to the socket of a psycopg2 connection: poll, close, shut down."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import time
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import psycopg2
+from psycopg2 import extensions
+
+from dbpool_mw.core.errors import HoldTooLong
+
+from .connection import TrackedConnection
+from .greenlets import original
+from .session import ACTIVE
+
+Connection = extensions.connection
+
+#: Seconds that a close waits for the end of its backend, and bytes to read at once.
+_BACKEND_END, _CHUNK = 2.0, 64 * 1024
+
+
+def liveness(connection: Connection) -> Callable[[], bool]:
+    """Return a function that tells whether an idle connection is still alive.
+
+    The function polls the socket without waiting: what can be read from an idle
+    connection is the server's farewell, or the end of the stream. No round trip. It is
+    for one thread at a time: Python refuses two polls on one poll object.
+    """
+    try:
+        descriptor = connection.fileno()
+    except psycopg2.Error:
+        # Closed, perhaps by another thread at this moment.
+        return lambda: False
+    # gevent's poll would switch to other greenlets.
+    poller = original("select", "poll")()
+    # The end of a socket and its errors are reported whatever is asked for.
+    poller.register(descriptor, select.POLLIN)
+    poll = poller.poll
+    return lambda: not poll(0)
+
+
+def socket_number(connection: Connection) -> int | None:
+    """Return a number that no other socket open now has, None if closed."""
+    try:
+        return os.fstat(connection.fileno()).st_ino
+    except (psycopg2.Error, OSError):
+        return None
+
+
+def close(*connections: Any) -> None:
+    """Close connections, whatever their state, and wait until their backends ended.
+
+    The slots they free may be filled at once, and the server must have room then. So
+    this waits, at most two seconds for all of them, until PostgreSQL closes its side,
+    which a backend does last (``socket_close()`` in PostgreSQL's ``pqcomm.c`` leaves
+    the socket open until the process ends, for clients that want to know). Every
+    connection is closed even if this is interrupted. Never raises an Exception.
+    """
+    copies: list[socket.socket] = []
+    with contextlib.ExitStack() as stack:
+        stack.callback(_wait_for_the_end, copies)
+        for connection in connections:
+            stack.callback(_close, connection, copies)
+
+
+def _close(connection: Any, copies: list[socket.socket]) -> None:
+    """Close a connection, and append a copy of its socket, on which its end shows."""
+    if getattr(connection, "waits", False):
+        # A greenlet waits for the server's answer. psycopg2's close() would wait for
+        # that greenlet, which could not run: both would wait for ever. With its socket
+        # shut down the greenlet gets an error, and psycopg2 closes the connection.
+        cancel(connection)
+        shut_down(connection, socket_number(connection))
+        return
+    # A connection class of the project's may raise anything.
+    with contextlib.suppress(Exception):
+        copies.append(_copy_of_socket(connection))
+        if connection.get_transaction_status() == ACTIVE:
+            # The server would run the statement to its end before it sees the close.
+            cancel(connection)
+    with contextlib.suppress(Exception):
+        connection.close()
+
+
+def _copy_of_socket(connection: Connection) -> socket.socket:
+    # A copy: another thread may close the descriptor, whose number is then used anew.
+    return socket.fromfd(connection.fileno(), socket.AF_UNIX, socket.SOCK_STREAM)
+
+
+def _wait_for_the_end(copies: Iterable[socket.socket]) -> None:
+    """Wait until the server has closed its sides, and close the copies."""
+    deadline = time.monotonic() + _BACKEND_END
+    with contextlib.ExitStack() as stack:
+        for copy in copies:
+            stack.enter_context(copy)
+        for copy in copies:
+            with contextlib.suppress(OSError):
+                ended = False
+                while not ended and (left := deadline - time.monotonic()) > 0:
+                    copy.settimeout(left)
+                    ended = not copy.recv(_CHUNK)
+
+
+class _HeldTooLong(HoldTooLong, extensions.QueryCanceledError):
+    """What an aborted connection's statements raise: to Django, a driver's error."""
+
+
+def abort(connection: TrackedConnection, error: Exception) -> None:
+    """Cancel what a holder runs, and have its later statements raise ``error``.
+
+    Called from another thread than the holder's. Doesn't wait for the server. Never
+    raises a psycopg2 error.
+    """
+    connection.aborted = _HeldTooLong(*error.args)
+    cancel(connection)
+
+
+def cancel(connection: TrackedConnection) -> None:
+    """Ask the server to end what a connection runs. Never raises a psycopg2 error."""
+    if connection.canceller is not None:
+        connection.canceller.start()
+        return
+    with contextlib.suppress(psycopg2.Error):
+        connection.cancel()
+
+
+def shut_down(connection: Connection, socket_number: int | None) -> None:
+    """Shut down a connection's socket, so that a thread waiting for its answer goes on.
+
+    Called from another thread, while the server or the network doesn't respond.
+    ``socket_number`` is the connection's: if the descriptor has become another socket's
+    meanwhile, nothing is done. Never raises.
+    """
+    with (
+        contextlib.suppress(psycopg2.Error, OSError),
+        _copy_of_socket(connection) as copy,
+    ):
+        if os.fstat(copy.fileno()).st_ino == socket_number:
+            copy.shutdown(socket.SHUT_RDWR)

@@ -1,0 +1,108 @@
+"""Cleaning a session, without a pool."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+
+from dbpool_mw.core.cleaning import Cleaned, Cleaner
+from dbpool_mw.core.entry import BUSY, PoolEntry
+from tests.core.fakes import DriverError, FakeDriver, Holder
+
+USABLE = Cleaned(None, False, False)
+
+
+@pytest.fixture
+def driver():
+    return FakeDriver()
+
+
+@pytest.fixture
+def entry(driver):
+    made = PoolEntry(0)
+    driver.connect(made, None)
+    made.initial = driver.session_attributes(made.connection)
+    made.holder = Holder()
+    made.state = BUSY
+    return made
+
+
+def cleaner(driver, mode="auto"):
+    return Cleaner("default", driver, mode, driver.reset)
+
+
+def test_a_clean_session_is_left_as_it_is(driver, entry):
+    assert cleaner(driver).clean(entry) == USABLE
+    assert driver.round_trips == 0
+
+
+def test_an_open_transaction_is_rolled_back(driver, entry):
+    entry.connection.transaction = "open"
+    assert cleaner(driver).clean(entry) == Cleaned(None, rolled_back=True)
+    assert entry.connection.transaction == "idle"
+
+
+@pytest.mark.parametrize(
+    ("mode", "dirty", "was_reset"),
+    [
+        ("auto", False, False),
+        ("auto", True, True),
+        ("always", False, True),
+        ("always", True, True),
+        ("never", True, False),
+    ],
+)
+def test_each_mode_resets_what_it_says(driver, entry, mode, dirty, was_reset):
+    entry.connection.dirty = dirty
+    assert cleaner(driver, mode).clean(entry) == Cleaned(None, was_reset=was_reset)
+    assert driver.resets == [entry.connection] * was_reset
+    assert not entry.connection.dirty
+
+
+@pytest.mark.parametrize("dirty", [False, True])
+def test_a_function_resets_every_session_in_its_own_way(driver, entry, dirty):
+    calls = []
+
+    def reset(connection, is_dirty):
+        calls.append((connection, is_dirty))
+        connection.dirty = True  # by its own statements
+
+    entry.connection.dirty = dirty
+    assert cleaner(driver, reset).clean(entry) == Cleaned(None, was_reset=True)
+    assert calls == [(entry.connection, dirty)]
+    assert not entry.connection.dirty
+    assert driver.resets == []
+
+
+@pytest.mark.parametrize(
+    ("transaction", "reason"), [("busy", "busy"), ("unknown", "dead")]
+)
+def test_what_cannot_be_cleaned_is_not_touched(driver, entry, transaction, reason):
+    entry.connection.transaction = transaction
+    entry.connection.dirty = True
+    assert cleaner(driver).clean(entry) == Cleaned(reason)
+    assert driver.round_trips == 0
+
+
+def test_a_session_that_stays_dirty_has_to_be_closed(driver, entry):
+    entry.connection.transaction = "open"
+    entry.connection.stays_dirty = True
+    assert cleaner(driver).clean(entry) == Cleaned("not clean", rolled_back=True)
+
+
+def test_an_error_is_logged_and_the_connection_has_to_be_closed(driver, entry, caplog):
+    entry.connection.dirty = True
+    driver.reset_error = DriverError("gone")
+    assert cleaner(driver).clean(entry) == Cleaned("not clean")
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert record.getMessage() == "default: could not clean a connection; closing it"
+    assert record.exc_info[1] is driver.reset_error
+
+
+def test_an_interruption_is_raised(driver, entry):
+    entry.connection.dirty = True
+    driver.reset_error = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        cleaner(driver).clean(entry)
