@@ -9,7 +9,7 @@ import psycopg2
 import pytest
 from psycopg2 import extensions
 
-from dbpool_mw.drivers.psycopg2 import driver
+from dbpool_mw.drivers.psycopg2 import driver, sockets
 
 
 class Connection:
@@ -68,7 +68,7 @@ def test_closing_never_raises_an_exception(connection, error):
     driver.close(connection)
 
 
-def test_closing_is_not_deaf_to_an_interruption(connection):
+def test_an_interruption_of_a_close_is_raised(connection):
     connection.error = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
         driver.close(connection)
@@ -85,13 +85,13 @@ def test_only_what_runs_is_cancelled_before_a_close(connection, status):
     assert connection.closed
 
 
-def test_only_the_very_socket_is_severed(connection):
-    number = driver.socket_of(connection)
+def test_only_the_very_socket_is_shut_down(connection):
+    number = driver.socket_number(connection)
     for other in (number - 1, number + 1, None):
-        driver.sever(connection, other)
+        driver.shut_down(connection, other)
     connection.server.send(b"x")
     assert connection.socket.recv(1) == b"x"
-    driver.sever(connection, number)
+    driver.shut_down(connection, number)
     assert connection.server.recv(1) == b""
 
 
@@ -136,8 +136,8 @@ class Farewell:
 
 def test_two_seconds_are_waited_for_the_ends_of_all_backends_together(monkeypatch):
     clock = Clock()
-    monkeypatch.setattr(driver, "time", clock)
+    monkeypatch.setattr(sockets, "time", clock)
     copies = [Farewell(clock, often) for often in (0, 1, None, 0)]
-    driver._read_to_the_end(copies)
+    sockets._wait_for_the_end(copies)
     assert [copy.limits for copy in copies] == [[2.0], [1.5, 1.0], [0.5], []]
     assert all(copy.closed for copy in copies)

@@ -18,7 +18,6 @@ from django.urls import path
 
 from dbpool_mw import conf
 from dbpool_mw.binding import binding, registry
-from dbpool_mw.drivers.psycopg2 import driver
 from dbpool_mw.drivers.psycopg2.connection import (
     Connection,
     TrackedConnection,
@@ -105,7 +104,7 @@ def connection(postgres: Server, database: str) -> Iterator[TrackedConnection]:
         postgres.dsn(database), connection_factory=tracked_connection()
     )
     made.autocommit = True
-    driver.settle(made)
+    session.mark_clean(made)
     yield made
     made.close()
 

@@ -1,4 +1,4 @@
-"""The driver's room, on real connections."""
+"""What the driver does to a connection, on real ones."""
 
 from __future__ import annotations
 
@@ -14,10 +14,14 @@ import pytest
 from psycopg2 import _psycopg, extensions
 
 from dbpool_mw.core.errors import HoldTooLong
-from dbpool_mw.drivers.psycopg2 import driver
+from dbpool_mw.drivers.psycopg2 import driver, session, sockets
 from dbpool_mw.drivers.psycopg2.connection import tracked_connection
 from tests.core.fakes import InThread, until
 from tests.postgres.conftest import run
+
+
+def attributes(connection, *, autocommit):
+    return driver.session_attributes(connection)._replace(autocommit=autocommit)
 
 
 def terminate(postgres, database, connection):
@@ -43,7 +47,7 @@ def test_a_connection_that_libpq_has_given_up_is_dead_though_psycopg2_thinks_not
 ):
     consume = ctypes.PyDLL(_psycopg.__file__).PQconsumeInput
     consume.argtypes = [ctypes.c_void_p]
-    driver.sever(connection, driver.socket_of(connection))
+    driver.shut_down(connection, driver.socket_number(connection))
     until(lambda: not consume(connection.pgconn_ptr))
     assert not connection.closed
     assert driver.why_unusable(connection) == "dead"
@@ -65,7 +69,7 @@ def test_a_server_that_goes_on_talking_holds_no_close_up(monkeypatch):
             while True:
                 theirs.sendall(b"and so on " * 1000)
 
-    monkeypatch.setattr(driver, "_BACKEND_END", 0.02)
+    monkeypatch.setattr(sockets, "_BACKEND_END", 0.02)
     ours, theirs = socket.socketpair()
     talking = InThread(talk)
     idle = extensions.TRANSACTION_STATUS_IDLE
@@ -79,7 +83,7 @@ def test_a_server_that_goes_on_talking_holds_no_close_up(monkeypatch):
 def test_a_ping_leaves_no_transaction_open(connection):
     connection.autocommit = False
     assert driver.ping(connection)
-    assert driver.is_clean(connection, (False,))
+    assert driver.is_clean(connection, attributes(connection, autocommit=False))
 
 
 def test_a_named_cursor_left_open_makes_the_connection_unusable(connection):
@@ -101,18 +105,18 @@ def test_any_open_transaction_is_rolled_back(connection, autocommit, begin, fail
             run(connection, "SELECT 1/0")
     assert driver.roll_back(connection)
     assert not driver.roll_back(connection)
-    assert driver.is_clean(connection, (autocommit,))
+    assert driver.is_clean(connection, attributes(connection, autocommit=autocommit))
 
 
 @pytest.mark.parametrize("autocommit", [True, False])
 def test_a_session_accepted_has_its_autocommit_back(connection, autocommit):
     connection.autocommit = autocommit
-    origin = driver.character(connection)
+    initial = driver.session_attributes(connection)
     connection.autocommit = not autocommit
-    assert not driver.is_clean(connection, origin)
-    driver.accept(connection, origin)
+    assert not driver.is_clean(connection, initial)
+    driver.accept(connection, initial)
     assert connection.autocommit is autocommit
-    assert driver.is_clean(connection, origin)
+    assert driver.is_clean(connection, initial)
 
 
 @pytest.mark.parametrize(
@@ -128,16 +132,16 @@ def test_forgetting_a_session_brings_back_how_it_was_opened(
     made.isolation_level = 3
     made.autocommit = True
     made.cursor_factory = factory
-    origin = driver.character(made)
-    driver.settle(made)
+    initial = driver.session_attributes(made)
+    session.mark_clean(made)
     before = characteristics(made)
     made.set_session(isolation_level=1, readonly=True, deferrable=True)
     made.cursor_factory = other
     run(made, "SET statement_timeout = 7")
     assert characteristics(made) != before
-    driver.forget_session(made, origin)
-    assert driver.character(made) == origin
-    assert driver.is_clean(made, origin)
+    driver.forget_session(made, initial)
+    assert driver.session_attributes(made) == initial
+    assert driver.is_clean(made, initial)
     assert characteristics(made) == before
     # Django's atomic() switches autocommit off: then psycopg2 names the level.
     made.autocommit = False
@@ -166,7 +170,7 @@ def test_a_session_that_discard_all_does_not_make_fresh_is_not_passed_for_fresh(
     run(connection, "SELECT setseed(0.5)")
     run(connection, "SET a.b = 'd'")
     with pytest.raises(psycopg2.NotSupportedError, match="setseed"):
-        driver.forget_session(connection, driver.character(connection))
+        driver.forget_session(connection, driver.session_attributes(connection))
 
 
 @pytest.mark.parametrize(
@@ -180,18 +184,18 @@ def test_a_session_that_discard_all_does_not_make_fresh_is_not_passed_for_fresh(
         ),
     ],
 )
-def test_a_doomed_holder_is_cancelled_and_told_why(
+def test_an_aborted_holder_is_cancelled_and_told_why(
     postgres, database, connection, statement
 ):
-    def dooms():
+    def abort():
         other = psycopg2.connect(postgres.dsn(database))
         other.autocommit = True
         with other.cursor() as cursor:
             until(lambda: running(cursor, connection))
-        driver.doom(connection, HoldTooLong("held too long"))
+        driver.abort(connection, HoldTooLong("held too long"))
         other.close()
 
-    thread = InThread(dooms)
+    thread = InThread(abort)
     with connection.cursor() as cursor:
         with pytest.raises(HoldTooLong, match="held too long") as caught:
             statement(cursor)
@@ -213,29 +217,29 @@ def running(cursor, connection):
     return cursor.fetchone()
 
 
-def test_dooming_a_closed_connection_does_nothing(connection):
+def test_aborting_a_closed_connection_does_nothing(connection):
     connection.close()
-    driver.doom(connection, HoldTooLong("held too long"))
-    driver.sever(connection, driver.socket_of(connection))
-    assert driver.socket_of(connection) is None
+    driver.abort(connection, HoldTooLong("held too long"))
+    driver.shut_down(connection, driver.socket_number(connection))
+    assert driver.socket_number(connection) is None
 
 
-def test_a_severed_connection_ends_the_wait_of_whoever_waits_for_it(
+def test_shutting_a_socket_down_ends_the_wait_for_its_answer(
     postgres, database, connection
 ):
-    number = driver.socket_of(connection)
+    number = driver.socket_number(connection)
     other = psycopg2.connect(postgres.dsn(database))
     # The number of another socket is the descriptor's that was closed and used anew.
-    driver.sever(connection, driver.socket_of(other))
+    driver.shut_down(connection, driver.socket_number(other))
     run(connection, "SELECT 1")
 
-    def severs():
+    def shut_down():
         other.autocommit = True
         with other.cursor() as cursor:
             until(lambda: running(cursor, connection))
-        driver.sever(connection, number)
+        driver.shut_down(connection, number)
 
-    thread = InThread(severs)
+    thread = InThread(shut_down)
     with pytest.raises(psycopg2.OperationalError):
         run(connection, "SELECT pg_sleep(60)")
     thread.result()
@@ -269,7 +273,7 @@ def test_after_a_close_the_server_has_one_less(postgres, database, connection, s
             made = psycopg2.connect(
                 dsn, application_name="closing", connection_factory=factory
             )
-            driver.settle(made)
+            session.mark_clean(made)
             running = None
             if state == "in a transaction":
                 run(made, "SELECT 1")
@@ -298,15 +302,15 @@ def test_each_of_many_is_closed_even_if_one_close_is_interrupted(postgres, datab
 
 
 def test_a_server_that_does_not_hear_of_a_close_is_not_waited_for_long(monkeypatch):
-    """As when the network is deaf: nothing comes, and nothing ends."""
+    """As when the network stops answering: nothing comes, and nothing ends."""
     ours, theirs = zip(*(socket.socketpair() for _ in range(3)), strict=True)
 
-    class Deaf:
+    class Unresponsive:
         def __init__(self, sock):
             self.fileno, self.close = sock.fileno, sock.close
 
-    monkeypatch.setattr(driver, "_BACKEND_END", 0.02)
-    driver.close(*map(Deaf, ours))
+    monkeypatch.setattr(sockets, "_BACKEND_END", 0.02)
+    driver.close(*map(Unresponsive, ours))
     for sock in theirs:
         # It was closed, copies and all.
         sock.settimeout(20)

@@ -36,7 +36,7 @@ def test_it_does_not_run_in_the_next_holders_session(leaked, requests):
         assert connection.connection is raw
         with pytest.raises(InterfaceError, match=GIVEN_BACK):
             cursor.execute("SET app.user_id = '42'")
-        assert not raw.touched
+        assert not raw.dirty
         return HttpResponse(ask("SELECT current_setting('app.user_id', true)") or "")
 
     assert requests(view).content == b""
@@ -60,7 +60,7 @@ def test_nor_on_an_idle_connection_whatever_is_called(name, leaked):
     cursor, raw = leaked[0].cursor, leaked[1]
     with pytest.raises(psycopg2.InterfaceError, match=GIVEN_BACK):
         USES[name](cursor)
-    assert not raw.suspect
+    assert not raw.maybe_dirty
 
 
 def test_what_it_had_read_can_still_be_fetched_and_it_can_be_closed(leaked):

@@ -1,4 +1,4 @@
-"""What libpq is told about a network that may go deaf."""
+"""What libpq is told about a network that may stop answering."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from django.db import connection
 from django.http import HttpResponse
 
-from dbpool_mw.drivers.psycopg2 import driver
+from dbpool_mw.drivers.postgresql.libpq import NETWORK_LIMITS
 from tests.documents import ROOT
 from tests.postgres.conftest import forget_wrappers
 
@@ -38,7 +38,7 @@ def test_limits_are_set_as_documented_where_the_project_says_nothing(dsn):
     text = (ROOT / "docs" / "settings.rst").read_text(encoding="utf-8")
     section = text.partition("\nThe network\n")[2].partition("\n\n")[2]
     limits = dict(re.findall(r"``(\w+)``\s+(\d+)\b", section.partition("because")[0]))
-    assert limits.keys() == driver.NETWORK_LIMITS.keys()
+    assert limits.keys() == NETWORK_LIMITS.keys()
     found = dsn()
     assert {name: found[name] for name in limits} == limits
 

@@ -1,4 +1,4 @@
-"""What a connection remembers of its holders, on real connections."""
+"""What a connection remembers of the statements that ran on it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import psycopg2.extras
 import pytest
 from psycopg2 import extensions, sql
 
-from dbpool_mw.drivers.psycopg2 import connection, driver
+from dbpool_mw.drivers.psycopg2 import connection, driver, session
 from dbpool_mw.drivers.psycopg2.connection import tracked_connection
 from tests.postgres.conftest import run
 
@@ -27,27 +27,27 @@ from tests.postgres.conftest import run
 )
 def test_a_statement_of_any_kind_is_noticed(connection, query):
     run(connection, query)
-    assert not driver.is_clean(connection, driver.character(connection))
+    assert not driver.is_clean(connection, driver.session_attributes(connection))
 
 
 def test_other_ways_to_run_a_statement_are_noticed(connection):
     with connection.cursor() as cursor:
         cursor.executemany("SET a.b = %s", [("c",)])
-        assert connection.touched
-        driver.settle(connection)
+        assert connection.dirty
+        session.mark_clean(connection)
         cursor.callproc("pg_advisory_lock", [5])
-        assert connection.touched
-        driver.settle(connection)
+        assert connection.dirty
+        session.mark_clean(connection)
         with suppress(psycopg2.Error):
             cursor.copy_expert("SET a.b = 'c'", io.StringIO())
-        assert connection.touched
-        driver.settle(connection)
+        assert connection.dirty
+        session.mark_clean(connection)
         with pytest.raises(TypeError):
             cursor.execute(42)
         cursor.callproc("now")
-        assert not connection.touched
+        assert not connection.dirty
     connection.reset()
-    assert connection.touched
+    assert connection.dirty
 
 
 @pytest.mark.parametrize("how", ["keyword", "positional", "attribute"])
@@ -55,8 +55,8 @@ def test_a_cursor_class_of_the_users_keeps_working_and_is_tracked(connection, ho
     factory = psycopg2.extras.RealDictCursor
     if how == "attribute":
         connection.cursor_factory = factory
-        assert connection.touched
-        driver.settle(connection)
+        assert connection.dirty
+        session.mark_clean(connection)
         cursor = connection.cursor()
     elif how == "keyword":
         cursor = connection.cursor(cursor_factory=factory)
@@ -65,9 +65,9 @@ def test_a_cursor_class_of_the_users_keeps_working_and_is_tracked(connection, ho
     assert isinstance(cursor, factory)
     cursor.execute("SELECT 1 AS one")
     assert cursor.fetchone() == {"one": 1}
-    assert not connection.touched
+    assert not connection.dirty
     cursor.execute("SET a.b = 'c'")
-    assert connection.touched
+    assert connection.dirty
 
 
 def test_a_connection_class_of_the_users_keeps_working_and_is_tracked(
@@ -85,7 +85,7 @@ def test_a_connection_class_of_the_users_keeps_working_and_is_tracked(
     made = psycopg2.connect(postgres.dsn(database), connection_factory=factory)
     assert made.hello() == "hello"
     run(made, "SET a.b = 'c'")
-    assert made.touched
+    assert made.dirty
     made.close()
 
 
@@ -95,11 +95,11 @@ def test_a_cursors_options_may_all_be_positional(connection):
     assert (cursor.name, cursor.scrollable, cursor.withhold) == ("mine", True, True)
 
 
-def test_a_cursor_made_by_a_function_counts_as_a_touch(connection):
+def test_a_cursor_made_by_a_function_makes_the_session_dirty(connection):
     run(
         connection, "SELECT 1", cursor_factory=lambda *a: psycopg2.extensions.cursor(*a)
     )
-    assert connection.touched
+    assert connection.dirty
 
 
 def test_cursor_classes_of_connections_long_gone_are_let_go():

@@ -14,7 +14,7 @@ import pytest
 from psycopg2 import extensions
 
 from dbpool_mw.core.errors import HoldTooLong
-from dbpool_mw.drivers.psycopg2 import cancel, driver, greenlets
+from dbpool_mw.drivers.psycopg2 import cancel, driver, greenlets, sockets
 from dbpool_mw.drivers.psycopg2.connection import tracked_connection
 from tests.core.fakes import InThread, until
 
@@ -48,7 +48,7 @@ class Waiting:
 
 @pytest.fixture
 def waiting():
-    """Give the callback that psycopg2 has for the test."""
+    """Return the callback that psycopg2 has for the test."""
     waiting = Waiting()
     extensions.set_wait_callback(waiting)
     yield waiting
@@ -84,7 +84,7 @@ class Threads:
 
 @pytest.fixture
 def threads(monkeypatch):
-    """Stand in for gevent, which knows what it has put something in the place of."""
+    """Replace gevent, which knows the originals of what it patched."""
     threads = Threads()
     monkeypatch.setitem(sys.modules, "gevent.monkey", threads)
     return threads
@@ -276,7 +276,7 @@ def test_connecting_to_a_silent_server_ends_in_time(waiting):
         dsn = f"host=127.0.0.1 port={port} connect_timeout=1"
         with pytest.raises(psycopg2.OperationalError, match="timeout expired") as held:
             open_tracked(dsn)
-        # The place is another's by now, whoever may still look at the error.
+        # The slot may be used again by now, though the error still has a traceback.
         accepted, _ = silent.accept()
         with accepted:
             accepted.settimeout(5)
@@ -329,7 +329,7 @@ def test_without_a_callback_there_is_nothing_to_guard():
 # --- Cancelling ----------------------------------------------------------------------
 
 
-class Deaf:
+class Unresponsive:
     """A way to a server that lets one connection through and hears no other."""
 
     def __init__(self, address):
@@ -357,24 +357,30 @@ class Deaf:
 
 
 @pytest.fixture
-def deaf(postgres):
+def unresponsive(postgres):
     if postgres.host.startswith("/"):
         pytest.skip("the server named for this run listens on a Unix socket only")
-    deaf = Deaf((postgres.host, postgres.port))
-    yield deaf
-    deaf.close()
+    unresponsive = Unresponsive((postgres.host, postgres.port))
+    yield unresponsive
+    unresponsive.close()
 
 
-def test_a_deaf_server_holds_up_only_who_waits_for_it(deaf, postgres, database):
-    there = {"host": "127.0.0.1", "port": deaf.port, "sslmode": "disable"}
+def test_an_unresponsive_server_holds_up_only_who_waits_for_it(
+    unresponsive, postgres, database
+):
+    there = {"host": "127.0.0.1", "port": unresponsive.port, "sslmode": "disable"}
     connection = open_tracked(extensions.make_dsn(postgres.dsn(database), **there))
     holder = InThread(run, connection, LONG)
-    until(lambda: connection.get_transaction_status() == driver._BUSY)
+    until(
+        lambda: (
+            connection.get_transaction_status() == extensions.TRANSACTION_STATUS_ACTIVE
+        )
+    )
     # psycopg2's own cancel() would keep every thread from running.
-    driver.doom(connection, HoldTooLong("held too long"))
-    deaf.listener.accept()[0].close()
+    driver.abort(connection, HoldTooLong("held too long"))
+    unresponsive.listener.accept()[0].close()
     assert holder.is_alive()
-    deaf.close()
+    unresponsive.close()
     with pytest.raises(HoldTooLong):
         holder.result()
     connection.close()
@@ -386,7 +392,7 @@ def test_a_cancel_waits_in_a_thread_even_where_threads_are_greenlets(
     connection = open_tracked(postgres.dsn(database))
     holder = InThread(run, connection, LONG)
     until(lambda: is_there(observer, connection.get_backend_pid(), "active"))
-    driver.cancel(connection)
+    sockets.cancel(connection)
     assert threads.join() == 1
     with pytest.raises(extensions.QueryCanceledError):
         holder.result()
@@ -400,7 +406,7 @@ def test_where_libpq_is_hidden_psycopg2_cancels(
     assert connection.canceller is None
     holder = InThread(run, connection, LONG)
     until(lambda: is_there(observer, connection.get_backend_pid(), "active"))
-    driver.doom(connection, HoldTooLong("held too long"))
+    driver.abort(connection, HoldTooLong("held too long"))
     with pytest.raises(HoldTooLong):
         holder.result()
     connection.close()
@@ -414,7 +420,7 @@ def test_a_cancel_for_which_there_is_no_thread_does_no_harm(
 
     connection = open_tracked(postgres.dsn(database))
     monkeypatch.setattr("_thread.start_new_thread", no_thread)
-    driver.cancel(connection)
+    sockets.cancel(connection)
     monkeypatch.undo()
     assert run(connection, "SELECT 1") == 1
     connection.close()
