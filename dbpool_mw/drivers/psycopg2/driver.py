@@ -17,6 +17,7 @@ from .connection import TrackedConnection
 from .greenlets import original
 
 Connection = extensions.connection
+OperationalError = psycopg2.OperationalError
 
 #: What libpq says of a connection that is neither in a transaction nor busy.
 _IDLE = extensions.TRANSACTION_STATUS_IDLE
