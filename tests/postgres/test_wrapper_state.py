@@ -14,13 +14,14 @@ from django.test import override_settings
 from django.utils.functional import cached_property
 
 from dbpool_mw import pooled
-from dbpool_mw.binding import binding, registry
+from dbpool_mw.binding import registry
+from dbpool_mw.binding.binding import KEY
 from tests.postgres.conftest import ask, stats
 
 BACKEND = "SELECT pg_backend_pid()"
 
 #: What only one of the two has, or has of its own: the seam, and each one's parts.
-SEAM = {binding.KEY, "connect", "_close"}
+SEAM = {KEY, "connect", "_close"}
 PARTS = {
     "client",
     "creation",
@@ -105,7 +106,7 @@ def test_it_is_indistinguishable_the_first_time_and_every_other(variant, request
 
     def view(request):
         ours = connections["default"]
-        assert binding.KEY in vars(ours)
+        assert KEY in vars(ours)
         seen.append((of_wrapper(ours), of_session(ours)))
         return HttpResponse()
 
