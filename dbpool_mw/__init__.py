@@ -1,20 +1,49 @@
-"""A database connection pool for Django on psycopg2."""
+"""A database connection pool for Django."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from dbpool_mw.binding.registry import stats as stats
     from dbpool_mw.binding.scope import pooled as pooled
+    from dbpool_mw.core.errors import ConnectFailed as ConnectFailed
+    from dbpool_mw.core.errors import HoldTooLong as HoldTooLong
+    from dbpool_mw.core.errors import PoolError as PoolError
+    from dbpool_mw.core.errors import PoolTimeout as PoolTimeout
+    from dbpool_mw.core.errors import TooManyRequests as TooManyRequests
 
 __version__ = "0.1.0"
-__all__ = ["pooled"]
+__all__ = [
+    "ConnectFailed",
+    "HoldTooLong",
+    "PoolError",
+    "PoolTimeout",
+    "TooManyRequests",
+    "pooled",
+    "stats",
+]
+
+#: Where each public name is defined. They are imported when they are first used:
+#: settings name this package before Django can be set up.
+_HOMES = {
+    "ConnectFailed": "dbpool_mw.core.errors",
+    "HoldTooLong": "dbpool_mw.core.errors",
+    "PoolError": "dbpool_mw.core.errors",
+    "PoolTimeout": "dbpool_mw.core.errors",
+    "TooManyRequests": "dbpool_mw.core.errors",
+    "pooled": "dbpool_mw.binding.scope",
+    "stats": "dbpool_mw.binding.registry",
+}
 
 
 def __getattr__(name: str) -> Any:
-    # Lazy: settings name this package before Django can be set up.
-    if name == "pooled":
-        from dbpool_mw.binding.scope import pooled
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
 
-        return pooled
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_HOMES})

@@ -1,4 +1,4 @@
-"""The app's start: everything that happens, happens here and not at import."""
+"""The app's start: importing the package alone changes nothing."""
 
 from __future__ import annotations
 
@@ -9,26 +9,31 @@ from django.apps import AppConfig
 
 
 class DbpoolMwConfig(AppConfig):
-    """Connect the receivers, register the checks, take care of forks and of the end."""
+    """Register the checks, connect the receivers, handle forks and the exit."""
 
     name = "dbpool_mw"
     verbose_name = "Database connection pool"
 
     def ready(self) -> None:
         """Set up the app in this process; starts no thread and opens no connection."""
-        from dbpool_mw import checks
+        from dbpool_mw import checks, drivers
 
         checks.register()
-        try:
-            import psycopg2  # noqa: F401
-        except ImportError:
-            return  # a check says so
-        from dbpool_mw.binding import binding, error_pages, registry, signals, tasks
+        if not drivers.can_import():
+            return  # a check reports it
+        from dbpool_mw.binding import (
+            binding,
+            error_pages,
+            registry,
+            signals,
+            tasks,
+            testing,
+        )
 
-        registry.remember_databases()
+        testing.remember_databases()
         signals.connect()
         tasks.connect()
         error_pages.install()
         os.register_at_fork(after_in_child=registry.after_fork_in_child)
-        os.register_at_fork(after_in_child=binding.forget_inherited)
+        os.register_at_fork(after_in_child=binding.drop_inherited_connections)
         atexit.register(registry.close)

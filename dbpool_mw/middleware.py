@@ -9,21 +9,22 @@ from typing import Any
 
 from asgiref.sync import markcoroutinefunction, sync_to_async
 from django.conf import settings
-from django.db import OperationalError
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 from django.urls import get_resolver
 
 from dbpool_mw import conf, decorators
-from dbpool_mw.binding import binding, unavailable
+from dbpool_mw.binding import unavailable
+from dbpool_mw.binding.requests import begin_request, end_request, return_connections
+from dbpool_mw.core.errors import PoolError
 
 
 class ConnectionPoolMiddleware:
-    """Check a connection of each pooled alias out before a request is handled.
+    """Check out a connection of each pooled alias before a request is handled.
 
-    Put it first in ``MIDDLEWARE``. The receivers of ``request_finished`` and
-    ``got_request_exception`` return the connections. Answers 503 when there is none.
-    Raises ImproperlyConfigured, when the server starts, if the settings are wrong.
+    Put it first in ``MIDDLEWARE``. Receivers of ``request_finished`` and
+    ``got_request_exception`` return the connections. When a pool has no connection, the
+    response is a 503. Wrong settings raise ImproperlyConfigured when the server starts.
     """
 
     sync_capable = True
@@ -35,7 +36,7 @@ class ConnectionPoolMiddleware:
         self._is_async = iscoroutinefunction(get_response)
         if self._is_async:
             markcoroutinefunction(self)
-        # A server runs no system checks: wrong settings must not wait for a request.
+        # A server runs no system checks: look for wrong settings before a request.
         for alias in conf.for_request().aliases:
             conf.config_for(alias)
 
@@ -46,65 +47,60 @@ class ConnectionPoolMiddleware:
         if self._is_async:
             return self._handle_async(request)
         try:
-            refusal = self._enter(request)
+            refusal = self._begin(request)
             if refusal is not None:
                 return refusal
             response: HttpResponseBase = self.get_response(request)
         except BaseException:
-            # Django makes a response of every Exception: what comes here is worse, and
-            # no request_finished may follow.
-            binding.finish()
+            # Django turns every Exception into a response. After another BaseException
+            # the server may not send request_finished.
+            end_request()
             raise
         return response
 
     async def _handle_async(self, request: HttpRequest) -> HttpResponseBase:
         try:
-            # To the request's own thread: the wrappers are there, and it may wait.
-            refusal = await sync_to_async(self._enter)(request)
+            # In the request's own thread, which has the wrappers and may block.
+            refusal = await sync_to_async(self._begin)(request)
             if refusal is not None:
                 return refusal
             response: HttpResponseBase = await self.get_response(request)
         except CancelledError:
-            # The request's thread may be in the middle of a query. Django ends the
-            # request there, in its turn: request_finished, or the thread's own end.
+            # The request's thread may be in the middle of a query. After the query,
+            # request_finished or the end of the thread returns the connections.
             raise
         except BaseException:
-            await sync_to_async(binding.finish)()
+            await sync_to_async(end_request)()
             raise
         return response
 
     def process_exception(
         self, request: HttpRequest, exception: Exception
     ) -> HttpResponseBase | None:
-        """Answer 503 when a view's own query found no connection."""
-        if isinstance(exception, OperationalError):
-            error = unavailable.why(exception)
-            if error is not None:
-                return unavailable.respond(request, error)
+        """Return a 503 when a query of the view got no connection from the pool."""
+        if isinstance(exception, PoolError):
+            return unavailable.respond(request, exception)
         return None
 
-    def _enter(self, request: HttpRequest) -> HttpResponseBase | None:
-        """Check connections out, or give the response that says why there are none."""
+    def _begin(self, request: HttpRequest) -> HttpResponseBase | None:
+        """Check connections out; if a pool has none, return the 503 for the request."""
         aliases, lazy, exempt = conf.for_request()
         if not self._urls_loaded:
             self._load_urls()
         lazy = (
             lazy
-            or (decorators.used and decorators.serves(request.path_info))
+            or (decorators.used and decorators.needs_no_pool(request.path_info))
             or (exempt != () and request.path_info.startswith(exempt))
         )
         try:
-            binding.enter(request, aliases, lazy)
-        except OperationalError as exception:
-            error = unavailable.why(exception)
-            if error is None:
-                raise
-            binding.leave()
+            begin_request(request, aliases, lazy)
+        except PoolError as error:
+            return_connections()
             return unavailable.respond(request, error)
         return None
 
     def _load_urls(self) -> None:
-        """Load the views, and with them their decorators; Django is about to anyway."""
+        """Import the views, so that ``no_pool`` has run; Django would do it next."""
         self._urls_loaded = True
         if hasattr(settings, "ROOT_URLCONF"):
             get_resolver().url_patterns  # noqa: B018

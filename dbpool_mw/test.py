@@ -1,9 +1,9 @@
 """Assertions on the pools, for a project's own tests, whichever runner runs them.
 
-They count what requests, blocks of ``pooled()`` and, with an ENGINE of ours, threads
-check out. Inside a TestCase nothing is ever checked out, because all runs on the one
-connection of the test's transaction; there they raise RuntimeError, as they do wherever
-they would pass for any code.
+They count what requests, blocks of ``pooled()`` and, with an ENGINE of this package,
+threads check out. They raise RuntimeError where they would pass whatever the code does:
+in a TestCase, for example, everything runs on the one connection of the test's
+transaction, and nothing is ever checked out.
 """
 
 from __future__ import annotations
@@ -15,31 +15,32 @@ from typing import Any, overload
 from asgiref.sync import sync_to_async
 from django.core.handlers.asgi import ASGIRequest
 from django.db import DEFAULT_DB_ALIAS, connections
-from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils.asyncio import async_unsafe
 
 from dbpool_mw import conf
-from dbpool_mw.binding import binding, registry
-from dbpool_mw.core.pool import ConnectionPool, holder_text
-from dbpool_mw.drivers.psycopg2 import driver
+from dbpool_mw.binding import registry, testing
+from dbpool_mw.binding.binding import KEY, Binding, can_bind, thread_state, unbind
+from dbpool_mw.binding.requests import end_request
+from dbpool_mw.core.pool import ConnectionPool
+from dbpool_mw.core.report import holder_text
 
 __all__ = ["PoolAssertions", "assert_checkouts", "assert_none_in_use"]
 
-#: Seconds between two looks at a pool that is still in use.
+#: Seconds between two looks at a pool that has connections in use.
 _PAUSE = 0.01
 
 
 class assert_checkouts:
-    """Assert that a block checks connections of one alias out so many times.
+    """Assert that a block makes ``count`` checkouts of the alias ``using``.
 
-    ``with assert_checkouts(2):``, and ``async with`` in a coroutine; for one block at a
-    time. Checkouts of every thread count. The block begins without a connection: what
-    the running thread has open is closed first, unless it is in the middle of a request
-    or of a block of ``pooled()``.
+    Write ``with assert_checkouts(2):``, or ``async with`` in a coroutine; one object
+    serves one block at a time. Checkouts of every thread count. The block begins
+    without a connection: that of the running thread is closed first, except inside a
+    request or a block of ``pooled()``.
 
-    Raises AssertionError at the end of a block that raised nothing; RuntimeError at its
-    beginning, where nothing would be checked out whatever the block does, or when the
-    pool's settings changed in it; ConnectionDoesNotExist for an unknown alias.
+    The end of a block that raised nothing raises AssertionError if the count differs,
+    and RuntimeError if the pool's settings changed. The beginning raises RuntimeError
+    where nothing is ever checked out, and ConnectionDoesNotExist for an unknown alias.
     """
 
     def __init__(self, count: int, using: str = DEFAULT_DB_ALIAS) -> None:
@@ -65,15 +66,15 @@ class assert_checkouts:
         _end_async_request()
         if not _may_use(self.using):
             raise RuntimeError(_FORBIDDEN % self.using)
-        own: Any = connections[self.using]
-        attachment = vars(own).get(binding.KEY)
-        if attachment is None or attachment.request is None:
-            # An earlier test may have put the wrapper on the pool, or have had this
-            # process serve: the count is not to depend on either.
-            own.close()
-            if attachment is not None:
-                binding.uninstall(own, attachment)
-            registry.serve()
+        wrapper: Any = connections[self.using]
+        binding = _binding_of(wrapper)
+        if binding is None or binding.request is None:
+            # The count must not depend on earlier tests, which may have bound the
+            # wrapper or have had this process serve.
+            wrapper.close()
+            if binding is not None:
+                unbind(wrapper, binding)
+            registry.note_serving()
         self._pool = _pool(self.using)
         self._before = _checkouts(self._pool)
 
@@ -91,9 +92,10 @@ class assert_checkouts:
         in_use = _in_use(self.using)
         if in_use:
             text += f" Now {in_use}."
-        own: Any = connections[self.using]
-        attachment = vars(own).get(binding.KEY)
-        if own.connection is not None and not (attachment and attachment.held):
+        wrapper: Any = connections[self.using]
+        binding = _binding_of(wrapper)
+        holds = binding is not None and binding.held
+        if wrapper.connection is not None and not holds:
             text += (
                 " This thread has a connection of Django's own, from a query outside "
                 "of requests and of pooled(). A request uses the one that it finds: "
@@ -104,14 +106,14 @@ class assert_checkouts:
 
 @async_unsafe("Write `await sync_to_async(assert_none_in_use)()` in a coroutine.")
 def assert_none_in_use(using: str | None = None, within: float = 1.0) -> None:
-    """Assert that all connections of an alias are given back, or of every alias.
+    """Assert that no connection of an alias is in use, or of any alias with None.
 
-    A server's thread gives back a moment after its client has read the response: it has
-    ``within`` seconds. What the running thread holds outside of requests and blocks of
-    ``pooled()`` is the test's own and doesn't count.
+    Waits up to ``within`` seconds: a server's thread returns its connection a moment
+    after the client has read the response. What the running thread holds outside of
+    requests and blocks of ``pooled()`` belongs to the test and doesn't count.
 
-    Raises AssertionError that names who holds what; RuntimeError where nothing would be
-    checked out whatever the test does; ConnectionDoesNotExist for an unknown alias.
+    Raises AssertionError, which names the holders; RuntimeError where nothing is ever
+    checked out; ConnectionDoesNotExist for an unknown alias.
     """
     _end_async_request()
     chosen = conf.pooled_aliases() if using is None else (using,)
@@ -156,7 +158,7 @@ class PoolAssertions:
         using: str = DEFAULT_DB_ALIAS,
         **kwargs: Any,
     ) -> assert_checkouts | None:
-        """Assert how often a block, or the call of a function, checks out.
+        """Assert how many checkouts a block, or the call of a function, makes.
 
         See ``assert_checkouts``.
         """
@@ -168,7 +170,7 @@ class PoolAssertions:
         return None
 
     def assertNoneInUse(self, using: str | None = None, within: float = 1.0) -> None:
-        """Assert that all connections are given back; see ``assert_none_in_use``."""
+        """Assert that no connection is in use; see ``assert_none_in_use``."""
         assert_none_in_use(using, within)
 
 
@@ -180,42 +182,38 @@ _FORBIDDEN = (
 
 
 def _end_async_request() -> None:
-    """Give back what a request of Django's AsyncClient left on this thread's wrappers.
+    """End the request of Django's AsyncClient that this thread served, if it did.
 
-    Unlike a server, that client sends ``request_finished`` in another thread.
+    Unlike a server, AsyncClient sends ``request_finished`` in another thread, where the
+    receiver finds nothing to return.
     """
-    mine = binding.here.attachments.values()
-    if any(isinstance(each.request, ASGIRequest) for each in mine):
-        binding.finish()
+    bindings = thread_state.bindings.values()
+    if any(isinstance(binding.request, ASGIRequest) for binding in bindings):
+        end_request()
+
+
+def _binding_of(wrapper: Any) -> Binding | None:
+    binding: Binding | None = vars(wrapper).get(KEY)
+    return binding
 
 
 def _may_use(alias: str) -> bool:
-    """Tell whether the test may use an alias at all.
+    """Tell whether the running test may use an alias.
 
-    Raises RuntimeError where it may, and its requests would still check nothing out.
+    Raises RuntimeError where it may, but nothing is ever checked out: the alias has no
+    pool, or this thread is in a transaction.
     """
-    own: Any = connections[alias]
+    wrapper: Any = connections[alias]
     if alias not in conf.pooled_aliases():
         raise RuntimeError(
             f"{alias!r} has no pool: its ENGINE, DBPOOL_MW_POOLS or DBPOOL_MW_ENABLED "
             "says so."
         )
-    replaced = BaseDatabaseWrapper.ensure_connection.__module__
-    if replaced.partition(".")[0] == "pytest_django":
+    if testing.is_blocked_by_pytest_django() or not can_bind(wrapper):
         return False
-    made_here = binding.KEY not in vars(own)
-    attachment = binding.adopt(own)
-    if attachment is None:
-        return False  # by Django's SimpleTestCase
-    if made_here:
-        binding.uninstall(own, attachment)
-    if attachment.request is None and (
-        own.in_atomic_block
-        or (
-            own.connection is not None
-            and own.autocommit != own.settings_dict["AUTOCOMMIT"]
-        )
-    ):
+    binding = _binding_of(wrapper)
+    in_request = binding is not None and binding.request is not None
+    if not in_request and testing.in_open_transaction(wrapper):
         raise RuntimeError(
             f"{alias!r} is in a transaction, as it always is in a TestCase: everything "
             "runs on that one connection and nothing is ever checked out. Use a "
@@ -226,7 +224,7 @@ def _may_use(alias: str) -> bool:
 
 
 def _pool(alias: str) -> ConnectionPool | None:
-    return registry.pool(alias, connections[alias].settings_dict["NAME"])
+    return registry.get_pool(alias, connections[alias].settings_dict["NAME"])
 
 
 def _checkouts(pool: ConnectionPool | None) -> int:
@@ -234,24 +232,22 @@ def _checkouts(pool: ConnectionPool | None) -> int:
 
 
 def _in_use(alias: str) -> str:
-    """Say how many of an alias are in use and who holds what; nothing if none is.
+    """Return a text on the connections in use and their holders; "" if none is in use.
 
     What this thread holds outside of requests and of ``pooled()`` is left out.
     """
     pool = _pool(alias)
     if pool is None:
         return ""
-    stats, holders = pool.stats(), pool.holders()
+    binding = _binding_of(connections[alias])
+    own = binding if binding is not None and binding.request is None else None
+    stats, holders = pool.stats(), pool.holders(except_for=own)
     count = stats["in_use"] + stats["connecting"]
-    attachment = vars(connections[alias]).get(binding.KEY)
-    if attachment is not None and attachment.request is None:
-        for _, entry in attachment.held:
-            own = driver.backend_pid(entry.connection)
-            holders = [each for each in holders if each["backend_pid"] != own]
-            count -= 1
+    if own is not None:
+        count -= len(own.held)
     if count <= 0:
         return ""
-    parts = [holder_text(each) for each in holders]
+    parts = [holder_text(holder) for holder in holders]
     if count > len(parts):
         parts.append(f"{count - len(parts)} being opened or given back")
     return f"{alias!r} has {count} in use: {', '.join(parts)}"

@@ -89,7 +89,7 @@ def fresh_database(server: Server) -> Iterator[str]:
 def aliases_at(databases: Databases) -> Iterator[Databases]:
     """Point "default" and "replica" at the databases."""
     # It reads the settings, which are chosen above.
-    from dbpool_mw.binding import registry
+    from dbpool_mw.binding import registry, testing
 
     before = {}
     address = {
@@ -104,7 +104,7 @@ def aliases_at(databases: Databases) -> Iterator[Databases]:
     ]:
         before[alias] = settings.DATABASES[alias].copy()
         settings.DATABASES[alias].update(address, NAME=name)
-    registry.remember_databases()
+    testing.remember_databases()
     try:
         yield databases
     finally:
@@ -112,7 +112,7 @@ def aliases_at(databases: Databases) -> Iterator[Databases]:
         registry.close()
         for alias, values in before.items():
             settings.DATABASES[alias].update(values)
-        registry.remember_databases()
+        testing.remember_databases()
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,11 @@
-"""The seam between Django's DatabaseWrapper and the pool.
+"""Bind Django's database wrappers to pools.
 
-An adopted wrapper carries two methods of ours in place of its own: ``connect``, which
+A bound wrapper has two methods of this module in its ``__dict__``: ``connect``, which
 checks a connection out instead of opening one, and ``_close``, which checks it in
-instead of closing it. All else is Django's. So ``ensure_connection()``, ``close()``,
-``close_old_connections()``, ``atomic()`` and whatever an ENGINE adds to them work as
-ever, and a connection closed in the middle of a request comes back to the pool, where
-the next query gets one again. Physical connections are opened and reset in
-``physical``.
+instead of closing it. Everything else is Django's. So ``ensure_connection()``,
+``close()``, ``close_old_connections()``, ``atomic()`` and whatever an ENGINE adds to
+them work as without a pool. A connection that is closed in the middle of a request
+returns to the pool, and the next query checks one out again.
 """
 
 from __future__ import annotations
@@ -15,65 +14,70 @@ import _thread
 import contextlib
 import threading
 import weakref
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
-import psycopg2
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils.asyncio import async_unsafe
 
-from dbpool_mw import conf
-from dbpool_mw.binding import connecting, registry
-from dbpool_mw.core.entry import PoolEntry
+from dbpool_mw import conf, drivers
+from dbpool_mw.binding import connecting, recording, registry, testing
+from dbpool_mw.binding.errors import for_django
+from dbpool_mw.core.entry import Holder, PoolEntry
+from dbpool_mw.core.errors import PoolError
 from dbpool_mw.core.pool import ConnectionPool
 
-#: Where an adopted wrapper keeps its attachment, in its ``__dict__``.
+#: The attribute of a bound wrapper that holds its binding.
 KEY = "_dbpool_mw"
 
+_DJANGO_CLOSE = BaseDatabaseWrapper.close
 
-class Attachment:
-    """What ties one adopted wrapper to a pool; to the pool it is the owner.
 
-    ``held`` has at most one element. It is a list because ``pop`` is atomic: of two
-    threads that give the same connection back, one finds the list empty.
+class Binding:
+    """Binds one wrapper to the pool of its alias, where it is the holder.
+
+    ``held`` has at most one element. It is a list because ``pop`` is atomic: when two
+    threads return the same connection, one of them finds the list empty.
     """
 
     __slots__ = (
         "__weakref__",
         "alias",
-        "closes",
         "connect",
+        "engine_close",
         "held",
         "request",
         "scopes",
-        "stays",
+        "stays_bound",
         "thread",
         "wrapper",
     )
 
     def __init__(self, wrapper: BaseDatabaseWrapper) -> None:
         self.alias: str = wrapper.alias
-        closes = type(wrapper)._close  # type: ignore[attr-defined]
-        is_djangos = closes.__module__.startswith("django.db.backends.")
-        #: The ENGINE's own ``_close``, where it isn't Django's.
-        self.closes = None if is_djangos else closes
-        # Both know the wrapper weakly: it must be free to go.
+        engine_close = type(wrapper)._close  # type: ignore[attr-defined]
+        is_djangos = engine_close.__module__.startswith("django.db.backends.")
+        #: ``_close`` of the ENGINE, None where the ENGINE inherits Django's.
+        self.engine_close = None if is_djangos else engine_close
+        #: What the wrapper has as its ``connect`` while it is bound.
         self.connect = partial(_connect, self)
         self.held: list[tuple[ConnectionPool, PoolEntry]] = []
-        # Whatever has a ``method`` and a ``path``: a request, or the outermost scope.
+        #: The holder in reports: a request, or the outermost ``Scope``. It has a
+        #: ``method`` and a ``path``.
         self.request: Any = None
-        # How many scopes have begun and not ended.
+        #: How many scopes have begun and not ended.
         self.scopes = 0
-        # Whether the wrapper stays adopted when the last of them ends.
-        self.stays = True
+        #: Whether the wrapper stays bound when the outermost scope ends.
+        self.stays_bound = True
         self.thread = threading.current_thread().name
-        self.wrapper = weakref.ref(wrapper, self.lose)
+        #: A weak reference. When the wrapper is collected, its connection is reclaimed.
+        self.wrapper = weakref.ref(wrapper, self.reclaim)
 
     def describe(self) -> Mapping[str, Any]:
-        """Tell who holds the connection; called from any thread."""
+        """Return who holds the connection: thread, method and path; in any thread."""
         request = self.request
         return {
             "thread": self.thread,
@@ -83,84 +87,113 @@ class Attachment:
 
     def holds_another(self) -> bool:
         """Tell whether this thread holds a connection of another alias."""
-        others = here.attachments.values()
-        return any(each.held for each in others if each is not self)
+        bindings = thread_state.bindings.values()
+        return any(binding.held for binding in bindings if binding is not self)
 
-    def take(self) -> tuple[ConnectionPool, PoolEntry] | None:
-        """Take what is held, if anything is; of several takers one gets it."""
+    def pop_held(self) -> tuple[ConnectionPool, PoolEntry] | None:
+        """Remove and return what is held, None if nothing is; one caller gets it."""
         try:
             return self.held.pop()
         except IndexError:
             return None
 
-    def lose(self, *_: object) -> None:
-        """Have the pool take back what is held: wrapper or thread are gone.
+    def reclaim(self, *_: object) -> None:
+        """Have the pool reclaim what is held: the wrapper or its thread is gone.
 
-        Runs in finalisers, in any thread at any allocation: see ``pool.lose``.
+        Runs in finalisers, in any thread and at any allocation: see
+        ``ConnectionPool.reclaim_soon``.
         """
-        held = self.take()
+        held = self.pop_held()
         if held is not None:
             pool, entry = held
-            entry.connection.lease += 1
-            pool.lose(entry)
+            pool.reclaim_soon(entry)
 
-    def attach(self, wrapper: Any, eager: bool = False) -> None:
+    def checkout(self, wrapper: Any, eager: bool = False) -> None:
         """Check a connection out and put it on the wrapper.
 
-        With ``eager`` nothing has asked for one yet. Raises what
-        ``ConnectionPool.checkout`` raises.
+        ``eager`` says that no query needs the connection yet. In a test run nothing is
+        checked out then for an alias without a test database. Raises what
+        ``ConnectionPool.checkout`` raises, a pool's errors as those of
+        ``dbpool_mw.binding.errors``, and ImproperlyConfigured.
         """
-        if self.held and (left := self.take()) is not None:
-            pool, entry = left
-            pool.discard(entry, "taken off its wrapper")
-        name = wrapper.settings_dict["NAME"]
-        found = registry.pool(self.alias, name)
-        if found is None:
-            if eager and registry.is_untested(self.alias, name):
+        if self.held and (held := self.pop_held()) is not None:
+            replaced_pool, replaced_entry = held
+            replaced_pool.discard(replaced_entry, "taken off its wrapper")
+        database = wrapper.settings_dict["NAME"]
+        pool = registry.get_pool(self.alias, database)
+        if pool is None:
+            if eager and testing.has_no_test_database(self.alias, database):
                 return
-            found = _make_pool(self.alias, name)
-        entry = found.checkout(self)
-        self.held.append((found, entry))
-        connecting.put(wrapper, entry.connection, entry.checked_out_at)
+            pool = _make_pool(wrapper, database)
+        try:
+            entry = pool.checkout(self)
+        except PoolError as error:
+            raise for_django(error) from error
+        self.held.append((pool, entry))
+        recording.apply(wrapper, entry.connection, entry.recorded, entry.checked_out_at)
 
 
-def _make_pool(alias: str, database: str) -> ConnectionPool:
+def _make_pool(wrapper: Any, database: str) -> ConnectionPool:
+    """Make the pool of a wrapper's alias, which opens connections as wrappers do."""
     _check_locals()
+    alias = wrapper.alias
+    conf.config_for(alias)
+    driver = drivers.find(wrapper.Database.__name__)
+    assert driver is not None
 
-    def connect(attachment: Any) -> Any:
-        return connecting.open_connection(alias, attachment and attachment.wrapper())
+    def connect(entry: PoolEntry, holder: Holder | None) -> None:
+        entry.connection, entry.recorded = connecting.open_connection(
+            driver, alias, _wrapper_of(holder)
+        )
 
-    def reset(attachment: Any, *arguments: Any) -> None:
-        asking = attachment and attachment.wrapper()
-        connecting.reset_session(alias, asking, *arguments)
+    def reset(entry: PoolEntry) -> None:
+        wrapper = _wrapper_of(entry.holder)
+        connecting.reset_session(driver, alias, wrapper, entry)
 
-    return registry.make_pool(alias, database, connect, reset)
+    return registry.make_pool(alias, database, driver, connect, reset)
 
 
-class _OfThread(dict[str, Attachment]):
-    """The attachments of one thread, by alias; when it ends, nothing they hold is lost.
+def _wrapper_of(holder: Holder | None) -> Any:
+    """Return the wrapper of a holder; None for a refill, or if it was collected."""
+    return None if holder is None else cast(Binding, holder).wrapper()
 
-    A look here is cheaper than one at ``connections``. It relies on a thread that
-    serves requests keeping its wrappers, which nothing in Django contradicts.
+
+# --- The state of a thread -----------------------------------------------------------
+
+
+class _Bindings(dict[str, Binding]):
+    """The bindings of one thread, by alias.
+
+    Reading it is cheaper than ``connections[alias]``. That relies on a thread that
+    serves requests keeping its wrappers, as Django's ``connections`` does. When the
+    thread ends, the pools reclaim what it held.
     """
 
     def __del__(self) -> None:
-        for attachment in self.values():
-            attachment.lose()
+        for binding in self.values():
+            binding.reclaim()
 
 
-class _Local(threading.local):
+class _ThreadState(threading.local):
+    """What belongs to the running thread, or greenlet."""
+
     def __init__(self) -> None:
-        self.attachments = _OfThread()
+        #: The bindings that were made in this thread.
+        self.bindings = _Bindings()
+        #: The scopes of the tasks that run in this thread, by the ids of their results.
+        self.task_scopes: dict[str, Any] = {}
+
+
+thread_state = _ThreadState()
 
 
 def _check_locals() -> None:
-    """Raise ImproperlyConfigured if greenlets would share what is a thread's own.
+    """Raise ImproperlyConfigured if all greenlets of a thread share ``thread_state``.
 
-    So it is when gevent or eventlet patched Python after this module, or Django's
-    connections, were imported: each greenlet would be given the same wrappers.
+    That happens when gevent or eventlet patches Python after this module, or Django's
+    connections, were imported: then the greenlets share Django's wrappers too.
     """
-    if _Local.__mro__[1] is not threading.local:
+    if _ThreadState.__mro__[1] is not threading.local:
         raise ImproperlyConfigured(
             "Python was patched for greenlets after Django was imported, so all of "
             "them would share one database connection. Call monkey.patch_all() first, "
@@ -169,193 +202,137 @@ def _check_locals() -> None:
         )
 
 
-#: ``here.attachments`` are those that were made in the running thread.
-here = _Local()
+# --- Bind and unbind -----------------------------------------------------------------
 
 
-def adopt(wrapper: Any) -> Attachment | None:
-    """Put a wrapper on its alias's pool, if it isn't yet; in the wrapper's own thread.
+def bind(wrapper: Any) -> Binding | None:
+    """Bind a wrapper to the pool of its alias, unless it is bound already.
 
-    None if it must be left alone: it is another thread's, a connection for the pool is
-    being opened on it, or its ``connect`` is neither its class's nor ours, as when
-    Django's SimpleTestCase forbids the database.
+    Returns its binding, or None where ``can_bind()`` says no. Call it in the wrapper's
+    own thread.
     """
+    if not can_bind(wrapper):
+        return None
     state = vars(wrapper)
-    attachment: Attachment | None = state.get(KEY)
-    replaced = state.get("connect")
-    if wrapper._thread_ident != _thread.get_ident() or connecting.is_opening(wrapper):
-        return None
-    if attachment is None:
-        own = type(wrapper).connect
-        if replaced is not None and getattr(replaced, "__func__", None) is not own:
-            return None
-        attachment = Attachment(wrapper)
-        install(wrapper, attachment)
-    elif replaced is not attachment.connect:
-        return None
-    here.attachments[wrapper.alias] = attachment
-    return attachment
+    binding: Binding | None = state.get(KEY)
+    if binding is None:
+        binding = Binding(wrapper)
+        state.update(
+            {
+                KEY: binding,
+                "connect": binding.connect,
+                "_close": partial(_close, wrapper, binding),
+            }
+        )
+    thread_state.bindings[wrapper.alias] = binding
+    return binding
 
 
-def install(wrapper: Any, attachment: Attachment) -> None:
-    """Put our two methods on a wrapper."""
-    vars(wrapper).update(
-        {
-            KEY: attachment,
-            "connect": attachment.connect,
-            "_close": partial(_close, wrapper, attachment),
-        }
-    )
+def can_bind(wrapper: Any) -> bool:
+    """Tell whether a wrapper is bound or can be bound, in the running thread.
+
+    It can't if it is another thread's, if a connection is being opened on it for the
+    pool, or if somebody replaced its ``connect``, as a test that forbids the database.
+    """
+    if wrapper._thread_ident != _thread.get_ident() or recording.is_recording(wrapper):
+        return False
+    binding: Binding | None = vars(wrapper).get(KEY)
+    if binding is None:
+        return not testing.forbids_connecting(wrapper)
+    return vars(wrapper).get("connect") is binding.connect
 
 
-def uninstall(wrapper: Any, attachment: Attachment) -> None:
-    """Take them off again: the wrapper, which holds nothing, is Django's own."""
+def unbind(wrapper: Any, binding: Binding) -> None:
+    """Make a wrapper, which holds no connection of the pool, Django's own again."""
     for name in (KEY, "connect", "_close"):
         vars(wrapper).pop(name, None)
-    if here.attachments.get(attachment.alias) is attachment:
-        del here.attachments[attachment.alias]
+    if thread_state.bindings.get(binding.alias) is binding:
+        del thread_state.bindings[binding.alias]
 
 
-def enter(request: Any, aliases: Iterable[str], lazy: bool) -> None:
-    """Begin a request in this thread: every one of these aliases gets a connection.
+# --- Return connections --------------------------------------------------------------
 
-    With ``lazy``, each gets it at its first query. Raises django.db.OperationalError
-    when there is none to be had; what was attached before that stays attached.
+
+def give_back(binding: Binding) -> None:
+    """Close the wrapper of a binding that holds a connection, outside of ``atomic()``.
+
+    Call it in the wrapper's own thread. An atomic block that is still open is that of a
+    TestCase: Django's ``close_old_connections`` closes every other one before.
     """
-    replaced = BaseDatabaseWrapper.ensure_connection is not _ENSURE_CONNECTION
-    mine = here.attachments
-    for alias in aliases:
-        attachment = mine.get(alias)
-        wrapper: Any = attachment and attachment.wrapper()
-        if wrapper is None or wrapper.connect is not attachment.connect:  # type: ignore[union-attr]
-            # All at once: what is told of a new connection may use the other aliases.
-            attachment = {each: adopt(connections[each]) for each in aliases}[alias]
-            wrapper = connections[alias]
-        if attachment is None:
-            continue
-        attachment.request = request
-        if wrapper.connection is not None:
-            if wrapper.in_atomic_block or not attachment.held:
-                continue  # somebody's test, or a connection that isn't ours
-            wrapper.close()  # left by a request that never finished
-        if lazy:
-            continue
-        if replaced:
-            # By pytest-django, or in 5.2 and later by Django's own test classes. Where
-            # the test may not use the alias, its first query says so.
-            with contextlib.suppress(AssertionError, RuntimeError):
-                wrapper.ensure_connection()
-        else:
-            try:
-                attachment.attach(wrapper, eager=True)
-            except psycopg2.Error:
-                with wrapper.wrap_database_errors:
-                    raise
-
-
-#: Django's own; None where somebody replaced it before this module was imported.
-_ENSURE_CONNECTION: Any = BaseDatabaseWrapper.ensure_connection
-if _ENSURE_CONNECTION.__module__ != BaseDatabaseWrapper.__module__:
-    _ENSURE_CONNECTION = None
-
-
-def finish() -> None:
-    """End this thread's request, however it ended, and give back what it holds."""
-    leave()
-    for attachment in here.attachments.values():
-        attachment.request = None
-
-
-def leave() -> None:
-    """Give back what this thread's request holds; a later query gets another.
-
-    Not from an open atomic block, which is somebody's test: Django's own
-    ``close_old_connections`` has closed all others that can be.
-    """
-    for attachment in here.attachments.values():
-        if attachment.held:
-            give_back(attachment)
-
-
-def give_back(attachment: Attachment) -> None:
-    """Close the wrapper of an attachment that holds something, outside of atomic()."""
-    wrapper: Any = attachment.wrapper()
+    wrapper: Any = binding.wrapper()
     if wrapper is None or wrapper.in_atomic_block:
         return
     if type(wrapper).close is _DJANGO_CLOSE:
-        # What Django's close() comes to here, less its guards against a use from other
-        # threads and from the event loop: this is the wrapper's own thread.
+        # What Django's close() does here, without its checks for a call from another
+        # thread or from the event loop.
         wrapper.run_on_commit = []
-        _close(wrapper, attachment)
+        _close(wrapper, binding)
     else:
         wrapper.close()
 
 
-_DJANGO_CLOSE = BaseDatabaseWrapper.close
+def drop_inherited_connections() -> None:
+    """Drop the parent's connections from this thread's wrappers; runs after a fork.
 
-
-def forget_inherited() -> None:
-    """Take the parent's connections off this thread's wrappers, after a fork.
-
-    They are dropped, not closed: the sockets are the parent's. An atomic block that the
-    fork happened in can't go on in the child.
+    They aren't closed, because the sockets are the parent's. If the fork happened in an
+    atomic block, the block can't go on in the child: its queries raise.
     """
     for wrapper in connections.all(initialized_only=True):
         if wrapper.vendor == "postgresql" and wrapper.connection is not None:
-            attachment = vars(wrapper).get(KEY)
-            if attachment is not None:
-                attachment.take()
+            binding = vars(wrapper).get(KEY)
+            if binding is not None:
+                binding.pop_held()
             wrapper.connection = None
-            # Sends nothing now, but an ENGINE forgets what it knew of the session.
+            # Sends nothing without a connection. An ENGINE resets here what it keeps
+            # about the session.
             wrapper.close()
             if wrapper.in_atomic_block:
                 wrapper.closed_in_transaction = True
                 wrapper.needs_rollback = True
 
 
-# --- What an adopted wrapper does differently ----------------------------------------
+# --- The two methods of a bound wrapper ----------------------------------------------
 
 
 @async_unsafe
-def _connect(attachment: Attachment) -> None:
-    """Stand in for ``BaseDatabaseWrapper.connect``: check a connection out."""
-    wrapper: Any = attachment.wrapper()
-    if attachment.held:
+def _connect(binding: Binding) -> None:
+    """Check a connection out, in the place of ``BaseDatabaseWrapper.connect``."""
+    wrapper: Any = binding.wrapper()
+    if binding.held:
         wrapper.close()
-    if attachment.alias in conf.pooled_aliases():
-        attachment.attach(wrapper)
+    if binding.alias in conf.pooled_aliases():
+        binding.checkout(wrapper)
     else:  # the settings have changed
         type(wrapper).connect(wrapper)
 
 
-def _close(wrapper: Any, attachment: Attachment) -> None:
-    """Stand in for ``DatabaseWrapper._close``: check the connection in.
+def _close(wrapper: Any, binding: Binding) -> None:
+    """Check the connection in, in the place of ``DatabaseWrapper._close``.
 
-    In an atomic block it is closed for good: ``close()`` then leaves it on the wrapper,
-    where a use must fail as it does without a pool.
+    In an atomic block the connection is closed, and ``wrapper.connection`` stays: later
+    queries of the block must fail, as they do without a pool.
     """
     try:
-        pool, entry = attachment.held.pop()
+        pool, entry = binding.held.pop()
     except IndexError:
         type(wrapper)._close(wrapper)
         return
     if wrapper.connection is not entry.connection:
-        type(wrapper)._close(wrapper)  # somebody put another one there
-        entry.connection.lease += 1
+        # Somebody assigned another connection to the wrapper: close that one.
+        type(wrapper)._close(wrapper)
         pool.checkin(entry)
         return
     try:
-        if attachment.closes is not None:
-            # There is nothing to close: it is to forget what it knew of the session.
-            # One that can't do without a connection has nothing else to do.
+        if binding.engine_close is not None:
+            # The ENGINE must reset what it keeps on the wrapper about the session, and
+            # has nothing to close. It may not expect to find no connection.
             wrapper.connection = None
             with contextlib.suppress(Exception):
-                attachment.closes(wrapper)
+                binding.engine_close(wrapper)
     finally:
         if wrapper.in_atomic_block:
             wrapper.connection = entry.connection
             pool.discard(entry, "closed in atomic()")
         else:
             wrapper.connection = None
-            entry.connection.lease += 1
             pool.checkin(entry)

@@ -1,12 +1,12 @@
-"""Error pages under ASGI, which Django renders in another thread than the request's.
+"""Return connections around error pages under ASGI.
 
-The response to an exception is made in a thread of the event loop's executor
+Django renders the response to an exception in another thread than the request's
 (``sync_to_async(response_for_exception, thread_sensitive=False)`` in
-``django.core.handlers.exception``). That thread serves anybody, it has wrappers of its
-own, and no signal tells when the page is done. So we stand around two functions: what
-the request holds goes back before the page is begun, or requests that fail together
-would hold one connection each and wait for another; what the page checks out goes back
-at its end.
+``django.core.handlers.exception``). That thread has wrappers of its own, serves any
+request, and no signal tells when the page is done. So two functions of Django are
+wrapped. The first returns what the request holds before its error page begins: else
+requests that fail together would each hold one connection and wait for another. The
+second returns what the page checks out when the page ends.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from django.core.handlers import base, exception
 from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest, HttpResponse
 
-from dbpool_mw.binding import binding
+from dbpool_mw.binding.requests import return_connections
 from dbpool_mw.binding.scope import Scope
 
 _convert: Callable[[Any], Any] = exception.convert_exception_to_response
@@ -30,24 +30,27 @@ _render = exception.response_for_exception
 
 @wraps(_convert)
 def convert_exception_to_response(get_response: Callable[..., Any]) -> Any:
-    """Have a request that fails give back before its error page; for each layer."""
+    """Return the connections of a request that fails, before its error page.
+
+    Django calls this for each middleware and for the view.
+    """
     if not iscoroutinefunction(get_response):
         return _convert(get_response)
 
     @wraps(get_response)
-    async def giving_back(request: HttpRequest) -> Any:
+    async def returning_connections(request: HttpRequest) -> Any:
         try:
             return await get_response(request)
         except Exception:
-            await sync_to_async(binding.leave)()
+            await sync_to_async(return_connections)()
             raise
 
-    return _convert(giving_back)
+    return _convert(returning_connections)
 
 
 @wraps(_render)
 def response_for_exception(request: HttpRequest, exc: Exception) -> HttpResponse:
-    """Render an error page; what it checks out it gives back at its end."""
+    """Render an error page, and return the connections that the page checked out."""
     if not isinstance(request, ASGIRequest):
         return _render(request, exc)
     scope = Scope(method=request.method or "", path=request.path)
@@ -59,6 +62,6 @@ def response_for_exception(request: HttpRequest, exc: Exception) -> HttpResponse
 
 
 def install() -> None:
-    """Put ours in the place of Django's; called once, when the app is ready."""
+    """Replace Django's two functions; called once, when the app is ready."""
     base.convert_exception_to_response = convert_exception_to_response  # type: ignore[attr-defined]
     exception.response_for_exception = response_for_exception

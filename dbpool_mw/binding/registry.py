@@ -1,11 +1,10 @@
-"""What this process owns: its pools by alias, its threads, its control socket.
+"""The pools, the threads and the control socket of this process.
 
-The threads start with the first pool, and so does the control socket: a management
-command, which makes no pool, has neither.
+The threads and the socket start with the first pool. A management command makes no pool
+and so has neither.
 
-A fork gives the child an empty house. ``after_fork_in_child`` forgets everything
-without closing it, because the sockets are the parent's; psycopg2 leaves alone what
-another process opened.
+After a fork the child starts with an empty state. It drops the parent's pools without
+closing their connections, because the sockets are the parent's.
 """
 
 from __future__ import annotations
@@ -20,143 +19,123 @@ from pathlib import Path
 from typing import Any
 
 from django.apps import apps
-from django.db import connections
 
 from dbpool_mw import conf
+from dbpool_mw.binding import testing
 from dbpool_mw.control import protocol
 from dbpool_mw.control.server import ControlServer
 from dbpool_mw.core.background import Maintenance
-from dbpool_mw.core.entry import Owner
+from dbpool_mw.core.entry import Holder, PoolEntry
 from dbpool_mw.core.pool import ConnectionPool
-from dbpool_mw.drivers.psycopg2.driver import Character
+from dbpool_mw.drivers import Driver
 
-Connect = Callable[["Owner | None"], Any]
-Reset = Callable[["Owner | None", Any, Character], None]
+Connect = Callable[[PoolEntry, "Holder | None"], None]
+Reset = Callable[[PoolEntry], None]
 
 
-class _House:
-    """Everything that a fork must leave behind."""
+class _ProcessState:
+    """What belongs to this process, and not to its children."""
 
     def __init__(self) -> None:
         self.lock = threading.Lock()
         self.pools: dict[str, ConnectionPool] = {}
         self.maintenance: Maintenance | None = None
         self.control: ControlServer | None = None
-        self.began: float | None = None
+        #: When the first pool was made, by ``time.monotonic()``.
+        self.started_at: float | None = None
 
 
-_house = _House()
+_state = _ProcessState()
 
-_serves = False
+#: The states of parent processes. They are kept, because their finalisers would close
+#: what is the parents'.
+_inherited: list[_ProcessState] = []
 
-
-def serve() -> None:
-    """Note that this process serves: requests, tasks, or blocks of ``pooled()``."""
-    global _serves
-    _serves = True
+_is_serving = False
 
 
-def serves() -> bool:
-    """Tell whether an ENGINE of ours is to pool what this thread connects.
+def note_serving() -> None:
+    """Note that this process serves requests, tasks, or blocks of ``pooled()``."""
+    global _is_serving
+    _is_serving = True
 
-    Not in the main thread of a process that serves nothing, as a management command: it
-    must start no thread and keep no connection by being run. Nor while the apps are
-    being loaded: the process may be about to make a test database, and to fork.
+
+def is_serving() -> bool:
+    """Tell whether an ENGINE of this package uses the pool in the running thread.
+
+    The main thread does so once its process serves something: a management command
+    starts no thread and keeps no connection. No thread does so while Django loads the
+    apps: a test runner may make its database after that, and a server may fork.
     """
     return apps.ready and (
-        _serves or threading.current_thread() is not threading.main_thread()
+        _is_serving or threading.current_thread() is not threading.main_thread()
     )
 
 
-#: The database of each alias as the project configured it; see ``remember_databases``.
-_configured: dict[str, str] = {}
-
-
-def remember_databases() -> None:
-    """Note which database each alias is configured for; called once, at start.
-
-    Django's test runner changes the names later. A pool made after that never keeps a
-    connection, so that the test database can be dropped; see also ``_is_test_run``.
-    """
-    _configured.update(
-        (alias, values["NAME"]) for alias, values in connections.settings.items()
-    )
-
-
-def pool(alias: str, database: str) -> ConnectionPool | None:
-    """Give the pool of an alias, None if there is none for this database yet.
+def get_pool(alias: str, database: str) -> ConnectionPool | None:
+    """Return the pool of an alias, None if there is none for this database yet.
 
     Called at every checkout, from any thread.
     """
-    found = _house.pools.get(alias)
-    return found if found is not None and found.database == database else None
+    pool = _state.pools.get(alias)
+    return pool if pool is not None and pool.database == database else None
 
 
 def make_pool(
-    alias: str, database: str, connect: Connect, reset: Reset
+    alias: str, database: str, driver: Driver, connect: Connect, reset: Reset
 ) -> ConnectionPool:
-    """Make the pool of an alias, in the place of one for another database.
+    """Make the pool of an alias; one for another database is replaced and closed.
 
-    ``database`` is what the alias is called on the server now. Of several threads that
-    come at once, all get the same pool. Raises ImproperlyConfigured when the settings
-    are wrong.
+    ``database`` is the name of the database that the alias has now. Threads that call
+    this at the same time get the same pool. Raises ImproperlyConfigured when the
+    settings are wrong.
     """
     config, directory = conf.config_for(alias), conf.control_dir()
-    house = _house
-    with house.lock:
-        old = house.pools.get(alias)
+    state = _state
+    with state.lock:
+        old = state.pools.get(alias)
         if old is not None and old.database == database:
             return old
         new = ConnectionPool(
-            alias, config, database=database, connect=connect, reset=reset
+            alias,
+            config,
+            driver=driver,
+            connect=connect,
+            reset=reset,
+            database=database,
         )
-        house.pools[alias] = new
-        house.began = house.began or time.monotonic()
-        if database != _configured.get(alias, database) or _is_test_run():
+        state.pools[alias] = new
+        state.started_at = state.started_at or time.monotonic()
+        if testing.must_keep_no_idle_connection(alias, database):
             new.drain()
-        elif house.maintenance is None:
-            _start_threads(house, directory)
+        elif state.maintenance is None:
+            _start_threads(state, directory)
     if old is not None:
         old.close()
     return new
 
 
-def is_untested(alias: str, database: str) -> bool:
-    """Tell whether this is a test run, and no test database was made for the alias."""
-    return _is_test_run() and database == _configured.get(alias)
+def _start_threads(state: _ProcessState, control_dir: Path) -> None:
+    """Start the maintenance and control threads. Call it with the state's lock held.
 
-
-def _is_test_run() -> bool:
-    """Tell whether a test runner is at work: Django's own, or pytest-django.
-
-    A test database may have the configured name; and tests that need none, or are
-    being imported, still have the configured one.
+    The threads inherit a signal mask that blocks what other processes send: a signal
+    that the main thread blocks must wait for the main thread. In a Celery worker, for
+    example, billiard blocks SIGTERM while it holds a lock that all children share; a
+    child that died of SIGTERM then would stop the others.
     """
-    tests = sys.modules.get("django.test.utils")
-    # Where setup_test_environment() keeps what it changed (read in 4.2 to 6.1).
-    return hasattr(getattr(tests, "_TestState", None), "saved_data")
-
-
-def _start_threads(house: _House, control_dir: Path) -> None:
-    """Start what runs beside the requests. The house's lock is held.
-
-    These threads take no signal, which their starter's mask says: one that the main
-    thread blocks must wait. billiard blocks SIGTERM, for one, while it holds the lock
-    that all of a Celery worker's children share, and a child that died of it then would
-    stop them all.
-    """
-    house.maintenance = Maintenance(lambda: list(house.pools.values()))
-    house.control = ControlServer(control_dir, handle)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+    state.maintenance = Maintenance(lambda: list(state.pools.values()))
+    state.control = ControlServer(control_dir, handle)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SENT_SIGNALS)
     try:
-        house.maintenance.start()
-        house.control.start()
+        state.maintenance.start()
+        state.control.start()
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-#: What somebody sends; the others are a thread's own faults.
-_SIGNALS = signal.valid_signals() - {
+#: Signals that other processes send. The kernel sends the excluded ones to a thread
+#: for what that thread did.
+_SENT_SIGNALS = signal.valid_signals() - {
     signal.SIGABRT,
     signal.SIGBUS,
     signal.SIGFPE,
@@ -166,63 +145,79 @@ _SIGNALS = signal.valid_signals() - {
 
 
 def pools() -> list[ConnectionPool]:
-    """Give the pools that this process has now."""
-    return list(_house.pools.values())
+    """Return the pools that this process has now."""
+    return list(_state.pools.values())
+
+
+def stats() -> list[dict[str, Any]]:
+    """Return the figures of each pool of this process, as plain data at one moment.
+
+    One dict a pool, the same as in ``dbpool_stats --format json``; docs/metrics.rst has
+    their keys. Empty before the first checkout. May be called from any thread; makes no
+    round trip.
+    """
+    return [pool.stats() for pool in pools()]
 
 
 def close() -> None:
     """Close the pools, end the threads and remove the control socket.
 
-    Connections in use close at their checkin. A later checkout starts all anew.
+    Connections in use are closed at their checkin. A later checkout makes a new pool
+    and starts new threads.
     """
-    global _house
-    old, _house = _house, _House()
+    global _state
+    old, _state = _state, _ProcessState()
     if old.control is not None:
         old.control.stop()
     if old.maintenance is not None:
         old.maintenance.stop()
-    for each in old.pools.values():
-        each.close()
+    for pool in old.pools.values():
+        pool.close()
 
 
 def after_fork_in_child() -> None:
-    """Forget the parent's pools, threads and socket without touching them."""
-    global _house
-    old, _house = _house, _House()
+    """Start with an empty state; the parent's pools and socket stay as they are."""
+    global _state
+    old, _state = _state, _ProcessState()
     _inherited.append(old)
     if old.control is not None:
         old.control.forget()
 
 
-#: What a parent left to its forks: kept, because a finaliser must not run on it.
-_inherited: list[_House] = []
-
-
 def handle(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Answer a request of the control socket; runs on the control thread."""
-    wanted = request.get("aliases")
-    chosen = [p for p in pools() if wanted is None or p.name in wanted]
+    """Carry out a request of the control socket and return the reply.
+
+    Runs in the control thread.
+    """
+    aliases = request.get("aliases")
+    chosen = [pool for pool in pools() if aliases is None or pool.name in aliases]
     verb = request["verb"]
-    if verb != "stats":
-        for each in chosen:
-            getattr(each, verb)()
+    for pool in chosen:
+        if verb == "drain":
+            pool.drain()
+        elif verb == "pause":
+            pool.pause()
+        elif verb == "recycle":
+            pool.recycle()
+        elif verb == "resume":
+            pool.resume()
     reply: dict[str, Any] = {
         "version": protocol.VERSION,
         "ok": True,
         "pid": os.getpid(),
         "command": _command(),
-        "uptime": time.monotonic() - (_house.began or time.monotonic()),
-        "pools": [each.stats() for each in chosen],
+        "uptime": time.monotonic() - (_state.started_at or time.monotonic()),
+        "pools": [pool.stats() for pool in chosen],
     }
     if request.get("holders"):
-        reply["holders"] = [holder for each in chosen for holder in each.holders()]
+        reply["holders"] = [holder for pool in chosen for holder in pool.holders()]
     return reply
 
 
 def _command() -> str:
-    """Say what this process runs as, in the words it was started with."""
+    """Return the command line of this process, at most 200 characters."""
     program, *arguments = sys.argv or [""]
     directory, name = os.path.split(program)
-    if name == "__main__.py":  # python -m celery, say
+    if name == "__main__.py":  # as with python -m celery
         name = os.path.basename(directory)
     return " ".join([name or "python", *arguments])[:200]

@@ -19,21 +19,24 @@ from django.db import connections
 from django.utils.asyncio import async_unsafe
 
 from dbpool_mw import conf
-from dbpool_mw.binding import binding, registry
+from dbpool_mw.binding import registry
+from dbpool_mw.binding.binding import KEY, Binding, bind, give_back, unbind
+from dbpool_mw.binding.testing import in_open_transaction
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 
 class Scope:
-    """One piece of work on pooled connections, from its beginning to its end.
+    """One piece of work on pooled connections, such as a task or a block.
 
-    It is for these aliases, or for all that have a pool. ``method`` and ``path`` are
-    what reports say of the holder. ``begin`` and ``end`` are called in the thread, or
-    the greenlet, that does the work.
+    ``aliases`` are those to pool, by default all that have a pool. ``method`` and
+    ``path`` name the holder in reports. Call ``begin()`` and ``end()`` in the thread or
+    greenlet that does the work.
 
-    Each alias checks a connection out at its first query and gives it back when the
-    outermost scope ends. A scope inside of a request, or of an atomic block, leaves
-    all as it is: somebody else gives back there. An alias without a pool is Django's.
+    Each alias checks a connection out at its first query and returns it when the
+    outermost scope ends. Inside a request or an atomic block, a scope changes nothing:
+    the connection belongs to the request or the block. An alias without a pool keeps
+    Django's own connections.
     """
 
     def __init__(
@@ -46,69 +49,67 @@ class Scope:
         self.aliases = tuple(aliases)
         self.method = method
         self.path = path
-        self._begun: list[tuple[Any, binding.Attachment]] = []
+        self._begun: list[tuple[Any, Binding]] = []
 
     def begin(self) -> None:
-        """Have this thread's wrappers use the pools.
+        """Bind this thread's wrappers to the pools; nothing is checked out yet.
 
-        Raises ConnectionDoesNotExist for an alias that isn't one, ImproperlyConfigured
-        when the settings are wrong. No connection is checked out yet.
+        Raises ConnectionDoesNotExist for an alias that DATABASES doesn't have, and
+        ImproperlyConfigured when the settings are wrong.
         """
         pooled_aliases = conf.pooled_aliases()
-        chosen = [connections[alias] for alias in self.aliases or pooled_aliases]
-        registry.serve()
-        for each in chosen:
-            if each.alias in pooled_aliases:
-                self._begin(each)
+        wrappers = [connections[alias] for alias in self.aliases or pooled_aliases]
+        registry.note_serving()
+        for wrapper in wrappers:
+            if wrapper.alias in pooled_aliases:
+                self._begin(wrapper)
 
-    def _begin(self, own: Any) -> None:
-        made_here = binding.KEY not in vars(own)
-        attachment = binding.adopt(own)
-        if attachment is None:
+    def _begin(self, wrapper: Any) -> None:
+        was_bound = KEY in vars(wrapper)
+        if not was_bound and in_open_transaction(wrapper):
             return
-        if made_here:
-            attachment.stays = False
-        if not attachment.scopes:
-            if attachment.request is not None:
+        binding = bind(wrapper)
+        if binding is None:
+            return
+        if not was_bound:
+            binding.stays_bound = False
+        if not binding.scopes:
+            if binding.request is not None or in_open_transaction(wrapper):
                 return
-            if own.connection is not None and (
-                own.in_atomic_block or own.autocommit != own.settings_dict["AUTOCOMMIT"]
-            ):
-                # In the middle of somebody's transaction, maybe a test's.
-                if made_here:
-                    binding.uninstall(own, attachment)
-                return
-            # As at the start of a request: what was left open is none of the work's.
-            own.close()
-            attachment.request = self
-        attachment.scopes += 1
-        self._begun.append((own, attachment))
+            # As at the start of a request: the work begins in a session of its own.
+            wrapper.close()
+            binding.request = self
+        binding.scopes += 1
+        self._begun.append((wrapper, binding))
 
     def end(self) -> None:
-        """Give back, if this was the outermost scope; a second call does nothing."""
+        """Return the connections if this is the outermost scope.
+
+        A second call does nothing. Each alias is ended even if another one raises.
+        """
         with contextlib.ExitStack() as stack:
             while self._begun:
                 stack.callback(_end, *self._begun.pop(0))
 
 
-def _end(own: Any, attachment: binding.Attachment) -> None:
-    attachment.scopes -= 1
-    if attachment.scopes:
+def _end(wrapper: Any, binding: Binding) -> None:
+    binding.scopes -= 1
+    if binding.scopes:
         return
-    attachment.request = None
+    binding.request = None
     try:
-        if attachment.held:
-            binding.give_back(attachment)
+        if binding.held:
+            give_back(binding)
     finally:
-        if not attachment.stays and not attachment.held:
-            binding.uninstall(own, attachment)
+        if not binding.stays_bound and not binding.held:
+            unbind(wrapper, binding)
 
 
 class Pooled:
-    """What ``pooled()`` gives: a context manager, sync and async, and a decorator.
+    """What ``pooled()`` returns: a context manager, sync and async, and a decorator.
 
-    As a context manager it is for one block at a time; a decorated function may run in
-    any number of threads and tasks at once.
+    A context manager serves one block at a time. A decorated function may run in any
+    number of threads and tasks at once.
     """
 
     def __init__(self, aliases: tuple[str, ...]) -> None:
@@ -116,7 +117,7 @@ class Pooled:
         self._scope: Scope | None = None
 
     def __call__(self, function: _F) -> _F:
-        """Have each call of a function, or of a coroutine function, run pooled."""
+        """Decorate a function or a coroutine function: each call is a scope."""
         if isclass(function) or not callable(function):
             raise TypeError(f"pooled decorates functions, not {function!r}")
         if isgeneratorfunction(function) or isasyncgenfunction(function):
@@ -158,7 +159,7 @@ class Pooled:
         self._scope = scope
 
     def __exit__(self, *_: object) -> None:
-        self._taken_scope().end()
+        self._pop_scope().end()
 
     async def __aenter__(self) -> None:
         scope = self._new_scope()
@@ -166,14 +167,14 @@ class Pooled:
         self._scope = scope
 
     async def __aexit__(self, *_: object) -> None:
-        await _in_thread(self._taken_scope().end)
+        await _in_thread(self._pop_scope().end)
 
     def _new_scope(self) -> Scope:
         if self._scope is not None:
             raise RuntimeError("this block has begun already: write pooled() anew")
         return Scope(self._aliases)
 
-    def _taken_scope(self) -> Scope:
+    def _pop_scope(self) -> Scope:
         scope, self._scope = self._scope, None
         assert scope is not None
         return scope
@@ -184,20 +185,20 @@ def pooled(function: _F, /) -> _F: ...
 @overload
 def pooled(*aliases: str) -> Pooled: ...
 def pooled(*arguments: Any) -> Any:
-    """Run a block or a function on pooled connections, which go back at its end.
+    """Run a block or a function on pooled connections, and return them at its end.
 
     ``with pooled():`` is for every alias that has a pool, ``with pooled("replica"):``
-    for those named; ``async with`` likewise. ``@pooled`` and ``@pooled("replica")``
-    decorate functions and coroutine functions.
+    for the aliases named; ``async with`` likewise. ``@pooled`` and
+    ``@pooled("replica")`` decorate functions and coroutine functions.
 
-    Each alias checks a connection out at the block's first query: what that raises when
-    there is none is django.db.OperationalError, and its ``__cause__`` is the pool's
-    error. Blocks inside of one another hold one connection. Inside a request, or inside
-    of an atomic block, it does nothing.
+    Each alias checks a connection out at the block's first query. If the pool has none,
+    that query raises django.db.OperationalError, whose ``__cause__`` is the pool's
+    error. Nested blocks share one connection. Inside a request or an atomic block,
+    ``pooled()`` does nothing.
 
     Raises ConnectionDoesNotExist for an alias that DATABASES doesn't have, and
-    SynchronousOnlyOperation for ``with`` in a coroutine, where it would be the wrong
-    thread: Django's async queries run in another one.
+    SynchronousOnlyOperation for ``with`` in a coroutine: Django's async queries run in
+    another thread than the coroutine's.
     """
     if len(arguments) == 1 and not isinstance(arguments[0], str):
         return Pooled(())(arguments[0])
@@ -210,7 +211,7 @@ def _begin_sync(scope: Scope) -> None:
 
 
 async def _begin_async(scope: Scope) -> None:
-    """Begin a scope in the thread that Django's async queries use here."""
+    """Begin a scope in the thread that runs Django's async queries for this task."""
     try:
         await _in_thread(scope.begin)
     except asyncio.CancelledError:
@@ -219,9 +220,10 @@ async def _begin_async(scope: Scope) -> None:
 
 
 async def _in_thread(function: Callable[[], None]) -> None:
-    """Run a function there to its end, even if this task is cancelled meanwhile.
+    """Run a function in the thread that runs Django's async queries for this task.
 
-    A cancelled ``sync_to_async`` may leave its function unrun.
+    It runs to its end even if the task is cancelled meanwhile; CancelledError is raised
+    then. ``sync_to_async`` alone, when it is cancelled, may not run its function.
     """
     running = asyncio.ensure_future(sync_to_async(function)())
     cancelled: asyncio.CancelledError | None = None

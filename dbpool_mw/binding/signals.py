@@ -1,4 +1,4 @@
-"""Handlers of Django's signals: where a request gives its connections back."""
+"""Receivers of Django's signals: a request returns its connections here."""
 
 from __future__ import annotations
 
@@ -13,40 +13,45 @@ from django.core.signals import (
 )
 
 from dbpool_mw import conf, decorators
-from dbpool_mw.binding import binding, registry
+from dbpool_mw.binding import registry, requests
+from dbpool_mw.binding.binding import give_back, thread_state
 
 
 def begin_to_serve(**signal: Any) -> None:
     """Note that this process serves; a receiver of its first ``request_started``."""
-    registry.serve()
+    registry.note_serving()
     request_started.disconnect(dispatch_uid=_uid(begin_to_serve))
 
 
 def return_connections(**signal: Any) -> None:
-    """Give back what the request of this thread still holds.
+    """End this thread's request; a receiver of ``request_finished``.
 
-    A receiver of ``request_finished``. With CONN_MAX_AGE = 0, Django's own receiver ran
-    before this one and closed the wrappers, which is how they gave theirs back.
+    With CONN_MAX_AGE = 0 the connections have returned before: Django's own receiver,
+    ``close_old_connections``, runs first and closes the wrappers.
     """
-    binding.finish()
+    requests.end_request()
 
 
 def return_after_exception(request: Any = None, **signal: Any) -> None:
-    """Give back what a failed request holds, before its error page is rendered.
+    """Return what a failed request holds, before its error page is rendered.
 
-    A receiver of ``got_request_exception``, which may come several times. Under ASGI it
-    comes in another thread than the request's, with other wrappers; there the request
-    has given back before: see ``error_pages``.
+    A receiver of ``got_request_exception``, which Django may send several times for one
+    request. Under ASGI it arrives in another thread than the request's, with other
+    wrappers; there ``error_pages`` has returned the connections before.
     """
-    for attachment in binding.here.attachments.values():
-        if attachment.held and (request is None or attachment.request is request):
-            binding.give_back(attachment)
+    for binding in thread_state.bindings.values():
+        if binding.held and (request is None or binding.request is request):
+            give_back(binding)
 
 
 def settings_changed(*, setting: str | None, **signal: Any) -> None:
-    """Start anew with the settings of a test; a receiver of ``setting_changed``."""
+    """Close the pools when a test changes their settings.
+
+    A receiver of ``setting_changed``, which ``override_settings`` and pytest-django's
+    ``settings`` fixture send.
+    """
     if setting == "ROOT_URLCONF":
-        decorators.serves.cache_clear()
+        decorators.needs_no_pool.cache_clear()
     elif setting is not None and setting.startswith(conf.PREFIX):
         conf.reset_cache()
         registry.close()

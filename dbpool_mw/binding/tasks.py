@@ -1,25 +1,16 @@
-"""The tasks of Django 6 and later on pooled connections."""
+"""Pooled connections for the tasks of ``django.tasks``, in Django 6.0 and later."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
 from typing import Any
 
+from dbpool_mw.binding.binding import thread_state
 from dbpool_mw.binding.scope import Scope
 
 
-class _Local(threading.local):
-    def __init__(self) -> None:
-        self.scopes: dict[str, Scope] = {}
-
-
-#: The scopes of the tasks that this thread runs, by the ids of their results.
-_here = _Local()
-
-
 def connect() -> None:
-    """Connect to the signals of ``django.tasks``, where there are any."""
+    """Connect to the signals of ``django.tasks``, where Django has it."""
     try:
         from django.tasks import signals
     except ImportError:  # pragma: no cover  # before Django 6.0, where none is measured
@@ -31,28 +22,28 @@ def connect() -> None:
 def begin(sender: Any, task_result: Any, **signal: Any) -> None:
     """Begin a task's scope; a receiver of ``task_started``, in the task's own thread.
 
-    Not for the ImmediateBackend, whose tasks are a part of what enqueues them, nor in
-    an event loop, whose thread runs no queries.
+    Tasks of the ImmediateBackend have no scope: they run inside the code that enqueues
+    them. Nor have tasks that start in an event loop, whose thread runs no queries.
     """
-    if _runs_in_place(sender) or _in_event_loop():
+    if _runs_immediately(sender) or _in_event_loop():
         return
     scope = Scope(method="task", path=task_result.task.module_path)
-    # Kept first: whatever interrupts begin(), what it did is undone.
-    _here.scopes[task_result.id] = scope
+    # Stored before begin(): if an exception interrupts begin(), end() still ends it.
+    thread_state.task_scopes[task_result.id] = scope
     scope.begin()
 
 
 def end(task_result: Any, **signal: Any) -> None:
-    """Give back what a task holds; a receiver of ``task_finished``."""
-    scope = _here.scopes.pop(task_result.id, None)
+    """Return what a task holds; a receiver of ``task_finished``."""
+    scope = thread_state.task_scopes.pop(task_result.id, None)
     if scope is not None:
         scope.end()
 
 
-def _runs_in_place(sender: Any) -> bool:
+def _runs_immediately(sender: Any) -> bool:
     from django.tasks.backends.immediate import ImmediateBackend
 
-    # Django's own backend sends its class; others send themselves.
+    # The sender is the backend's class in Django, the backend itself in other packages.
     backend = sender if isinstance(sender, type) else type(sender)
     return issubclass(backend, ImmediateBackend)
 

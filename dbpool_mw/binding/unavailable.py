@@ -1,4 +1,4 @@
-"""The answer to a request for which there is no connection."""
+"""The response to a request for which the pool has no connection: 503."""
 
 from __future__ import annotations
 
@@ -17,20 +17,14 @@ from dbpool_mw.core.errors import PoolError
 logger = logging.getLogger("dbpool_mw.pool")
 
 
-def why(exception: BaseException) -> PoolError | None:
-    """Give the pool's error behind one of Django's, if there is one."""
-    cause = exception.__cause__
-    return cause if isinstance(cause, PoolError) else None
-
-
 def respond(request: HttpRequest, error: PoolError) -> HttpResponseBase:
-    """Answer 503 with Retry-After and the reason, and log one warning.
+    """Return a 503 with Retry-After and the reason, and log one warning.
 
-    Plain text, or JSON where the request prefers it, or what the view named by
-    ``DBPOOL_MW_UNAVAILABLE_VIEW`` makes of it. The log names the holders; the response
-    does not, because it may go to a stranger.
+    The response is plain text, or JSON where the request prefers it, or that of the
+    view which ``DBPOOL_MW_UNAVAILABLE_VIEW`` names. The log names the holders; the
+    response doesn't, because anybody may read it.
     """
-    # The subject ends in a path that came from outside; %r keeps it on one line.
+    # The client chose the path: %r keeps it on one line.
     logger.warning("503 for %s %r: %s", request.method, request.path, error)
     if settings.DBPOOL_MW_UNAVAILABLE_VIEW is not None:
         view = import_string(settings.DBPOOL_MW_UNAVAILABLE_VIEW)
@@ -52,7 +46,7 @@ def respond(request: HttpRequest, error: PoolError) -> HttpResponseBase:
 
 
 def _prefers_json(request: HttpRequest) -> bool:
-    """Tell whether the request's Accept puts JSON first among what is offered."""
+    """Tell whether the Accept header names JSON before any type of text."""
     for accepted in request.headers.get("Accept", "").lower().split(","):
         kind = accepted.partition(";")[0].strip()
         if kind == "application/json" or kind.endswith("+json"):

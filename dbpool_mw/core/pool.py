@@ -520,15 +520,18 @@ class ConnectionPool:
             )
         return report.stats(self.name, self.database, self.config, snapshot)
 
-    def holders(self) -> list[dict[str, Any]]:
-        """Return every connection in use now and who holds it, the longest first."""
+    def holders(self, except_for: Holder | None = None) -> list[dict[str, Any]]:
+        """Return every connection in use now and who holds it, the longest first.
+
+        ``except_for`` is a holder to leave out.
+        """
         now = self._clock()
         slots = self._slots
         with self._lock:
             held = [
                 (entry, entry.holder, entry.checked_out_at, slots.is_stale(entry))
                 for entry in slots.entries
-                if _is_held(entry)
+                if _is_held(entry) and entry.holder is not except_for
             ]
         holds = [
             report.Hold(

@@ -6,6 +6,7 @@ driver stands in a folder of its own, which alone imports its library.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
@@ -53,3 +54,12 @@ def find(library: str) -> Driver | None:
     module = _MODULES.get(library)
     found: Any = import_module(module) if module is not None else None
     return found  # type: ignore[no-any-return]
+
+
+def can_import() -> bool:
+    """Tell whether a database library that has a driver can be imported."""
+    for library in _MODULES:
+        with contextlib.suppress(ImportError):
+            import_module(library)
+            return True
+    return False

@@ -101,8 +101,8 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[ConnectionPool]:
     found, _, _ = make_pool(max_conns=2)
     found.checkin(found.checkout(Owner()))
     found.checkout(Owner("\x1b[2J"))
-    monkeypatch.setattr(registry, "_house", registry._House())
-    monkeypatch.setitem(registry._house.pools, "default", found)
+    monkeypatch.setattr(registry, "_state", registry._ProcessState())
+    monkeypatch.setitem(registry._state.pools, "default", found)
     yield found
     found.close()
 

@@ -55,16 +55,16 @@ urlpatterns = [
 
 @pytest.fixture(autouse=True)
 def on_urls():
-    decorators.serves.cache_clear()
+    decorators.needs_no_pool.cache_clear()
     with override_settings(ROOT_URLCONF=__name__):
         yield
-    decorators.serves.cache_clear()
+    decorators.needs_no_pool.cache_clear()
 
 
 @pytest.mark.parametrize("url", ["/exempt/", "/async/", "/class/", "/wrapped/"])
 def test_a_decorated_view_is_served_without_a_database(url):
     # Nothing listens where the settings point.
-    assert decorators.serves(url)
+    assert decorators.needs_no_pool(url)
     middleware = ConnectionPoolMiddleware(lambda request: HttpResponse("well"))
     assert middleware(RequestFactory().get(url)).status_code == 200
     assert middleware(RequestFactory().get("/plain/")).status_code == 503

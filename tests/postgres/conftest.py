@@ -17,7 +17,9 @@ from django.test import RequestFactory, override_settings
 from django.urls import path
 
 from dbpool_mw import conf
-from dbpool_mw.binding import binding, registry
+from dbpool_mw.binding import registry
+from dbpool_mw.binding.binding import thread_state
+from dbpool_mw.drivers.psycopg2 import session
 from dbpool_mw.drivers.psycopg2.connection import (
     Connection,
     TrackedConnection,
@@ -83,15 +85,15 @@ def wire(requests: Requests, databases: Databases) -> Iterator[CountingProxy]:
 
 def forget_wrappers() -> None:
     """Close this thread's wrappers and have Django make new ones."""
-    for each in connections.all(initialized_only=True):
-        each.close()
-        del connections[each.alias]
-    binding.here.attachments.clear()
+    for wrapper in connections.all(initialized_only=True):
+        wrapper.close()
+        del connections[wrapper.alias]
+    thread_state.bindings.clear()
 
 
 @pytest.fixture
 def fresh_wrappers(databases: Databases) -> Iterator[None]:
-    """Begin and end with wrappers that no pool ever touched."""
+    """Begin and end with wrappers that were never bound to a pool."""
     forget_wrappers()
     yield
     forget_wrappers()
@@ -99,7 +101,7 @@ def fresh_wrappers(databases: Databases) -> Iterator[None]:
 
 @pytest.fixture
 def connection(postgres: Server, database: str) -> Iterator[TrackedConnection]:
-    """Give a tracked connection in autocommit, that no Django knows of."""
+    """Give a tracked connection in autocommit that Django doesn't know."""
     made = psycopg2.connect(
         postgres.dsn(database), connection_factory=tracked_connection()
     )
@@ -140,8 +142,8 @@ def on_engine(name: str) -> Iterator[None]:
 
 
 def stats(alias: str = "default") -> dict[str, Any]:
-    """Return what the pool of an alias says of itself."""
-    (pool,) = [each for each in registry.pools() if each.name == alias]
+    """Return the statistics of an alias's pool."""
+    (pool,) = [pool for pool in registry.pools() if pool.name == alias]
     return pool.stats()
 
 

@@ -28,7 +28,7 @@ ENGINE = "dbpool_mw.backends.postgresql"
 @pytest.fixture(autouse=True)
 def options(databases, monkeypatch):
     """Put the ENGINE under "default", in a process that serves nothing yet."""
-    monkeypatch.setattr(registry, "_serves", False)
+    monkeypatch.setattr(registry, "_is_serving", False)
     options = {}
     forget_wrappers()
     monkeypatch.setitem(settings.DATABASES["default"], "ENGINE", ENGINE)

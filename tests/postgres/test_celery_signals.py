@@ -16,7 +16,8 @@ from django.db import connection
 from django.http import HttpResponse
 
 from dbpool_mw import pooled
-from dbpool_mw.binding import binding, registry, scope
+from dbpool_mw.binding import registry, scope
+from dbpool_mw.binding.binding import KEY
 from tests.postgres.conftest import ask, stats
 
 pytestmark = pytest.mark.usefixtures("fresh_wrappers", "receivers")
@@ -83,7 +84,7 @@ def test_whatever_ends_a_task_its_connection_goes_back():
     assert stats()["in_use"] == stats()["reclaimed"] == 0
     assert run(backend) == first
     assert stats()["opened"] == 1
-    assert binding.KEY not in vars(connection)
+    assert KEY not in vars(connection)
 
 
 def test_a_task_run_in_place_leaves_its_callers_session_alone():
@@ -126,7 +127,7 @@ def test_a_time_limit_in_the_middle_of_the_beginning_spoils_no_later_task(monkey
         changes.setattr(scope.Scope, "_begin", interrupted)
         run(backend)
     assert stats()["in_use"] == 0
-    assert binding.KEY not in vars(connection)
+    assert KEY not in vars(connection)
     run(backend)
     assert stats()["in_use"] == 0
 

@@ -11,7 +11,8 @@ from django.db import connection
 from django.http import HttpResponse
 from django.test import override_settings
 
-from dbpool_mw.binding import binding, registry
+from dbpool_mw.binding import registry
+from dbpool_mw.binding.binding import KEY
 from tests.postgres.conftest import ask, stats
 
 tasks = pytest.importorskip(
@@ -88,7 +89,7 @@ def test_each_task_has_a_pooled_connection_and_gives_it_back():
     assert stats()["checkouts"] == 4
     assert stats()["opened"] == 1
     assert stats()["reclaimed"] == 0
-    assert binding.KEY not in vars(connection)
+    assert KEY not in vars(connection)
 
 
 def test_a_backend_may_send_itself_instead_of_its_class():

@@ -1,4 +1,4 @@
-"""Whatever dies, its place in the pool comes back."""
+"""A connection is reclaimed when its thread or its wrapper is gone."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from django.db import connections
 from django.http import HttpResponse
 from django.test import RequestFactory, override_settings
 
-from dbpool_mw.binding import binding, registry
+from dbpool_mw.binding import registry
+from dbpool_mw.binding.binding import KEY
+from dbpool_mw.binding.requests import begin_request, return_connections
 from dbpool_mw.middleware import ConnectionPoolMiddleware
 from tests.core.fakes import until
 from tests.postgres.conftest import ask, stats
@@ -19,53 +21,53 @@ from tests.postgres.conftest import ask, stats
 pytestmark = pytest.mark.usefixtures("requests")
 
 
-def enter():
-    binding.enter(RequestFactory().get("/dies/"), ("default",), False)
+def begin():
+    begin_request(RequestFactory().get("/dies/"), ("default",), False)
 
 
-def reclaimed(number):
+def wait_until_reclaimed(number):
     until(lambda: stats()["reclaimed"] == number and stats()["in_use"] == 0)
 
 
 @override_settings(DBPOOL_MW_MAX_CONNS=2, DBPOOL_MW_TIMEOUT=10)
 def test_a_thread_that_ends_gives_back_what_it_held(caplog):
     def die():
-        enter()
+        begin()
         ask("SELECT 1")
 
     for number in range(1, 8):
         thread = threading.Thread(target=die, name="mortal")
         thread.start()
         thread.join()
-        reclaimed(number)
+        wait_until_reclaimed(number)
     assert stats()["opened"] <= 2
     assert stats()["timeouts"] == 0
     assert "GET /dies/ in thread mortal" in caplog.text
 
 
 def test_a_wrapper_that_is_collected_gives_back_what_it_held():
-    enter()
+    begin()
     ask("SELECT 1")
     del connections["default"]
     gc.collect()
-    reclaimed(1)
+    wait_until_reclaimed(1)
     assert stats()["idle"] == 1
 
 
 def test_what_a_dead_thread_left_in_a_transaction_is_rolled_back():
     def die():
-        enter()
+        begin()
         ask("BEGIN")
         ask("SET a.b = 'c'")
 
     thread = threading.Thread(target=die)
     thread.start()
     thread.join()
-    reclaimed(1)
+    wait_until_reclaimed(1)
     assert stats()["rollbacks"] == stats()["resets"] == 1
-    enter()
+    begin()
     assert ask("SELECT current_setting('a.b', true)") in (None, "")
-    binding.leave()
+    return_connections()
 
 
 def test_a_base_exception_through_the_middleware_gives_the_connection_back():
@@ -90,21 +92,21 @@ def test_a_request_that_never_finished_is_ended_by_the_next_of_its_thread():
     assert stats()["in_use"] == 1
     assert ask("SELECT current_setting('a.b', true)") in (None, "")
     assert registry.pools()[0].holders()[0]["path"] == "/second/"
-    binding.leave()
+    return_connections()
     assert stats()["in_use"] == 0
 
 
 def test_closing_twice_or_from_two_threads_gives_back_once(caplog):
     caplog.set_level(logging.ERROR)
-    enter()
-    attachment = vars(connections["default"])[binding.KEY]
+    begin()
+    binding = vars(connections["default"])[KEY]
     barrier = threading.Barrier(4)
 
-    def lose():
+    def reclaim():
         barrier.wait()
-        attachment.lose()
+        binding.reclaim()
 
-    threads = [threading.Thread(target=lose) for _ in range(3)]
+    threads = [threading.Thread(target=reclaim) for _ in range(3)]
     for thread in threads:
         thread.start()
     barrier.wait()

@@ -23,7 +23,8 @@ from django.http import HttpResponse
 from django.test import override_settings
 
 from dbpool_mw import conf, pooled
-from dbpool_mw.binding import binding, registry
+from dbpool_mw.binding import registry
+from dbpool_mw.binding.binding import drop_inherited_connections
 from tests.conftest import Databases
 from tests.core.fakes import until
 from tests.postgres.conftest import Requests, ask, on_engine, stats
@@ -250,7 +251,7 @@ def test_a_forked_child_forgets_what_the_parent_set() -> None:
         connection.set_schema("a")
         assert whose() == "a"
         raw = connection.connection
-        binding.forget_inherited()
+        drop_inherited_connections()
         assert whose() == "a"
         assert connection.connection is not raw
     raw.close()

@@ -16,7 +16,8 @@ from django.http import HttpResponse
 from django.test import override_settings
 
 from dbpool_mw import pooled
-from dbpool_mw.binding import binding, registry
+from dbpool_mw.binding import registry
+from dbpool_mw.binding.binding import KEY
 from dbpool_mw.core.errors import PoolTimeout
 from dbpool_mw.drivers.psycopg2.connection import TrackedConnection
 from tests.core.fakes import until
@@ -30,7 +31,7 @@ def backend(alias="default"):
 def is_plain(alias="default"):
     """Tell whether the thread's wrapper is Django's own again."""
     state = vars(connections[alias])
-    return not state.keys() & {binding.KEY, "connect", "_close"}
+    return not state.keys() & {KEY, "connect", "_close"}
 
 
 pytestmark = pytest.mark.usefixtures("fresh_wrappers")

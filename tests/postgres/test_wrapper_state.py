@@ -13,14 +13,16 @@ from django.http import HttpResponse
 from django.test import override_settings
 from django.utils.functional import cached_property
 
+import dbpool_mw
 from dbpool_mw import pooled
-from dbpool_mw.binding import binding, registry
+from dbpool_mw.binding import registry
+from dbpool_mw.binding.binding import KEY
 from tests.postgres.conftest import ask, stats
 
 BACKEND = "SELECT pg_backend_pid()"
 
 #: What only one of the two has, or has of its own: the seam, and each one's parts.
-SEAM = {binding.KEY, "connect", "_close"}
+SEAM = {KEY, "connect", "_close"}
 PARTS = {
     "client",
     "creation",
@@ -105,7 +107,7 @@ def test_it_is_indistinguishable_the_first_time_and_every_other(variant, request
 
     def view(request):
         ours = connections["default"]
-        assert binding.KEY in vars(ours)
+        assert KEY in vars(ours)
         seen.append((of_wrapper(ours), of_session(ours)))
         return HttpResponse()
 
@@ -271,5 +273,7 @@ def test_an_error_is_djangos_own_and_carries_the_pools(requests, databases):
     with override_settings(DBPOOL_MW_LAZY=True):
         requests(view)
     assert "can't connect to the database; " in str(caught[0])
-    assert type(caught[0].__cause__).__name__ == "ConnectFailed"
-    assert isinstance(caught[0].__cause__, psycopg2.OperationalError)
+    assert isinstance(caught[0], dbpool_mw.ConnectFailed)
+    pools_own = caught[0].__cause__
+    assert type(pools_own) is dbpool_mw.ConnectFailed
+    assert isinstance(pools_own.__cause__, psycopg2.OperationalError)

@@ -1,4 +1,4 @@
-"""A fork gives the child an empty house."""
+"""After a fork the child has no pools and opens connections of its own."""
 
 from __future__ import annotations
 
@@ -57,8 +57,8 @@ def test_preload_shares_no_connection_between_processes(project, at_import, thre
         first, second = backends.values()
         assert before not in first | second
         assert not first & second
-        for pid, own in backends.items():
-            for backend in own:
+        for pid, of_worker in backends.items():
+            for backend in of_worker:
                 assert who_has(socket_of(project, backend)) == {pid}
         # The master's connection still works for it, whatever the workers did.
         assert before in project.backends()
@@ -96,14 +96,15 @@ django.setup()
 from django.db import connections
 from django.test import RequestFactory
 from dbpool_mw import conf
-from dbpool_mw.binding import registry, binding
+from dbpool_mw.binding import registry
+from dbpool_mw.binding.requests import begin_request, return_connections
 
 def backend():
     with connections["default"].cursor() as cursor:
         cursor.execute("SELECT pg_backend_pid()")
         return cursor.fetchone()[0]
 
-binding.enter(None, ("default",), False)
+begin_request(None, ("default",), False)
 parent = backend()
 (pool,) = registry.pools()
 locked, go_on = threading.Event(), threading.Event()
@@ -122,9 +123,9 @@ if not pid:
     # The parent's lock is held for ever here; the child has one of its own.
     assert registry.pools() == []
     assert connections["default"].connection is None
-    binding.enter(None, ("default",), False)
+    begin_request(None, ("default",), False)
     child = backend()
-    binding.leave()
+    return_connections()
     assert registry.pools()[0].stats()["opened"] == 1
     os.write(write, str(child).encode())
     registry.close()
@@ -136,7 +137,7 @@ assert status == 0, status
 assert int(os.read(read, 100)) != parent
 # The child's end closed nothing of ours.
 assert backend() == parent
-binding.leave()
+return_connections()
 assert pool.stats()["idle"] == 1
 print("well")
 """
@@ -147,7 +148,8 @@ import multiprocessing
 import django
 django.setup()
 from django.db import connections, transaction
-from dbpool_mw.binding import registry, binding
+from dbpool_mw.binding import registry
+from dbpool_mw.binding.requests import begin_request, return_connections
 
 def backend():
     with connections["default"].cursor() as cursor:
@@ -155,13 +157,13 @@ def backend():
         return cursor.fetchone()[0]
 
 def work(_):
-    binding.enter(None, ("default",), False)
+    begin_request(None, ("default",), False)
     try:
         return backend()
     finally:
-        binding.leave()
+        return_connections()
 
-binding.enter(None, ("default",), False)
+begin_request(None, ("default",), False)
 with transaction.atomic():
     parent = backend()
     with multiprocessing.get_context("fork").Pool(3) as pool:
@@ -169,7 +171,7 @@ with transaction.atomic():
     assert parent not in children, (parent, children)
     # Neither the transaction nor the session was disturbed.
     assert backend() == parent
-binding.leave()
+return_connections()
 assert registry.pools()[0].stats()["opened"] == 1
 assert registry.pools()[0].stats()["discarded"] == {}
 print("well")

@@ -8,4 +8,4 @@ from dbpool_mw.backends.mixin import PooledMixin
 
 
 class DatabaseWrapper(PooledMixin, base.DatabaseWrapper):
-    """A wrapper whose connections are the pool's; see ``PooledMixin``."""
+    """A wrapper that checks its connections out of a pool; see ``PooledMixin``."""

@@ -1,4 +1,4 @@
-"""The app that gives each Celery task a scope; add it to INSTALLED_APPS."""
+"""The app that runs each Celery task on pooled connections, in a ``Scope``."""
 
 from __future__ import annotations
 
@@ -7,22 +7,24 @@ from typing import Any
 from django.apps import AppConfig, apps
 from django.core.exceptions import ImproperlyConfigured
 
-#: Where a task's request, which is one for each run of a task, keeps its scope.
+from dbpool_mw import drivers
+
+#: The attribute of ``task.request`` that holds the scope: a request is one run.
 _SCOPE = "dbpool_mw_scope"
 
 
 class CeleryConfig(AppConfig):
-    """Connect to Celery's signals; a process that runs no task notices nothing."""
+    """Connect receivers to Celery's signals; they act only where a task runs."""
 
     name = "dbpool_mw.contrib.celery"
     label = "dbpool_mw_celery"
     verbose_name = "Database connection pool for Celery"
 
     def ready(self) -> None:
-        """Have each task begin and end a scope.
+        """Begin a scope before each task and end it after.
 
-        Raises ImportError without Celery, and ImproperlyConfigured when dbpool_mw is no
-        installed app: its part in forks and at exit would be missing.
+        Raises ImportError without Celery, and ImproperlyConfigured without "dbpool_mw"
+        in INSTALLED_APPS: that app handles forks and the exit.
         """
         from celery import signals
 
@@ -30,10 +32,8 @@ class CeleryConfig(AppConfig):
             raise ImproperlyConfigured(
                 'INSTALLED_APPS has "dbpool_mw.contrib.celery" and not "dbpool_mw".'
             )
-        try:
-            import psycopg2  # noqa: F401
-        except ImportError:
-            return  # a check of dbpool_mw says so
+        if not drivers.can_import():
+            return  # a check of dbpool_mw reports it
         for signal, receiver in (
             (signals.task_prerun, begin),
             (signals.task_postrun, end),
@@ -46,24 +46,25 @@ class CeleryConfig(AppConfig):
 def begin(task: Any, **signal: Any) -> None:
     """Begin a task's scope; a receiver of ``task_prerun``, in the task's own thread.
 
-    Not for a task that runs in place of being sent (``task_always_eager``, ``apply``):
-    it is a part of what calls it, whose connection isn't to be closed. Celery's own
-    ``DjangoWorkerFixup`` leaves those alone too.
+    An eager task (``task_always_eager``, ``apply``) has no scope: it runs inside the
+    code that calls it, on that code's connection. Celery's own ``DjangoWorkerFixup``
+    closes no connection of eager tasks either.
     """
     from dbpool_mw.binding.scope import Scope
 
     if not task.request.is_eager:
         scope = Scope(method="task", path=task.name)
-        # Kept first: a soft time limit may interrupt begin(), and end() comes even so.
+        # Stored before begin(): if a soft time limit interrupts begin(), end() still
+        # ends the scope.
         setattr(task.request, _SCOPE, scope)
         scope.begin()
 
 
 def end(task: Any, **signal: Any) -> None:
-    """Give back what a task holds; a receiver of ``task_postrun``.
+    """Return what a task holds; a receiver of ``task_postrun``.
 
-    Celery sends it whatever ends the task, in the same thread (``trace_task`` in
-    ``celery.app.trace``, read in 5.4 to 5.7).
+    Celery sends the signal in the task's thread, however the task ends (``trace_task``
+    in ``celery.app.trace``, read in Celery 5.4 to 5.7).
     """
     scope = getattr(task.request, _SCOPE, None)
     if scope is not None:
@@ -73,7 +74,7 @@ def end(task: Any, **signal: Any) -> None:
 def close(**signal: Any) -> None:
     """Close the pools of a prefork child; a receiver of ``worker_process_shutdown``.
 
-    The child ends by ``os._exit``, so that nothing registered with atexit runs.
+    The child ends with ``os._exit()``, which skips what is registered with atexit.
     """
     from dbpool_mw.binding import registry
 

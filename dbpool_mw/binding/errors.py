@@ -1,0 +1,46 @@
+"""A pool's errors as Django code meets them.
+
+Each is what the pool raised and a ``django.db.OperationalError`` as well, so that code
+catches either. Django's own wrapping of database errors leaves them as they are: it
+wraps errors of the database library only.
+"""
+
+from __future__ import annotations
+
+from django.db import OperationalError
+
+from dbpool_mw.core import errors
+
+
+class PoolError(errors.PoolError, OperationalError):
+    """A pool could not do what was asked of it."""
+
+
+class PoolTimeout(errors.PoolTimeout, PoolError):
+    """No connection became free within the time that the caller would wait."""
+
+
+class TooManyRequests(errors.TooManyRequests, PoolError):
+    """MAX_WAITING callers are waiting, so this one was refused at once."""
+
+
+class ConnectFailed(errors.ConnectFailed, PoolError):
+    """No connection could be opened."""
+
+
+class PoolClosed(errors.PoolClosed, PoolError):
+    """The pool is closed and gives no connection any more."""
+
+
+_KINDS: dict[type[errors.PoolError], type[PoolError]] = {
+    errors.PoolTimeout: PoolTimeout,
+    errors.TooManyRequests: TooManyRequests,
+    errors.ConnectFailed: ConnectFailed,
+    errors.PoolClosed: PoolClosed,
+}
+
+
+def for_django(error: errors.PoolError) -> PoolError:
+    """Return a pool's error as one of Django's, to be raised from the first."""
+    kind = _KINDS.get(type(error), PoolError)
+    return kind(error.alias, error.summary, error.details)

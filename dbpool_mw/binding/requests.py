@@ -1,0 +1,67 @@
+"""The beginning and the end of a request, in the thread that serves it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from django.db import connections
+from django.db.backends.base.base import BaseDatabaseWrapper
+
+from dbpool_mw.binding.binding import Binding, bind, give_back, thread_state
+from dbpool_mw.binding.testing import DJANGO_ENSURE_CONNECTION, connect_if_allowed
+
+
+def begin_request(request: Any, aliases: Iterable[str], lazy: bool) -> None:
+    """Check a connection out for each of these aliases, on this thread's wrappers.
+
+    With ``lazy``, each alias checks one out at its first query instead. ``request`` has
+    a ``method`` and a ``path``, for the reports. Raises an error of ``binding.errors``
+    when the pool has no connection; the aliases before that one keep theirs.
+    """
+    in_test = BaseDatabaseWrapper.ensure_connection is not DJANGO_ENSURE_CONNECTION
+    bindings = thread_state.bindings
+    for alias in aliases:
+        binding: Binding | None = bindings.get(alias)
+        wrapper: Any = None if binding is None else binding.wrapper()
+        if binding is None or wrapper is None or wrapper.connect is not binding.connect:
+            # Bind all aliases first: receivers of connection_created may query another
+            # alias while the connection of this one is being opened.
+            binding = {name: bind(connections[name]) for name in aliases}[alias]
+            wrapper = connections[alias]
+        if binding is None:
+            continue
+        binding.request = request
+        if wrapper.connection is not None:
+            if wrapper.in_atomic_block or not binding.held:
+                # The test's transaction goes on, or the connection isn't the pool's.
+                continue
+            wrapper.close()  # an earlier request of this thread didn't end
+        if lazy:
+            continue
+        if in_test:
+            connect_if_allowed(wrapper)
+        else:
+            try:
+                binding.checkout(wrapper, eager=True)
+            except Exception:
+                # Not around checkout(): entering the block costs time in each request.
+                with wrapper.wrap_database_errors:
+                    raise
+
+
+def return_connections() -> None:
+    """Return what this thread's request holds; a later query checks out again.
+
+    A connection in an open atomic block stays: see ``give_back``.
+    """
+    for binding in thread_state.bindings.values():
+        if binding.held:
+            give_back(binding)
+
+
+def end_request() -> None:
+    """Return what this thread's request holds, and end the request, however it went."""
+    return_connections()
+    for binding in thread_state.bindings.values():
+        binding.request = None
