@@ -206,6 +206,29 @@ def test_what_a_receiver_opened_of_another_alias_is_closed(requests, databases):
     assert len(set(seen)) == 2
 
 
+def test_the_threads_wrapper_is_back_though_closing_another_alias_raises(requests):
+    def close():
+        raise ValueError("on purpose")
+
+    def created(connection, **signal):
+        if connection.alias == "default":
+            ask(BACKEND, "replica")
+            connections["replica"].close = close
+
+    def view(request):
+        wrapper = connections["default"]
+        wrapper.close()
+        registry.pools()[0].recycle()
+        with receiving(created), pytest.raises(ValueError, match="on purpose"):
+            ask("SELECT 1")
+        del connections["replica"].close
+        connections["replica"].close()
+        assert connections["default"] is wrapper
+        return HttpResponse(str(ask("SELECT 1")))
+
+    assert requests(view).content == b"1"
+
+
 def test_an_engine_that_ignores_the_connection_factory_raises(requests, monkeypatch):
     def get_new_connection(self, params):
         opened.append(psycopg2.connect(**{**params, "connection_factory": None}))
