@@ -25,7 +25,7 @@ from dbpool_mw.middleware import ConnectionPoolMiddleware
 
 @no_pool
 def exempt(request):
-    """Say it is well."""
+    """Say that it is well."""
     return HttpResponse("well")
 
 
@@ -63,7 +63,7 @@ def on_urls():
 
 @pytest.mark.parametrize("url", ["/exempt/", "/async/", "/class/", "/wrapped/"])
 def test_a_decorated_view_is_served_without_a_database(url):
-    # Nothing listens where the settings point.
+    # No server listens at the address in the settings.
     assert decorators.needs_no_pool(url)
     middleware = ConnectionPoolMiddleware(lambda request: HttpResponse("well"))
     assert middleware(RequestFactory().get(url)).status_code == 200
@@ -73,7 +73,7 @@ def test_a_decorated_view_is_served_without_a_database(url):
 
 def test_a_decorated_view_is_still_the_view():
     assert exempt.__name__ == "exempt"
-    assert exempt.__doc__ == "Say it is well."
+    assert exempt.__doc__ == "Say that it is well."
     assert exempt(None).content == b"well"
     assert asyncio.run(exempt_async(None)).content == b"well"
 
@@ -148,7 +148,7 @@ def test_a_receiver_is_connected_once():
 
 
 def test_a_database_renamed_makes_another_pool(databases):
-    """As Django's test runner renames it."""
+    """Django's test runner renames the database."""
     middleware = ConnectionPoolMiddleware(lambda request: HttpResponse("well"))
     with override_settings(DBPOOL_MW_POOLS={"replica": None}):
         middleware(RequestFactory().get("/"))

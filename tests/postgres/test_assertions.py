@@ -1,6 +1,6 @@
-"""The assertions on pools for a project's own tests: when they fail, and what they say.
+"""The assertions of ``dbpool_mw.test``: when they fail, and with which message.
 
-Where they pass, docs/testing.rst and the user's project in tests/django/users show.
+That they pass is tested in the user's project, tests/django/users.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ def test_another_number_of_checkouts_fails(expected):
     assert str(raised.value) == message
 
 
-def test_what_a_block_raises_goes_before_what_it_counts():
+def test_an_exception_of_the_block_hides_the_count():
     async def main():
         async with assert_checkouts(7):
             raise ValueError("on purpose")
@@ -89,7 +89,7 @@ def test_who_holds_a_connection_is_named(held):
     assert_none_in_use("replica", within=0)
 
 
-def test_what_is_given_back_in_time_passes(held, monkeypatch):
+def test_a_connection_that_returns_in_time_passes(held, monkeypatch):
     looked = threading.Event()
 
     def look_again(seconds):
@@ -101,7 +101,7 @@ def test_what_is_given_back_in_time_passes(held, monkeypatch):
     assert looked.is_set()
 
 
-def test_a_query_of_the_test_that_spoils_the_count_is_told():
+def test_a_query_of_the_test_before_the_block_is_named_as_the_cause():
     with (
         pytest.raises(AssertionError, match=r"a connection of Django's own.*before"),
         assert_checkouts(1),
@@ -124,7 +124,7 @@ def test_settings_that_change_inside_of_a_block_are_refused():
         counted.__exit__(None, None, None)
 
 
-def test_inside_of_a_block_of_pooled_nothing_is_taken_away():
+def test_inside_of_a_block_of_pooled_the_connection_stays():
     with pooled():
         pid = connection_pid()
         with assert_checkouts(0):
@@ -139,18 +139,18 @@ def connection_pid():
 
 
 @pytest.mark.parametrize("using", ["default", None])
-def test_in_a_transaction_they_refuse(using):
+def test_in_a_transaction_they_raise(using):
     message = "'default' is in a transaction.*TransactionTestCase.*transactional_db"
     with transaction.atomic():
         with pytest.raises(RuntimeError, match=message):
             assert_checkouts(0).__enter__()
         with pytest.raises(RuntimeError, match=message):
             assert_none_in_use(using)
-        # It is still the test's own.
+        # The wrapper was not bound.
         assert "_dbpool_mw" not in vars(connections["default"])
 
 
-def test_in_a_transaction_without_atomic_they_refuse():
+def test_in_a_transaction_without_atomic_they_raise():
     connection.set_autocommit(False)
     with pytest.raises(RuntimeError, match="in a transaction"):
         assert_checkouts(0).__enter__()
@@ -180,7 +180,7 @@ async def in_a_coroutine():
         assert_none_in_use()
 
 
-def test_in_a_coroutine_they_say_how():
+def test_in_a_coroutine_the_error_says_what_to_write():
     asyncio.run(in_a_coroutine())
 
 

@@ -27,7 +27,7 @@ ENGINE = "dbpool_mw.backends.postgresql"
 
 @pytest.fixture(autouse=True)
 def options(databases, monkeypatch):
-    """Put the ENGINE under "default", in a process that serves nothing yet."""
+    """Use the ENGINE for "default", in a process that serves nothing yet."""
     monkeypatch.setattr(registry, "_is_serving", False)
     options = {}
     forget_wrappers()
@@ -41,7 +41,7 @@ def options(databases, monkeypatch):
 
 
 def in_thread(function):
-    """Run a function in a thread of its own; return what it returns."""
+    """Run a function in a new thread; return what it returns."""
     results = []
     thread = threading.Thread(target=lambda: results.append(function()))
     thread.start()
@@ -128,7 +128,7 @@ def test_an_alias_that_settings_exclude_is_not():
     assert in_thread(lambda: bool(backend()) and registry.pools()) == []
 
 
-def test_one_adopted_under_other_settings_is_not_any_more():
+def test_a_wrapper_bound_under_other_settings_is_not_any_more():
     def work():
         backend()
         connection.close()
@@ -141,7 +141,7 @@ def test_one_adopted_under_other_settings_is_not_any_more():
     assert in_thread(work) == []
 
 
-def test_it_says_so_when_the_app_is_not_installed():
+def test_without_the_installed_app_a_query_raises():
     with (
         override_settings(INSTALLED_APPS=[]),
         pytest.raises(ImproperlyConfigured, match="INSTALLED_APPS"),
@@ -174,11 +174,11 @@ def test_with_the_middleware_it_is_one_pool_and_one_checkout(requests):
 
 
 def test_pool_settings_in_options_are_the_pools_and_the_rest_is_libpqs(options):
-    options.update(MAX_CONNS=2, MIN_CONNS=1, TIMEOUT=0.05, application_name="mine")
+    options.update(MAX_CONNS=2, MIN_CONNS=1, TIMEOUT=0.05, application_name="shop")
     conf.reset_cache()
 
     def work():
-        assert ask("SHOW application_name") == "mine"
+        assert ask("SHOW application_name") == "shop"
         return registry.pools()[0].config
 
     config = in_thread(work)
@@ -213,8 +213,8 @@ def test_a_command_takes_the_options_too(options):
 
 
 @override_settings(USE_TZ=True)
-def test_time_zone_and_role_are_set_on_each_physical_connection(options):
-    # The server's own time zone is another one; see SERVER_SETTINGS.
+def test_time_zone_and_role_are_set_on_every_connection(options):
+    # The server has another time zone; see SERVER_SETTINGS.
     ask("DROP ROLE IF EXISTS dbpool_mw_role")
     ask("CREATE ROLE dbpool_mw_role")
     connection.close()
@@ -252,11 +252,11 @@ def test_a_transaction_left_open_is_rolled_back():
     assert stats()["rollbacks"] == 1
 
 
-# --- Nothing is lost -----------------------------------------------------------------
+# --- Connections are reclaimed -------------------------------------------------------
 
 
 @pytest.mark.parametrize("error", [None, ValueError, SystemExit])
-def test_a_thread_that_ends_without_closing_loses_nothing(error):
+def test_what_a_thread_holds_at_its_end_is_reclaimed(error):
     def work():
         backend()
         if error is not None:
@@ -274,7 +274,7 @@ def test_a_thread_that_ends_without_closing_loses_nothing(error):
     assert stats()["opened"] <= 2
 
 
-def test_a_wrapper_that_is_collected_loses_nothing():
+def test_what_a_collected_wrapper_held_is_reclaimed():
     def work():
         backend()
         del connections["default"]
@@ -285,7 +285,7 @@ def test_a_wrapper_that_is_collected_loses_nothing():
     assert in_thread(work) == 1
 
 
-def test_a_connection_taken_off_its_wrapper_loses_no_place(options):
+def test_a_connection_taken_off_its_wrapper_is_discarded(options):
     options.update(MAX_CONNS=1, TIMEOUT=5)
     conf.reset_cache()
 

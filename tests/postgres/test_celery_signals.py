@@ -1,4 +1,4 @@
-"""Celery's signals around tasks: what is pooled, and what isn't a worker's."""
+"""Celery's signals: a worker's tasks are pooled, eager tasks are left alone."""
 
 from __future__ import annotations
 
@@ -87,15 +87,15 @@ def test_whatever_ends_a_task_its_connection_goes_back():
     assert KEY not in vars(connection)
 
 
-def test_a_task_run_in_place_leaves_its_callers_session_alone():
-    ask("CREATE TEMP TABLE mine (a int)")
+def test_an_eager_task_leaves_its_callers_session_alone():
+    ask("CREATE TEMP TABLE kept (a int)")
     before = ask("SELECT pg_backend_pid()")
     assert backend.apply().get() == before
-    assert ask("SELECT count(*) FROM mine") == 0
+    assert ask("SELECT count(*) FROM kept") == 0
     assert registry.pools() == []
 
 
-def test_a_task_run_in_place_shares_the_connection_of_a_request(requests):
+def test_an_eager_task_shares_the_connection_of_a_request(requests):
     def view(request):
         assert ask("SELECT pg_backend_pid()") == backend.apply().get()
         assert stats()["in_use"] == 1
@@ -105,7 +105,7 @@ def test_a_task_run_in_place_shares_the_connection_of_a_request(requests):
     assert stats()["checkouts"] == 1
 
 
-def test_a_task_run_in_place_by_a_coroutine_is_not_complained_of(caplog):
+def test_an_eager_task_called_by_a_coroutine_logs_nothing(caplog):
     @app.task
     def asks_nothing():
         return 7
@@ -117,9 +117,9 @@ def test_a_task_run_in_place_by_a_coroutine_is_not_complained_of(caplog):
     assert caplog.text == ""
 
 
-def test_a_time_limit_in_the_middle_of_the_beginning_spoils_no_later_task(monkeypatch):
-    def interrupted(self, own):
-        whole(self, own)
+def test_a_time_limit_that_interrupts_begin_affects_no_later_task(monkeypatch):
+    def interrupted(self, wrapper):
+        whole(self, wrapper)
         raise SoftTimeLimitExceeded
 
     whole = scope.Scope._begin
@@ -140,7 +140,7 @@ def test_a_task_inside_of_a_block_gives_back_with_it():
     assert stats()["in_use"] == 0
 
 
-def test_without_psycopg2_the_app_leaves_it_to_a_check_to_say_so(monkeypatch):
+def test_without_psycopg2_the_app_connects_nothing(monkeypatch):
     uid = "dbpool_mw.begin"
     assert task_prerun.disconnect(dispatch_uid=uid)
     app_config = AppConfig.create("dbpool_mw.contrib.celery")
@@ -151,7 +151,7 @@ def test_without_psycopg2_the_app_leaves_it_to_a_check_to_say_so(monkeypatch):
     app_config.ready()
 
 
-def test_the_app_says_when_the_pools_own_app_is_missing(monkeypatch):
+def test_the_app_raises_when_dbpool_mw_is_not_installed(monkeypatch):
     monkeypatch.setattr(apps, "is_installed", lambda name: False)
     with pytest.raises(ImproperlyConfigured, match='not "dbpool_mw"'):
         AppConfig.create("dbpool_mw.contrib.celery").ready()

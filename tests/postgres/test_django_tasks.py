@@ -1,4 +1,4 @@
-"""Django's own tasks, run by a worker in threads, and in place."""
+"""Tasks of django.tasks: run by a worker in threads, and immediately."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ def exiting_task():
 
 
 class Backend:
-    """What the signals name as the sender: a worker's backend."""
+    """The sender of the signals: a worker's backend."""
 
 
 class Result:
-    """As much of a task's result as the signals' receivers look at."""
+    """The attributes of a task's result that the receivers read."""
 
     def __init__(self, function):
         self.id = f"result of {function.__name__} in {threading.get_ident()}"

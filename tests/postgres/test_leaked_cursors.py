@@ -1,4 +1,4 @@
-"""A cursor object that outlives its request does nothing in anybody else's session."""
+"""A cursor kept after its request can't be used in the next holder's session."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GIVEN_BACK = "given back to the pool"
 
 @pytest.fixture
 def leaked(requests):
-    """Give a cursor of a request that has ended, and the connection it was on."""
+    """Give a cursor of a request that has ended, and its connection."""
     kept = []
 
     def view(request):
@@ -29,7 +29,7 @@ def leaked(requests):
     return kept
 
 
-def test_it_does_not_run_in_the_next_holders_session(leaked, requests):
+def test_a_leaked_cursor_does_not_run_in_the_next_holders_session(leaked, requests):
     cursor, raw = leaked
 
     def view(request):
@@ -56,20 +56,20 @@ USES = {
 
 
 @pytest.mark.parametrize("name", USES)
-def test_nor_on_an_idle_connection_whatever_is_called(name, leaked):
+def test_no_method_of_a_leaked_cursor_runs_on_an_idle_connection(name, leaked):
     cursor, raw = leaked[0].cursor, leaked[1]
     with pytest.raises(psycopg2.InterfaceError, match=GIVEN_BACK):
         USES[name](cursor)
     assert not raw.maybe_dirty
 
 
-def test_what_it_had_read_can_still_be_fetched_and_it_can_be_closed(leaked):
+def test_a_leaked_cursor_can_fetch_what_it_has_read_and_be_closed(leaked):
     cursor, _ = leaked
     assert cursor.fetchall() == [(1,), (2,), (3,)]
     cursor.close()
 
 
-def test_nor_after_a_close_in_mid_request(requests):
+def test_a_cursor_does_not_run_after_a_close_in_mid_request(requests):
     def view(request):
         cursor = connection.cursor()
         connection.close()
@@ -81,7 +81,7 @@ def test_nor_after_a_close_in_mid_request(requests):
     assert requests(view).status_code == 200
 
 
-def test_a_named_cursor_opened_but_not_used_is_of_no_use_later_either(requests):
+def test_a_named_cursor_that_was_never_used_does_not_run_later(requests):
     kept = []
 
     def view(request):
@@ -95,10 +95,10 @@ def test_a_named_cursor_opened_but_not_used_is_of_no_use_later_either(requests):
     assert stats()["discarded"] == {}
 
 
-def test_nor_where_another_connection_was_put_in_place_of_its_own(requests):
+def test_a_cursor_does_not_run_after_its_connection_was_replaced(requests):
     def view(request):
-        cursor, own = connection.cursor(), connection.connection
-        connection.connection = psycopg2.connect(own.dsn, password=own.info.password)
+        cursor, raw = connection.cursor(), connection.connection
+        connection.connection = psycopg2.connect(raw.dsn, password=raw.info.password)
         connection.close()
         with pytest.raises(InterfaceError, match=GIVEN_BACK):
             cursor.execute("SELECT 1")

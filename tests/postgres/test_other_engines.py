@@ -1,9 +1,9 @@
-"""ENGINEs of others work unchanged, and what they remember of a session stays true.
+"""Third-party ENGINEs work unchanged, and what they record of a session stays true.
 
-Two from PyPI, and one of the tests' own for what those two don't do. pip takes the
-newest release that allows the Django at hand. django-tenants: 4.0 from Django 5.2 on,
-3.13 on 4.2, which 3.14 gave up. django-prometheus: 2.5, but 2.4.0 on Django 6.1, which
-later ones don't allow yet while that one sets no limit. None is left out anywhere.
+Two ENGINEs are from PyPI; a third one, of the tests, does what those two don't. pip
+chooses the newest release that allows the installed Django. django-tenants: 4.0 from
+Django 5.2 on, 3.13 on 4.2. django-prometheus: 2.5, but 2.4.0 on Django 6.1. Both are
+tested on every Django.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _jobs = threading.local()
 
 
 def view(request: Any) -> HttpResponse:
-    """Do what the thread's test wants done; one view for all threads."""
+    """Run the job of this thread; one view serves all threads."""
     _jobs.job()
     return HttpResponse()
 
@@ -89,9 +89,9 @@ def server_threads(requests: Requests, prepare: Any) -> Iterator[list[ServerThre
     try:
         yield threads
     finally:
-        for each in threads:
-            each.run(connections.close_all)
-            each.thread.shutdown()
+        for thread in threads:
+            thread.run(connections.close_all)
+            thread.thread.shutdown()
 
 
 def exchanges(
@@ -99,16 +99,18 @@ def exchanges(
 ) -> Any:
     """Run pairs of requests at once, in which the threads swap their connections.
 
-    The connection given back last is checked out first. Gives for each round what each
-    thread found: its backend and the job's result, twice.
+    The connection returned last is checked out first. Yields, for each round, what each
+    thread found: the backend's pid and the job's result, twice.
     """
     for number in range(6):
-        # Each thread serves now this tenant, now the other.
+        # Each thread serves both tenants in turn.
         turned = tenants[::-1] if number % 3 == 0 else tenants
         first, second = (0, 1) if number % 2 == 0 else (1, 0)
         for which in (first, second):
-            mine = [turned[which]] if tenants else []
-            threads[which].begin(lambda: (ask("SELECT pg_backend_pid()"), job()), *mine)
+            tenant = [turned[which]] if tenants else []
+            threads[which].begin(
+                lambda: (ask("SELECT pg_backend_pid()"), job()), *tenant
+            )
         found = {which: threads[which].end() for which in (second, first)}
         yield turned, found
 
@@ -137,7 +139,7 @@ def receiving(function: Any) -> Iterator[None]:
 
 @pytest.fixture
 def schemas(requests: Requests, databases: Databases) -> Iterator[None]:
-    """Give tenants a and b, and the public schema, a table that says whose it is."""
+    """Give the schemas a, b and public a table that holds the schema's name."""
     statements = [
         f"CREATE SCHEMA IF NOT EXISTS {name};"
         f" CREATE TABLE {name}.whose AS SELECT '{name}'::text AS name"
@@ -189,7 +191,7 @@ def test_tenants_that_swap_connections_see_their_own_rows(
 
 
 @pytest.mark.usefixtures("schemas")
-def test_a_tenant_chosen_outside_lasts_though_the_connection_changes() -> None:
+def test_a_tenant_chosen_outside_stays_though_the_connection_changes() -> None:
     seen = []
 
     def created(connection: Any, **signal: Any) -> None:
@@ -246,7 +248,7 @@ def test_connections_opened_ahead_belong_to_no_tenant(requests: Requests) -> Non
 
 
 @pytest.mark.usefixtures("schemas")
-def test_a_forked_child_forgets_what_the_parent_set() -> None:
+def test_a_forked_child_resets_what_the_engine_recorded_in_the_parent() -> None:
     with override_settings(TENANT_LIMIT_SET_CALLS=True), pooled():
         connection.set_schema("a")
         assert whose() == "a"
@@ -282,7 +284,7 @@ def metrics(requests: Requests) -> Iterator[Callable[..., float]]:
 
 
 @pytest.mark.parametrize("lazy", [False, True])
-def test_metrics_count_physical_connections_and_every_statement(
+def test_metrics_count_opened_connections_and_every_statement(
     lazy: bool, requests: Requests, metrics: Callable[..., float]
 ) -> None:
     senders = []
@@ -326,7 +328,7 @@ def test_metrics_count_what_is_opened_ahead(
         assert metrics("new_connections_total") == stats()["opened"] == 3
 
 
-# --- An ENGINE that remembers --------------------------------------------------------
+# --- An ENGINE that records facts about its session ----------------------------------
 
 
 @pytest.fixture
@@ -336,7 +338,7 @@ def remembering(requests: Requests) -> Iterator[None]:
 
 
 def remembered() -> dict[str, Any]:
-    """Tell what the wrapper says of its session, once it has one; leave it said."""
+    """Return what the wrapper recorded of its session, and change it."""
     pid = ask("SELECT pg_backend_pid()")
     wrapper: Any = connections["default"]
     found = {
@@ -355,7 +357,7 @@ def remembered() -> dict[str, Any]:
 @pytest.mark.parametrize("touch", [False, True])
 @pytest.mark.parametrize("lazy", [False, True])
 @pytest.mark.usefixtures("remembering")
-def test_what_is_remembered_is_true_of_the_session_beneath(
+def test_what_is_recorded_is_true_of_the_session(
     lazy: bool, touch: bool, requests: Requests
 ) -> None:
     def prepare(customer: str) -> None:
@@ -391,7 +393,7 @@ def test_what_is_remembered_is_true_of_the_session_beneath(
 
 
 @pytest.mark.usefixtures("remembering")
-def test_what_a_receivers_query_noted_is_believed_of_nobody(requests: Requests) -> None:
+def test_what_a_receivers_query_assigned_reaches_no_holder(requests: Requests) -> None:
     seen = []
 
     def created(connection: Any, **signal: Any) -> None:
@@ -411,7 +413,7 @@ def test_what_a_receivers_query_noted_is_believed_of_nobody(requests: Requests) 
 
 
 @pytest.mark.usefixtures("remembering")
-def test_what_a_receiver_notes_itself_is_noted_for_every_holder(
+def test_what_a_receiver_assigns_reaches_every_holder(
     requests: Requests,
 ) -> None:
     def created(connection: Any, **signal: Any) -> None:
@@ -430,7 +432,7 @@ def test_what_a_receiver_notes_itself_is_noted_for_every_holder(
 
 
 @pytest.mark.usefixtures("remembering")
-def test_each_connection_is_opened_with_a_token_of_its_own(requests: Requests) -> None:
+def test_every_connection_is_opened_with_a_new_token(requests: Requests) -> None:
     def token() -> str:
         assert connections["default"].token == ask("SHOW application_name")
         return connections["default"].token
@@ -450,7 +452,7 @@ def test_each_connection_is_opened_with_a_token_of_its_own(requests: Requests) -
 
 
 @pytest.mark.usefixtures("remembering")
-def test_it_forgets_what_was_closed_in_a_transaction() -> None:
+def test_the_engine_resets_what_it_recorded_when_closed_in_a_transaction() -> None:
     with pooled():
         with transaction.atomic():
             remembered()
@@ -459,11 +461,11 @@ def test_it_forgets_what_was_closed_in_a_transaction() -> None:
         assert remembered()["said"] is None
 
 
-# --- Hooks that receivers add --------------------------------------------------------
+# --- execute_wrappers that receivers add ---------------------------------------------
 
 
-class Hook:
-    """Counts the statements of one connection."""
+class Counting:
+    """An execute_wrapper that counts the statements of one connection."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -475,24 +477,24 @@ class Hook:
 
 @pytest.mark.parametrize("guarded", [False, True])
 @pytest.mark.parametrize("touch", [False, True])
-def test_the_hooks_of_receivers_are_there_once_for_every_holder(
+def test_execute_wrappers_of_receivers_are_there_once_for_every_holder(
     touch: bool, guarded: bool, requests: Requests
 ) -> None:
-    shared = Hook()
+    shared = Counting()
 
     def created(connection: Any, **signal: Any) -> None:
         if connection.alias == "default":
-            hook = shared if guarded else Hook()
-            if hook not in connection.execute_wrappers:
-                connection.execute_wrappers.append(hook)
+            counting = shared if guarded else Counting()
+            if counting not in connection.execute_wrappers:
+                connection.execute_wrappers.append(counting)
 
     def job() -> int:
         if touch:
             ask("SET a.b = 'c'")
-        (hook,) = connection.execute_wrappers
-        before = hook.count
+        (counting,) = connection.execute_wrappers
+        before = counting.count
         ask("SELECT 1")
-        return int(hook.count - before) if not guarded else 1
+        return int(counting.count - before) if not guarded else 1
 
     with receiving(created), server_threads(requests, lambda: None) as threads:
         with override_settings(DBPOOL_MW_LAZY=False):
@@ -504,19 +506,19 @@ def test_the_hooks_of_receivers_are_there_once_for_every_holder(
 
 
 @pytest.mark.usefixtures("requests")
-def test_a_block_takes_its_own_hook_off_and_leaves_the_receivers() -> None:
-    hook, own = Hook(), Hook()
+def test_a_block_removes_its_execute_wrapper_and_leaves_the_receivers() -> None:
+    of_receiver, of_block = Counting(), Counting()
 
     def created(connection: Any, **signal: Any) -> None:
-        connection.execute_wrappers.append(hook)
+        connection.execute_wrappers.append(of_receiver)
 
     with receiving(created), pooled():
-        with connection.execute_wrapper(own):
+        with connection.execute_wrapper(of_block):
             ask("SELECT 1")
-            assert connection.execute_wrappers == [hook, own]
-        assert connection.execute_wrappers == [hook]
+            assert connection.execute_wrappers == [of_receiver, of_block]
+        assert connection.execute_wrappers == [of_receiver]
         ask("SELECT 1")
-    assert (hook.count, own.count) == (2, 1)
+    assert (of_receiver.count, of_block.count) == (2, 1)
     connections["default"].execute_wrappers.clear()
 
 
@@ -525,9 +527,9 @@ def test_a_block_takes_its_own_hook_off_and_leaves_the_receivers() -> None:
 
 @pytest.mark.parametrize("engine", [TENANTS, PROMETHEUS])
 @pytest.mark.usefixtures("requests")
-def test_the_checks_take_it_for_postgresql_and_find_nothing(engine: str) -> None:
+def test_the_checks_take_the_engine_for_postgresql(engine: str) -> None:
     with on_engine(engine):
         assert conf.pooled_aliases() == ("default",)
         found = checks.run_checks(databases=["default"], include_deployment_checks=True)
-        ours = [each for each in found if (each.id or "").startswith("dbpool_mw")]
-        assert [each for each in ours if "default" in each.msg] == []
+        ours = [m for m in found if (m.id or "").startswith("dbpool_mw")]
+        assert [m for m in ours if "default" in m.msg] == []

@@ -1,4 +1,4 @@
-"""The examples of docs/outside-requests.rst, run as they stand there."""
+"""The examples of docs/outside-requests.rst do what the text says."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DOCUMENT = "docs/outside-requests.rst"
 
 
 class Cart:
-    """What the examples call a model."""
+    """The model of the examples."""
 
     class objects:
         @staticmethod
@@ -36,7 +36,7 @@ class Cart:
 
 @pytest.fixture
 def names(fresh_wrappers):
-    """Run the blocks in their order; give what they define."""
+    """Run the code blocks in their order; return the names that they define."""
     seen = []
     names = {
         "Cart": Cart,

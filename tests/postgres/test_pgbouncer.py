@@ -1,6 +1,6 @@
-"""Pools through a real PgBouncer: what holds in session mode and in transaction mode.
+"""The pool in front of a real PgBouncer, in session mode and in transaction mode.
 
-docs/migrating.rst tells users of it.
+docs/migrating.rst tells users what holds in each.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ ROLE = "dbpool_mw_behind_pgbouncer"
 
 
 class Front:
-    """A PgBouncer with Django behind it."""
+    """A PgBouncer that Django connects to."""
 
     def __init__(self, server, address):
         self.server = server
@@ -54,7 +54,7 @@ class Front:
 
     @contextmanager
     def client(self):
-        """Be another client of PgBouncer; give a way to ask."""
+        """Connect as another client of PgBouncer; return a function that queries."""
         other = psycopg2.connect(self.address.dsn())
         other.autocommit = True
         try:
@@ -73,7 +73,7 @@ class Front:
             try:
                 yield ask_other(BACKEND)
             finally:
-                # PgBouncer closes what it gets back in a transaction.
+                # PgBouncer closes a backend that it gets back in a transaction.
                 ask_other("ROLLBACK")
 
     def show(self, what):
@@ -98,7 +98,7 @@ def query(other, sql):
 
 @contextmanager
 def behind(server, mode, size=2, *, options=None, bouncer=None, **of_django):
-    """Put Django behind a PgBouncer that opens at most ``size`` connections."""
+    """Connect Django to a PgBouncer that opens at most ``size`` connections."""
     default = settings.DATABASES["default"]
     with (
         fresh_database(server) as name,
@@ -160,17 +160,18 @@ def row():
 
 @pytest.fixture(scope="module")
 def of_session(postgres):
-    """Give one PgBouncer to the tests that leave nothing in it."""
+    """Give one PgBouncer to all tests that leave no state in it."""
     with pgbouncer(postgres, "session") as address:
         yield address
 
 
-#: What happens inside a function, nobody sees; and the connection that is closed for
-#: its seed is PgBouncer's, which has DISCARD ALL sent and keeps the backend.
+#: Changes that reach the next request. One is made inside a function, where no
+#: statement shows it. For ``setseed()`` the pool closes its connection, but PgBouncer
+#: keeps the backend and sends DISCARD ALL, which doesn't undo it.
 STAYS = {"the same, within a function", "``setseed()``"}
 
 
-@pytest.mark.parametrize("name", [each for each in STATES if each not in STAYS])
+@pytest.mark.parametrize("name", [state for state in STATES if state not in STAYS])
 def test_in_session_mode_the_next_request_sees_nothing_of_a_change(
     postgres, of_session, database, name
 ):
@@ -196,8 +197,8 @@ def test_in_session_mode_requests_share_one_backend_and_reset_nothing(postgres):
         backends = {front.request(lambda: ask(BACKEND)) for _ in range(3)}
         assert len(backends) == stats()["opened"] == 1
         assert stats()["resets"] == 0
-        # It is the pool's, idle or not.
-        assert [each["state"] for each in front.show("SERVERS")] == ["active"]
+        # PgBouncer counts the pool's connection as active, idle or not.
+        assert [row["state"] for row in front.show("SERVERS")] == ["active"]
 
 
 @override_settings(USE_TZ=True)
@@ -227,7 +228,7 @@ def test_in_session_mode_a_backend_that_ended_fails_no_request(postgres):
 
 
 @pytest.mark.parametrize("mode", ["session", "transaction"])
-def test_the_backend_of_a_holder_is_an_invention_of_pgbouncers(postgres, mode):
+def test_the_backend_pid_in_reports_is_one_that_pgbouncer_made_up(postgres, mode):
     with behind(postgres, mode) as front:
 
         def look():
@@ -279,7 +280,7 @@ def test_a_statement_can_be_cancelled(postgres, mode):
 
 
 @pytest.mark.parametrize("mode", ["session", "transaction"])
-def test_waiting_inside_of_a_full_pgbouncer_ends_by_its_own_timeout(postgres, mode):
+def test_waiting_for_a_full_pgbouncer_ends_by_the_timeout_of_pgbouncer(postgres, mode):
     limits = {"query_wait_timeout": 1}
     pool = {"default": {"TIMEOUT": 0.5}, "replica": None}
     with (
@@ -306,7 +307,7 @@ def never():
 
 @override_settings(USE_TZ=True)
 @pytest.mark.parametrize("reset", ["auto", "always", "never"])
-def test_in_transaction_mode_the_time_zone_is_each_clients_own(postgres, reset):
+def test_in_transaction_mode_every_client_keeps_its_time_zone(postgres, reset):
     with (
         override_settings(DBPOOL_MW_RESET=reset),
         behind(postgres, "transaction", 1) as front,
@@ -328,13 +329,13 @@ def test_in_transaction_mode_one_transaction_is_one_session(postgres):
         def work():
             with transaction.atomic():
                 ask("SET LOCAL statement_timeout = 54321")
-                ask("CREATE TEMP TABLE mine (a int) ON COMMIT DROP")
+                ask("CREATE TEMP TABLE kept (a int) ON COMMIT DROP")
                 ask("SELECT pg_advisory_xact_lock(4711)")
                 with front.client() as ask_other:
                     free = ask_other("SELECT pg_try_advisory_lock(4711)")
                     theirs = ask_other("SHOW statement_timeout")
-                mine = ask("SELECT count(*) FROM mine"), ask("SHOW statement_timeout")
-            return mine, theirs, free, ask("SHOW statement_timeout")
+                ours = ask("SELECT count(*) FROM kept"), ask("SHOW statement_timeout")
+            return ours, theirs, free, ask("SHOW statement_timeout")
 
         for _ in range(2):
             assert front.request(work) == ((0, "54321ms"), "0", False, "0")
@@ -382,7 +383,7 @@ def test_in_transaction_mode_iterator_needs_server_side_cursors_disabled(
 
 
 @pytest.mark.usefixtures("never")
-def test_in_transaction_mode_a_backend_that_ended_is_pgbouncers_to_replace(postgres):
+def test_in_transaction_mode_pgbouncer_replaces_a_backend_that_ended(postgres):
     with behind(postgres, "transaction") as front:
 
         def work():
@@ -397,7 +398,7 @@ def test_in_transaction_mode_a_backend_that_ended_is_pgbouncers_to_replace(postg
 
 
 def backends(front):
-    return [each["remote_pid"] for each in front.show("SERVERS")]
+    return [row["remote_pid"] for row in front.show("SERVERS")]
 
 
 @pytest.mark.usefixtures("never")
@@ -410,7 +411,7 @@ def test_in_transaction_mode_an_open_transaction_is_rolled_back(postgres):
             ask("INSERT INTO sheep VALUES (1)")
 
         front.request(work)
-        # Else nobody would get the only backend.
+        # If it were still open, no client would get the only backend.
         with front.client() as ask_other:
             assert ask_other("SELECT count(*) FROM sheep") == 0
         assert stats()["rollbacks"] == 1
@@ -430,14 +431,14 @@ def test_in_transaction_mode_a_change_reaches_others_whatever_the_reset(
 
         def work():
             ask("SET statement_timeout = 54321")
-            ask("CREATE TEMP TABLE mine (a int)")
+            ask("CREATE TEMP TABLE kept (a int)")
             ask("SELECT pg_advisory_lock(4711)")
             with front.busy_backend() as changed:
-                # Ours goes on elsewhere, and there a reset would clean.
+                # This client gets the other backend, which the reset then cleans.
                 assert ask(BACKEND) != changed
                 assert ask("SHOW statement_timeout") == "0"
                 with pytest.raises(ProgrammingError, match="does not exist"):
-                    ask("SELECT count(*) FROM mine")
+                    ask("SELECT count(*) FROM kept")
                 assert not ask("SELECT pg_advisory_unlock(4711)")
                 connection.close()
             return changed
@@ -446,7 +447,7 @@ def test_in_transaction_mode_a_change_reaches_others_whatever_the_reset(
         with front.client() as ask_other:
             assert ask_other(BACKEND) == changed
             assert ask_other("SHOW statement_timeout") == "54321ms"
-            assert ask_other("SELECT count(*) FROM mine") == 0
+            assert ask_other("SELECT count(*) FROM kept") == 0
             locks = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
             assert ask_other(locks) == 1
         assert stats()["resets"] == {"auto": 1, "always": 1, "never": 0}[reset]
@@ -457,10 +458,10 @@ def test_in_transaction_mode_a_role_is_the_backends_and_not_the_clients(postgres
     with behind(postgres, "transaction", options={"assume_role": role}) as front:
 
         def work():
-            mine = who()
+            ours = who()
             with front.client() as ask_other:
                 theirs = ask_other("SELECT current_user")
             with front.busy_backend():
-                return mine, theirs, who()
+                return ours, theirs, who()
 
         assert front.request(work) == (role, role, postgres.user)

@@ -1,4 +1,4 @@
-"""A real PostGIS under Django's own ENGINE for it, and under ours."""
+"""A real PostGIS under Django's ENGINE and under that of this package."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def empty(postgis, engine):
 
 @pytest.fixture(scope="module")
 def database_of_places(postgis):
-    """Give one database for many tests: the extension takes a second to make."""
+    """Give one database to many tests: creating the extension takes a second."""
     with fresh_database(postgis) as name:
         yield name
 
@@ -95,7 +95,7 @@ def requests():
 
 
 def write_and_read(places, number):
-    """Have a row go to the server and come back, and PostGIS judge its geometries."""
+    """Write a row, read it back, and compare its geometries in PostGIS."""
     from django.contrib.gis.geos import MultiPoint, Point, Polygon
     from django.contrib.gis.measure import D
 
@@ -108,18 +108,18 @@ def write_and_read(places, number):
     assert (read.shape, read.shape.srid) == (shape, 3857)
     assert read.notes == {"of": [number]}
     inside = Point(10 * number - 1, 5, srid=3857)
-    mine = places.objects.filter(pk=written.pk)
-    assert mine.filter(shape__contains=inside).exists()
-    assert not mine.filter(shape__contains=Point(-1, 5, srid=3857)).exists()
+    found = places.objects.filter(pk=written.pk)
+    assert found.filter(shape__contains=inside).exists()
+    assert not found.filter(shape__contains=Point(-1, 5, srid=3857)).exists()
     near = Point(number, 45.001, srid=4326)
-    assert mine.filter(spot__distance_lt=(near, D(m=200))).exists()
-    assert not mine.filter(spot__distance_lt=(near, D(m=100))).exists()
-    mine.update(shape=MultiPoint(inside, srid=3857))
+    assert found.filter(spot__distance_lt=(near, D(m=200))).exists()
+    assert not found.filter(spot__distance_lt=(near, D(m=100))).exists()
+    found.update(shape=MultiPoint(inside, srid=3857))
     assert places.objects.get(pk=written.pk).shape.geom_type == "MultiPoint"
 
 
 class Visitor:
-    """A thread that serves requests, and stays in each until it is told to leave."""
+    """A thread that serves requests; a request ends when ``leave`` is set."""
 
     def __init__(self, requests, work):
         self.requests = requests
@@ -157,16 +157,16 @@ def test_geometries_pass_on_every_connection_under_every_wrapper(places, request
     seen = set()
     try:
         for _ in range(4):
-            for each in visitors:
-                each.enter()
-            seen |= {(each.wrapper, each.backend) for each in visitors}
-            # The last to leave leaves its connection to the first to enter.
-            for each in visitors:
-                each.finish()
+            for visitor in visitors:
+                visitor.enter()
+            seen |= {(visitor.wrapper, visitor.backend) for visitor in visitors}
+            # The connection returned last is checked out first.
+            for visitor in visitors:
+                visitor.finish()
     finally:
-        for each in visitors:
-            each.leave.set()
-            each.thread.shutdown()
+        for visitor in visitors:
+            visitor.leave.set()
+            visitor.thread.shutdown()
     assert len({wrapper for wrapper, _ in seen}) == 2
     assert len(seen) == 4
     assert stats()["opened"] == 2
@@ -219,7 +219,7 @@ def test_a_test_database_gets_the_extension_and_can_be_dropped(places, requests)
 
 
 @pytest.mark.parametrize("engine", [OURS], indirect=True)
-def test_our_engine_needs_no_request(places):
+def test_the_engine_of_this_package_needs_no_request(places):
     def work():
         write_and_read(places, 1)
         held = stats()["in_use"]

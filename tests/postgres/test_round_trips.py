@@ -1,4 +1,4 @@
-"""In the steady state nothing crosses the wire but the view's own queries."""
+"""In the steady state only the view's queries cross the wire."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_a_request_sends_its_queries_and_nothing_else(lazy, requests, wire):
         assert stats()["opened"] == 1
 
 
-def test_closing_in_mid_request_sends_nothing_either(requests, wire):
+def test_closing_in_mid_request_sends_nothing(requests, wire):
     def view(request):
         ask("SELECT 1")
         connection.close()
@@ -47,7 +47,7 @@ def test_closing_in_mid_request_sends_nothing_either(requests, wire):
     assert wire.messages == [b"Q"] * 2
 
 
-def test_a_touched_session_costs_its_reset(requests, wire):
+def test_a_dirty_session_costs_its_reset(requests, wire):
     def view(request):
         ask("SET a.b = 'c'")
         return HttpResponse()
@@ -55,28 +55,29 @@ def test_a_touched_session_costs_its_reset(requests, wire):
     requests(view)
     wire.messages.clear()
     requests(view)
-    # The view's own, DISCARD ALL, and the time zone that Django sets.
+    # The view's query, DISCARD ALL, and the time zone that Django sets.
     assert wire.messages == [b"Q"] * 3
 
 
 @pytest.mark.parametrize("limit", [False, True])
 @pytest.mark.parametrize("lazy", [False, True])
-@pytest.mark.parametrize("own", [False, True])
-def test_a_tenants_search_path_costs_its_reset(lazy, limit, own, requests, wire):
+@pytest.mark.parametrize("documented", [False, True])
+def test_a_tenants_search_path_costs_its_reset(lazy, limit, documented, requests, wire):
     def view(request):
         connection.set_schema("public")
         return queries(3)(request)
 
     settings = {"DBPOOL_MW_LAZY": lazy, "TENANT_LIMIT_SET_CALLS": limit}
-    if own:
+    if documented:
         exec(code_block("docs/engines.rst", "def forget_tenant"), settings)
     with on_engine(TENANTS), override_settings(**settings):
         requests(view)
         requests(view)
         wire.messages.clear()
         assert requests(view).status_code == 200
-        # The view's three, and before them, or before each, django-tenants' SET. Then
-        # DISCARD ALL and the time zone that Django sets, or the one RESET.
-        sets, reset = (1 if limit else 3), (1 if own else 2)
+        # The view's three queries, and django-tenants' SET before the first or before
+        # each. Then DISCARD ALL and the time zone that Django sets; with the reset
+        # function of docs/engines.rst, one RESET.
+        sets, reset = (1 if limit else 3), (1 if documented else 2)
         assert wire.messages == [b"Q"] * (3 + sets + reset)
         assert stats()["opened"] == 1

@@ -29,7 +29,7 @@ def backend(alias="default"):
 
 
 def is_plain(alias="default"):
-    """Tell whether the thread's wrapper is Django's own again."""
+    """Tell whether the thread's wrapper is not bound."""
     state = vars(connections[alias])
     return not state.keys() & {KEY, "connect", "_close"}
 
@@ -38,7 +38,7 @@ pytestmark = pytest.mark.usefixtures("fresh_wrappers")
 
 
 def in_thread(function):
-    """Run a function in a thread of its own; return what it returns."""
+    """Run a function in a new thread; return what it returns."""
     results = []
     thread = threading.Thread(target=lambda: results.append(function()))
     thread.start()
@@ -76,7 +76,7 @@ def test_after_the_block_the_thread_has_djangos_own_connections_again():
 @pytest.mark.skipif(
     not os.path.isdir("/proc/self/task"), reason="only Linux tells a thread's signals"
 )
-def test_the_threads_beside_leave_signals_to_the_main_thread():
+def test_the_threads_of_the_package_leave_signals_to_the_main_thread():
     with pooled():
         backend()
     ours = [t for t in threading.enumerate() if t.name.startswith("dbpool_mw")]
@@ -87,7 +87,7 @@ def test_the_threads_beside_leave_signals_to_the_main_thread():
         blocked = int(line.split()[1], 16)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1):
             assert blocked & 1 << (number - 1)
-        # A fault of its own must not be put off.
+        # A signal for what the thread itself did must not be blocked.
         assert not blocked & 1 << (signal.SIGSEGV - 1)
     assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == set()
 
@@ -120,7 +120,7 @@ def test_a_block_inside_of_a_block_holds_the_same_connection():
 
 
 @pytest.mark.parametrize("error", [ValueError, SystemExit, GeneratorExit])
-def test_whatever_ends_the_block_the_connection_goes_back(error):
+def test_the_connection_returns_whatever_ends_the_block(error):
     @pooled
     def work():
         backend()
@@ -146,7 +146,7 @@ def test_a_transaction_that_failed_in_the_block_is_gone_with_it():
     assert stats()["rollbacks"] == 0
 
 
-def test_what_the_block_changed_in_its_session_reaches_nobody():
+def test_what_a_block_changed_in_its_session_does_not_reach_the_next():
     with pooled():
         first = backend()
         ask("SET a.b = 'leaks'")
@@ -217,7 +217,7 @@ def test_a_block_after_a_request_leaves_the_wrapper_to_the_next_request(requests
     assert stats()["opened"] == 1
 
 
-def test_a_block_after_a_request_that_nobody_finished_is_a_block(requests):
+def test_a_block_after_a_request_that_did_not_end_returns_its_connection(requests):
     from django.test import RequestFactory
 
     from dbpool_mw.middleware import ConnectionPoolMiddleware
@@ -311,13 +311,13 @@ def test_an_alias_without_a_pool_is_djangos_own_in_a_block():
         assert not is_plain("default")
 
 
-def test_an_alias_that_is_none_is_an_error():
+def test_an_unknown_alias_is_an_error():
     with pytest.raises(ConnectionDoesNotExist, match="replcia"), pooled("replcia"):
         pass
     assert is_plain()
 
 
-def test_an_alias_that_is_none_is_an_error_in_a_coroutine_too():
+def test_an_unknown_alias_is_an_error_in_a_coroutine_too():
     async def main():
         async with pooled("replcia"):
             pass
@@ -326,7 +326,7 @@ def test_an_alias_that_is_none_is_an_error_in_a_coroutine_too():
         asyncio.run(main())
 
 
-def test_a_block_ends_as_ever_though_django_made_another_wrapper_in_it():
+def test_a_block_ends_though_django_made_another_wrapper_in_it():
     with pooled():
         first = backend()
         del connections["default"]
@@ -340,12 +340,12 @@ def test_a_block_ends_as_ever_though_django_made_another_wrapper_in_it():
 
 
 def test_a_wrapper_that_threads_share_is_left_alone():
-    """As Django's LiveServerTestCase has its server's thread use the test's own."""
-    own = connections["default"]
-    own.inc_thread_sharing()
+    """Django's LiveServerTestCase has its server's thread use the test's wrapper."""
+    shared = connections["default"]
+    shared.inc_thread_sharing()
 
     def in_another():
-        connections["default"] = own
+        connections["default"] = shared
         with pooled():
             return backend()
 
@@ -353,11 +353,11 @@ def test_a_wrapper_that_threads_share_is_left_alone():
         before = backend()
         assert in_thread(in_another) == before
     finally:
-        own.dec_thread_sharing()
+        shared.dec_thread_sharing()
     assert registry.pools() == []
 
 
-def test_one_object_is_for_one_block_at_a_time():
+def test_one_object_serves_one_block_at_a_time():
     block = pooled()
     with block:
         with pytest.raises(RuntimeError, match="anew"), block:
@@ -368,7 +368,7 @@ def test_one_object_is_for_one_block_at_a_time():
     assert stats()["in_use"] == 0
 
 
-def test_what_it_can_not_decorate_it_refuses():
+def test_what_pooled_can_not_decorate_is_refused():
     def generator():
         yield
 
@@ -380,7 +380,7 @@ def test_what_it_can_not_decorate_it_refuses():
             pooled(wrong)
 
 
-def test_a_thread_that_ends_inside_of_a_block_loses_nothing():
+def test_what_a_thread_holds_when_it_ends_in_a_block_is_reclaimed():
     def work():
         pooled().__enter__()
         backend()
@@ -468,7 +468,7 @@ def test_a_task_that_is_cancelled_gives_back_at_once():
 
 
 def test_a_task_cancelled_while_it_begins_or_ends_gives_back():
-    """The thread is busy with something else, so that a cancel finds both waiting."""
+    """The thread is busy: begin() and end() wait for it when the cancel comes."""
 
     async def work(state):
         async with pooled():
@@ -477,7 +477,7 @@ def test_a_task_cancelled_while_it_begins_or_ends_gives_back():
         state.append("done")
 
     async def main():
-        # Begin: the scope's beginning waits for the thread, and the cancel comes.
+        # begin() waits for the thread when the cancel comes.
         gate = threading.Event()
         blocker = asyncio.ensure_future(sync_to_async(gate.wait)(30))
         await asyncio.sleep(0)
@@ -491,7 +491,7 @@ def test_a_task_cancelled_while_it_begins_or_ends_gives_back():
         with pytest.raises(asyncio.CancelledError):
             await task
         assert await sync_to_async(is_plain)()
-        # End: it waits for the thread as well.
+        # end() waits for the thread when the cancels come.
         gate = threading.Event()
         inside, block = [], pooled()
         await block.__aenter__()

@@ -1,4 +1,4 @@
-"""What the application sets up at opening lasts for every holder."""
+"""What the application sets up when a connection opens, every holder finds."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_what_a_receiver_set_is_there_for_every_request(autocommit, requests):
         settings["AUTOCOMMIT"] = True
 
 
-def test_a_cursor_class_that_a_request_chose_is_gone_for_the_next(requests):
+def test_a_cursor_class_that_a_request_chose_does_not_reach_the_next(requests):
     kinds = []
 
     def view(request):

@@ -1,4 +1,4 @@
-"""After attach, a wrapper is as Django's own connect() leaves it."""
+"""After a checkout, a wrapper is as Django's connect() leaves it."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ from tests.postgres.conftest import ask, stats
 
 BACKEND = "SELECT pg_backend_pid()"
 
-#: What only one of the two has, or has of its own: the seam, and each one's parts.
-SEAM = {KEY, "connect", "_close"}
-PARTS = {
+#: Attributes that differ between two wrappers: those of a bound one, and objects that
+#: every wrapper has for itself.
+OF_BINDING = {KEY, "connect", "_close"}
+OF_WRAPPER = {
     "client",
     "creation",
     "features",
@@ -64,8 +65,8 @@ def of_wrapper(chosen):
     state = {
         name: value
         for name, value in vars(chosen).items()
-        if name not in SEAM | PARTS
-        # What a wrapper computes of itself, when it is first asked for it.
+        if name not in OF_BINDING | OF_WRAPPER
+        # A cached_property is only there once somebody read it.
         and not isinstance(getattr(type(chosen), name, None), cached_property)
     }
     return {**state, "age": chosen.close_at is None}
@@ -94,7 +95,7 @@ def of_session(chosen):
     return {**found, "attributes": attributes, "encoding": raw.encoding}
 
 
-def test_it_is_indistinguishable_the_first_time_and_every_other(variant, requests):
+def test_every_checkout_leaves_wrapper_and_session_as_django_does(variant, requests):
     # A wrapper like the one that a new thread gets.
     connections["default"].close()
     del connections["default"]
@@ -129,13 +130,13 @@ def receiving(function):
         connection_created.disconnect(dispatch_uid="test")
 
 
-def test_connection_created_comes_once_for_each_physical_connection(requests):
+def test_connection_created_is_sent_when_opened_and_when_reset(requests):
     seen = []
 
     def created(sender, connection, **signal):
         if connection.alias == "default":
             seen.append((sender, connection is connections["default"]))
-            # A receiver may use the alias: it is this connection.
+            # A query on the alias uses the connection that is being opened.
             assert ask("SELECT 1") == 1
 
     with receiving(created):
@@ -148,15 +149,15 @@ def test_connection_created_comes_once_for_each_physical_connection(requests):
         assert stats()["resets"] == 1
 
 
-def test_a_receiver_may_open_a_connection_of_its_own(requests):
+def test_a_receiver_may_open_another_connection(requests):
     def created(connection, **signal):
         if connection.alias == "default":
-            own = connection.copy("own")
-            with own.cursor() as cursor:
+            copy = connection.copy("copy")
+            with copy.cursor() as cursor:
                 cursor.execute("SELECT pg_backend_pid()")
                 seen.append(cursor.fetchone()[0])
-            own.close()
-            # Said of itself, and of no holder, once it is taken back.
+            copy.close()
+            # Not recorded: the attribute is gone when connect() ends.
             connection.busy = True
             del connection.busy
 
@@ -168,7 +169,7 @@ def test_a_receiver_may_open_a_connection_of_its_own(requests):
 
 
 def test_a_receiver_may_run_a_pooled_block(requests):
-    """It is on the connection that is being opened, or set up again."""
+    """The block uses the connection that is being opened or reset."""
 
     def created(connection, **signal):
         if connection.alias == "default":
@@ -192,7 +193,7 @@ def test_what_a_receiver_opened_of_another_alias_is_closed(requests, databases):
 
     def view(request):
         assert connections["replica"].connection is None
-        # What was open before stays so.
+        # A connection that was open before the receiver ran stays open.
         kept = ask(BACKEND, "replica")
         connections["default"].close()
         registry.pools()[0].recycle()
@@ -206,7 +207,30 @@ def test_what_a_receiver_opened_of_another_alias_is_closed(requests, databases):
     assert len(set(seen)) == 2
 
 
-def test_an_engine_that_ignores_the_factory_is_told_so(requests, monkeypatch):
+def test_the_threads_wrapper_is_back_though_closing_another_alias_raises(requests):
+    def close():
+        raise ValueError("on purpose")
+
+    def created(connection, **signal):
+        if connection.alias == "default":
+            ask(BACKEND, "replica")
+            connections["replica"].close = close
+
+    def view(request):
+        wrapper = connections["default"]
+        wrapper.close()
+        registry.pools()[0].recycle()
+        with receiving(created), pytest.raises(ValueError, match="on purpose"):
+            ask("SELECT 1")
+        del connections["replica"].close
+        connections["replica"].close()
+        assert connections["default"] is wrapper
+        return HttpResponse(str(ask("SELECT 1")))
+
+    assert requests(view).content == b"1"
+
+
+def test_an_engine_that_ignores_the_connection_factory_raises(requests, monkeypatch):
     def get_new_connection(self, params):
         opened.append(psycopg2.connect(**{**params, "connection_factory": None}))
         return opened[-1]
@@ -222,11 +246,11 @@ def test_an_engine_that_ignores_the_factory_is_told_so(requests, monkeypatch):
     with override_settings(DBPOOL_MW_LAZY=True):
         assert requests(view).status_code == 200
         assert stats()["size"] == 0
-    assert [each.closed for each in opened] == [1]
+    assert [raw.closed for raw in opened] == [1]
 
 
 @pytest.mark.parametrize("kind", [ValueError, OperationalError])
-def test_a_receiver_that_raises_costs_no_place_and_leaves_nothing(
+def test_a_receiver_that_raises_leaves_no_connection_and_no_entry(
     requests, databases, kind, caplog
 ):
     def created(connection, **signal):
@@ -239,8 +263,8 @@ def test_a_receiver_that_raises_costs_no_place_and_leaves_nothing(
         registry.pools()[0].recycle()
         for _ in range(12):
             assert requests(lambda request: HttpResponse()).status_code == 500
-    # Nobody takes it for a want of connections.
-    assert {each.exc_info[0] for each in caplog.records if each.exc_info} == {kind}
+    # The receiver's error is reported, and not a pool without connections.
+    assert {line.exc_info[0] for line in caplog.records if line.exc_info} == {kind}
     assert stats()["size"] == 0
     assert stats()["connect_errors"] == 12
     assert count(databases) <= before
@@ -259,7 +283,7 @@ def count(databases):
     return found
 
 
-def test_an_error_is_djangos_own_and_carries_the_pools(requests, databases):
+def test_djangos_error_has_the_pools_error_as_its_cause(requests, databases):
     connections.settings["default"]["PORT"] = "1"
     caught = []
 

@@ -1,4 +1,4 @@
-"""What crosses the wire between Django and PostgreSQL."""
+"""Count what crosses the wire between Django and PostgreSQL."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class CountingProxy:
             client,
             server,
             selectors.DefaultSelector() as selector,
-            # Either side may go away in the middle.
+            # Either side may close at any time.
             suppress(ConnectionError),
         ):
             selector.register(client, selectors.EVENT_READ, server)
@@ -71,7 +71,7 @@ class CountingProxy:
             data = data[length + skip :]
 
     def close(self):
-        # An accept() that waits is not ended by close() alone.
+        # close() alone does not end an accept() that waits.
         self.listener.shutdown(socket.SHUT_RDWR)
         self.listener.close()
         self.accepting.join(5)

@@ -16,7 +16,7 @@ from tests.process.servers import ROOT, wait_until
 
 
 def who_has(inode: str) -> set[int]:
-    """Give the processes that have a socket open."""
+    """Return the ids of the processes that have a socket open."""
     found = set()
     for link in Path("/proc").glob("[0-9]*/fd/*"):
         with suppress(OSError):
@@ -26,7 +26,7 @@ def who_has(inode: str) -> set[int]:
 
 
 def socket_of(project: Project, backend: int) -> str:
-    """Give the inode of the client's end of a connection."""
+    """Return the inode of the client's end of a connection."""
     with project.session() as cursor:
         cursor.execute(
             "SELECT client_port FROM pg_stat_activity WHERE pid = %s", [backend]
@@ -36,7 +36,7 @@ def socket_of(project: Project, backend: int) -> str:
         words = line.split()
         if words[1].endswith(f":{port:04X}") and words[9] != "0":
             return words[9]
-    raise AssertionError(f"nobody here has port {port}")
+    raise AssertionError(f"no process has port {port}")
 
 
 @pytest.mark.parametrize("at_import", ["query", "request"])
@@ -120,7 +120,7 @@ locked.wait(30)
 read, write = os.pipe()
 pid = os.fork()
 if not pid:
-    # The parent's lock is held for ever here; the child has one of its own.
+    # In the child the parent's lock stays locked for ever.
     assert registry.pools() == []
     assert connections["default"].connection is None
     begin_request(None, ("default",), False)
@@ -135,7 +135,7 @@ go_on.set()
 thread.join()
 assert status == 0, status
 assert int(os.read(read, 100)) != parent
-# The child's end closed nothing of ours.
+# The child's end closed no connection of the parent.
 assert backend() == parent
 return_connections()
 assert pool.stats()["idle"] == 1

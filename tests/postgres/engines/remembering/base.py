@@ -1,7 +1,8 @@
-"""An ENGINE with a token that changes at each opening, as those for IAM have.
+"""An ENGINE that records facts about its session on the wrapper.
 
-And it remembers of its session what ENGINEs do remember, and forgets it wherever an
-ENGINE can: when it connects, when it sets the session up, when it closes.
+It connects with a new token each time, as ENGINEs for IAM authentication do. It resets
+what it recorded wherever an ENGINE can: in the methods that connect, set the session up
+and close.
 """
 
 from __future__ import annotations
@@ -23,7 +24,8 @@ class Cursor(CursorWrapper):
 
 class DatabaseWrapper(base.DatabaseWrapper):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        # Of the session, each in its way; the last is the application's.
+        # Facts about the session, each set in another method; ``customer`` is the
+        # application's.
         self.token: str | None = None
         self.nonce: str | None = None
         self.said: str | None = None
@@ -34,7 +36,7 @@ class DatabaseWrapper(base.DatabaseWrapper):
         super().__init__(*args, **kwargs)
 
     def get_connection_params(self) -> dict[str, Any]:
-        # Where the server would check it, the password.
+        # An ENGINE for IAM would pass it as the password.
         self.token = f"token {next(_tokens)}"
         return {**super().get_connection_params(), "application_name": self.token}
 
