@@ -127,7 +127,7 @@ def test_nothing_from_outside_steers_the_terminal() -> None:
     texts = [
         render.table([answer, silent(8, evil)]),
         render.holders([answer]),
-        *render.held([answer, silent(8, evil)], 0.0),
+        *render.stale([answer, silent(8, evil)], 0.0),
     ]
     for text in texts:
         assert all(c.isprintable() for line in text.split("\n") for c in line)
@@ -171,7 +171,7 @@ def test_no_holder_is_said_in_words() -> None:
 
 
 def test_what_a_drain_waits_for_is_named_with_its_start() -> None:
-    lines = render.held(
+    lines = render.stale(
         [
             answered(
                 7,

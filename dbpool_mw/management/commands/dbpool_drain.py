@@ -225,7 +225,7 @@ def _text(verb: str, progress: Progress, seconds: float, *, waited: bool) -> str
         return "No worker took it."
     if waited and not progress.done:
         lines = [f"Still held, {_ASKED[verb]} in {told}:"]
-        lines += render.held(progress.answers, time.time())
+        lines += render.stale(progress.answers, time.time())
     elif waited or verb == "resume":
         lines = [f"{_DONE[verb]} {told} ({render.duration(seconds)})."]
     else:
