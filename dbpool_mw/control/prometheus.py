@@ -98,9 +98,7 @@ def _histograms() -> list[Metric]:
     return [m for m in ordered if m.kind == "histogram"]
 
 
-def _buckets(
-    name: str, labels: Labels, histogram: Mapping[str, Any]
-) -> Iterator[str]:
+def _buckets(name: str, labels: Labels, histogram: Mapping[str, Any]) -> Iterator[str]:
     buckets: list[int] = histogram["buckets"]
     for i in _BOUNDS:
         bounded = {**labels, "le": repr(metrics.BOUNDS[i])}

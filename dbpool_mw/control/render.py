@@ -167,7 +167,7 @@ def request_of(holder: Mapping[str, Any]) -> str:
 
 
 def document(control_dir: str, answers: Sequence[Answer]) -> dict[str, Any]:
-    """Return the answers as plain data for JSON, in a schema that is a public interface.
+    """Return the answers as plain data for JSON, in a schema programs may rely on.
 
     {"version": 1, "control_dir": str, "bucket_bounds": [seconds, ...],
      "workers": [{"pid": int, "command": str | null, "uptime": seconds | null,

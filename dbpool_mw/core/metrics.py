@@ -119,9 +119,7 @@ METRICS: tuple[Metric, ...] = (
         "Time to open a connection.",
         exported_as="db_client_connection_create_time_seconds",
     ),
-    Metric(
-        "opened", "counter", "Connections opened.", column="OPENED", computed=True
-    ),
+    Metric("opened", "counter", "Connections opened.", column="OPENED", computed=True),
 )
 
 #: Keys of a pool's report whose values add up to totals: all gauges and counters.

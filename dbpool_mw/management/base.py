@@ -116,7 +116,7 @@ class AskingCommand(BaseCommand):
         """
         found = self.sockets(directory, pids)
         try:
-            answers = client.ask_paths(found, request, timeout)
+            answers = client.ask(found, request, timeout)
         except (paths.ControlDirError, protocol.ProtocolError) as error:
             raise no_worker(directory, str(error)) from error
         answers = [answer for answer in answers if not answer.gone]

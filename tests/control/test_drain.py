@@ -92,7 +92,7 @@ def test_a_worker_that_does_not_take_the_verb_is_named_and_not_waited_for(
     worker = FakeWorker()
     serve(worker)
     progress = drain.send("pause", paths_of(directory))
-    assert [answer.pid for answer in progress.ignored] == [1]
+    assert [answer.pid for answer in progress.failed] == [1]
     assert worker.verbs == ["pause"]
     assert drain.wait(progress, None, 10, lambda p: None).done
 

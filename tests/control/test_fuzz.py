@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dbpool_mw.binding import registry
-from dbpool_mw.control import client, drain, protocol
+from dbpool_mw.control import drain, protocol
 from dbpool_mw.control.server import ControlServer
 from dbpool_mw.core.pool import ConnectionPool
 from tests.control.commands import run
@@ -36,6 +36,7 @@ from tests.control.messages import (
     texts,
     values,
 )
+from tests.control.query import ask_one
 from tests.control.test_prometheus import parse
 from tests.core.fakes import Owner, make_pool
 from tests.soak import soaked
@@ -171,7 +172,7 @@ def test_whatever_clients_send_in_whatever_order_the_next_one_is_answered(
 
 
 def answered(path: Path) -> None:
-    assert client.ask(path, STATS, PATIENCE).reply is not None
+    assert ask_one(path, STATS, PATIENCE).reply is not None
 
 
 def settle(server: ControlServer) -> None:

@@ -29,6 +29,7 @@ from dbpool_mw.management.commands import dbpool_drain, dbpool_stats  # noqa: F4
 from tests.control.commands import run
 from tests.control.conftest import Serve, WorkerProcess
 from tests.control.fakes import FakeWorker, pool, reply
+from tests.control.query import ask_all, ask_one
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0, reason="only root can start a process of another user"
@@ -147,7 +148,7 @@ def test_who_gets_through_opened_modes_is_turned_away_unheard(
     assert cast("FakeWorker", server._handle).requests == []
     text = f"a control client is turned away: it runs as uid {NEIGHBOUR}"
     assert [record.getMessage() for record in caplog.records] == [text] * 2
-    assert client.ask(server.path, STATS, PATIENCE).reply is not None
+    assert ask_one(server.path, STATS, PATIENCE).reply is not None
 
 
 @pytest.mark.parametrize("plant", ["lie", "mkdir", "symlink", "touch"])
@@ -244,7 +245,7 @@ def test_a_false_worker_from_when_the_directory_was_writable_is_not_asked(
     assert stats(directory).code == 3
     once_writable()
     text = f"not asked: its socket belongs to uid {NEIGHBOUR}, the directory to uid 0"
-    (answer,) = client.ask_all(directory, STATS, PATIENCE)
+    (answer,) = ask_all(directory, STATS, PATIENCE)
     assert (answer.reply, answer.error) == (None, text)
     assert neighbour("heard") == ""
     for command in ("dbpool_stats", "dbpool_drain"):
@@ -335,7 +336,7 @@ def test_a_link_named_like_a_socket_is_not_followed(
     neighbour("lie", shared / NAME, LIE)
     neighbour("symlink", shared / NAME, directory / NAME)
     once_writable()
-    assert client.ask_all(directory, STATS, PATIENCE) == []
+    assert ask_all(directory, STATS, PATIENCE) == []
     assert stats(directory).code == 3
     assert (directory / NAME).is_symlink()
 
@@ -371,7 +372,7 @@ def test_only_sockets_in_the_directory_itself_are_ever_removed(
     neighbour("die", names[4])
     once_writable()
     paths.sweep(directory)
-    assert client.ask_all(directory, STATS, PATIENCE) == []
+    assert ask_all(directory, STATS, PATIENCE) == []
     assert sorted(directory.iterdir()) == names[:4]
     assert dead.exists()
     assert kept.exists()
@@ -433,7 +434,7 @@ def test_a_directory_exchanged_after_the_look_gets_no_false_reply_believed(
         assert neighbour("rename", false, rented) is None
 
     after(monkeypatch, "check_directory", exchange)
-    (answer,) = client.ask_paths([rented / NAME], STATS, PATIENCE)
+    (answer,) = client.ask([rented / NAME], STATS, PATIENCE)
     assert answer.error == (
         f"not asked: its socket belongs to uid {NEIGHBOUR}, the directory to uid 0"
     )
@@ -459,6 +460,6 @@ def test_a_directory_exchanged_after_the_knock_costs_no_file_elsewhere(
         remove(path, owner)
 
     monkeypatch.setattr(paths, "remove_stale", late)
-    (answer,) = client.ask_paths([rented / NAME], STATS, PATIENCE)
+    (answer,) = client.ask([rented / NAME], STATS, PATIENCE)
     assert answer.gone
     assert (treasure / NAME).exists()

@@ -15,11 +15,12 @@ from typing import Any
 
 import pytest
 
-from dbpool_mw.control import client, paths, peer, protocol
+from dbpool_mw.control import paths, peer, protocol
 from dbpool_mw.control import server as server_module
 from dbpool_mw.control.server import ControlServer
 from tests.control.conftest import Serve, WorkerProcess
 from tests.control.fakes import FakeWorker, HastySelector, pool, reply
+from tests.control.query import ask_one
 
 PATIENCE = 10.0
 
@@ -54,7 +55,7 @@ def path_of(server: ControlServer) -> Path:
 
 
 def asked(server: ControlServer) -> dict[str, Any]:
-    answer = client.ask(path_of(server), protocol.request("stats"), PATIENCE)
+    answer = ask_one(path_of(server), protocol.request("stats"), PATIENCE)
     assert answer.reply is not None, answer.error
     return answer.reply
 
@@ -212,7 +213,7 @@ def test_a_crowd_is_held_off_by_closing_the_newest(serve: Serve) -> None:
         assert protocol.Decoder(protocol.MAX_REPLY).feed(received(early[0]))
     # The server learns one by one that they left.
     answers = (
-        client.ask(path_of(server), protocol.request("stats"), PATIENCE)
+        ask_one(path_of(server), protocol.request("stats"), PATIENCE)
         for _ in range(1000)
     )
     assert any(answer.reply for answer in answers)
@@ -244,7 +245,7 @@ def test_a_handle_that_raises_is_an_error_reply_and_is_logged(
 
     server = serve(fail)
     for _ in range(2):
-        answer = client.ask(path_of(server), protocol.request("stats"), PATIENCE)
+        answer = ask_one(path_of(server), protocol.request("stats"), PATIENCE)
         assert answer.error is not None
         assert type(error).__name__ in answer.error
     assert caplog.records[0].name == "dbpool_mw.control"
@@ -256,7 +257,7 @@ def test_a_reply_that_cannot_be_sent_is_an_error_reply(
     serve: Serve, result: dict[str, Any]
 ) -> None:
     server = serve(lambda request: result)
-    answer = client.ask(path_of(server), protocol.request("stats"), PATIENCE)
+    answer = ask_one(path_of(server), protocol.request("stats"), PATIENCE)
     assert answer.error is not None
     assert "can't be sent" in answer.error
 
@@ -382,7 +383,7 @@ def test_stop_from_inside_a_request_does_not_wait_for_itself(
 
     server = ControlServer(directory, stopping)
     server.start()
-    client.ask(path_of(server), protocol.request("stats"), PATIENCE)
+    ask_one(path_of(server), protocol.request("stats"), PATIENCE)
     assert list(directory.iterdir()) == []
     for thread in threading.enumerate():
         if thread.name == server_module.THREAD_NAME:
@@ -449,7 +450,7 @@ def test_a_forked_child_leaves_the_parents_server_alone(
 ) -> None:
     worker = spawn()
     worker.tell("fork")
-    answer = client.ask(worker.path, protocol.request("stats"), PATIENCE)
+    answer = ask_one(worker.path, protocol.request("stats"), PATIENCE)
     assert answer.reply is not None
 
 
@@ -462,10 +463,10 @@ def test_a_worker_out_of_descriptors_answers_once_it_has_some_again(
     for _ in range(2):
         assert exchange(worker.path, request)
     worker.tell("no more descriptors")
-    answer = client.ask(worker.path, protocol.request("stats"), 0.2)
+    answer = ask_one(worker.path, protocol.request("stats"), 0.2)
     assert answer.error == "no answer within 0.2 s"
     worker.tell("more descriptors")
-    answer = client.ask(worker.path, protocol.request("stats"), PATIENCE)
+    answer = ask_one(worker.path, protocol.request("stats"), PATIENCE)
     assert answer.reply is not None
 
 

@@ -11,9 +11,10 @@ import resource
 import sys
 from pathlib import Path
 
-from dbpool_mw.control import client, protocol
+from dbpool_mw.control import protocol
 from dbpool_mw.control.server import ControlServer
 from tests.control.fakes import FakeWorker
+from tests.control.query import ask_one
 
 
 def main() -> None:
@@ -25,7 +26,7 @@ def main() -> None:
     server.start()
     # Who answers has done its sweep, and no later one will surprise a test.
     assert server.path is not None
-    assert client.ask(server.path, protocol.request("stats"), 10.0).reply is not None
+    assert ask_one(server.path, protocol.request("stats"), 10.0).reply is not None
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     print("ready", flush=True)
     for line in sys.stdin:

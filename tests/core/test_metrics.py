@@ -148,9 +148,7 @@ def test_a_reply_without_a_counter_of_the_table_is_refused(probed):
 
 
 def test_totals_add_up_every_counter_of_the_table(probed):
-    reports = [
-        report(probes=number, probe_seconds=histogram(1.0)) for number in (3, 4)
-    ]
+    reports = [report(probes=number, probe_seconds=histogram(1.0)) for number in (3, 4)]
     total = probed.merge(reports)
     assert total["probes"] == 7
     assert total["probe_seconds"]["count"] == 2

@@ -117,7 +117,7 @@ exit codes:
         began = time.monotonic()
         try:
             progress = drain.send(verb, self._choose(directory, options), aliases)
-            if not progress.answers and not progress.ignored:
+            if not progress.answers and not progress.failed:
                 check_pids(directory, options["pid"], [])
                 raise no_worker(directory)
             if waits:
@@ -125,7 +125,7 @@ exit codes:
         except (paths.ControlDirError, protocol.ProtocolError) as error:
             raise no_worker(directory, str(error)) from error
         seconds = time.monotonic() - began
-        done = progress.done and not progress.ignored
+        done = progress.done and not progress.failed
         if options["format"] == "json":
             text = _json(verb, directory, progress, seconds, done=done and waits)
         else:
@@ -169,10 +169,10 @@ exit codes:
         """Raise CommandError unless all went well."""
         complaints = []
         code = 0
-        if progress.ignored:
+        if progress.failed:
             code = NO_ANSWER
             complaints.append(
-                f"No answer, so it may not be done there:\n{named(progress.ignored)}"
+                f"No answer, so it may not be done there:\n{named(progress.failed)}"
             )
         if waited and not progress.done:
             code = TIMED_OUT
@@ -243,7 +243,7 @@ def _json(
     "verb", "done" (waited until nothing was left, in every worker), "seconds" it took,
     "left" (connections from before), "gone" (pids of workers that ended meanwhile).
     """
-    answers = sorted(progress.answers + progress.ignored, key=lambda a: a.pid)
+    answers = sorted(progress.answers + progress.failed, key=lambda a: a.pid)
     return render.json_text(
         {
             **render.document(str(directory), answers),
