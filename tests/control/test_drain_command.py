@@ -37,9 +37,9 @@ def test_a_drain_waits_until_nothing_is_left_and_shows_its_progress(
     assert ended.out.startswith("Drained: no pooled connection is left in 1 worker (")
     assert "--resume" in ended.out
     assert ended.err.splitlines() == [
-        "draining: 2 connections from before left in 1 worker",
-        "draining: 1 connection from before left in 1 worker",
-        "draining: 0 connections from before left in 1 worker",
+        "draining: 2 stale connections left in 1 worker",
+        "draining: 1 stale connection left in 1 worker",
+        "draining: 0 stale connections left in 1 worker",
     ]
     assert worker.verbs == ["drain", "stats", "stats", "stats"]
 
@@ -63,7 +63,7 @@ def test_progress_can_be_turned_off(directory: Path, serve: Serve) -> None:
     ("option", "verb", "text"),
     [
         ("--pause", "pause", "Paused: no connection is left"),
-        ("--recycle", "recycle", "Recycled: every connection"),
+        ("--recycle", "recycle", "Recycled: every stale connection"),
         ("--resume", "resume", "Resumed: pooling again"),
     ],
 )
@@ -116,7 +116,7 @@ def test_when_time_is_up_whoever_holds_what_is_named(
         f"ThreadPoolExecutor-0_1, GET /report/, since "
     ) in ended.out
     assert "/new/" not in ended.out
-    assert "Not done after 0.05 s: 1 connection from before still open." in ended.err
+    assert "Not done after 0.05 s: 1 stale connection still open." in ended.err
 
 
 def test_a_worker_that_does_not_answer_is_named_and_the_others_are_drained(
@@ -135,10 +135,14 @@ def test_a_worker_that_does_not_answer_is_named_and_the_others_are_drained(
 
 def test_when_nobody_takes_the_verb_it_says_so(directory: Path, plant: Plant) -> None:
     plant(1)
-    for option in ("--pause", "--resume", "--no-wait"):
+    for option, verb in (
+        ("--pause", "pause"),
+        ("--resume", "resume"),
+        ("--no-wait", "drain"),
+    ):
         ended = drained(directory, option)
         assert ended.code == 4
-        assert ended.out == "No worker took it.\n"
+        assert ended.out == f"No worker confirmed {verb}.\n"
 
 
 def test_time_up_goes_before_a_silent_worker_and_both_are_named(
@@ -167,7 +171,9 @@ def test_a_worker_that_falls_silent_after_it_was_told_is_named(
     told.set()
     assert ended.code == 1
     assert "left in 1 worker, 1 silent\n" in ended.err
-    assert f"Told, but silent since:\n  worker {os.getpid()}: no answer" in ended.err
+    assert (
+        f"No answer after confirming:\n  worker {os.getpid()}: no answer" in ended.err
+    )
 
 
 def test_a_worker_that_ends_meanwhile_counts_as_empty(

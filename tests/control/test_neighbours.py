@@ -146,7 +146,7 @@ def test_who_gets_through_opened_modes_is_turned_away_unheard(
     assert neighbour("connect", server.path, "") == ""
     assert neighbour("connect", server.path, REQUEST) == ""
     assert cast("FakeWorker", server._handle).requests == []
-    text = f"a control client is turned away: it runs as uid {NEIGHBOUR}"
+    text = f"control client rejected: it runs as uid {NEIGHBOUR}"
     assert [record.getMessage() for record in caplog.records] == [text] * 2
     assert ask_one(server.path, STATS, PATIENCE).reply is not None
 

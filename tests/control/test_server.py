@@ -109,7 +109,7 @@ def test_a_request_in_single_bytes_is_answered(serve: Serve) -> None:
         (framed(b"\xff\xff\xff"), "not a JSON text"),
         (framed(b"[]"), "not a JSON object"),
         (framed(b"[" * 60_000), "not a JSON text"),
-        (framed(b"{}"), "version None isn't spoken here"),
+        (framed(b"{}"), "version None isn't supported"),
         (framed(b'{"version":1,"verb":"explode"}'), "unknown verb 'explode'"),
         (framed(b"{}") + b"more", "bytes after the end"),
         (struct.pack(">I", 65537), "65537 bytes, the limit is 65536"),
@@ -266,19 +266,17 @@ def test_a_fault_of_the_loop_is_logged_once_and_survived(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(server_module, "_PAUSE_SECONDS", 0.001)
-    turn, failures = ControlServer._turn, iter(range(3))
+    turn, failures = ControlServer._run_once, iter(range(3))
 
     def flaky(self: ControlServer) -> None:
         if next(failures, None) is not None:
             raise RuntimeError("flaky")
         turn(self)
 
-    monkeypatch.setattr(ControlServer, "_turn", flaky)
+    monkeypatch.setattr(ControlServer, "_run_once", flaky)
     server = serve()
     assert asked(server)["ok"] is True
-    assert [r.message for r in caplog.records] == [
-        "the control thread failed, and goes on"
-    ]
+    assert [r.message for r in caplog.records] == ["control thread failed; it goes on"]
 
 
 def test_a_bug_met_with_one_client_costs_the_others_nothing(
@@ -294,7 +292,7 @@ def test_a_bug_met_with_one_client_costs_the_others_nothing(
             assert received(sock) == b""
     assert asked(server)["ok"] is True
     (record,) = caplog.records
-    assert "met a bug" in record.message
+    assert "a bug in the control server" in record.message
     assert record.exc_info is not None
 
 
