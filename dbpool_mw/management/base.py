@@ -59,7 +59,7 @@ class WorkerCommand(BaseCommand):
     `examples` is the text below the options in the command's help.
     """
 
-    # None, so that the command runs while the database is down.
+    # No checks, so that the command runs while the database is down.
     requires_system_checks = []  # noqa: RUF012  Django documents a list here
     examples = ""
 
@@ -115,9 +115,9 @@ class WorkerCommand(BaseCommand):
     ) -> list[Answer]:
         """Ask the workers and return their answers, at least one.
 
-        Waits `timeout` seconds at most and cuts the answers down to `aliases`, if given.
-        Raises CommandError: NO_WORKER without any worker, USAGE for an alias or a pid
-        that no worker has.
+        Waits `timeout` seconds at most. The answers have the pools and holders of
+        `aliases` only, if given. Raises CommandError: NO_WORKER without any worker,
+        USAGE for an alias or a pid that no worker has.
         """
         found = self.sockets(directory, pids)
         try:

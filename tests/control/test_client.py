@@ -22,7 +22,7 @@ STATS = protocol.request("stats")
 PATIENCE = 10.0
 
 
-def test_all_workers_are_asked_and_answer_by_pid(
+def test_all_workers_are_asked_and_their_answers_sorted_by_pid(
     directory: Path, spawn: Callable[[], WorkerProcess]
 ) -> None:
     workers = [spawn() for _ in range(3)]
@@ -39,7 +39,7 @@ def test_only_the_workers_chosen_are_asked(
     assert answer.pid == one.pid
 
 
-def test_no_directory_and_an_empty_one_have_no_workers(directory: Path) -> None:
+def test_a_missing_and_an_empty_directory_have_no_workers(directory: Path) -> None:
     assert ask_all(directory, STATS, PATIENCE) == []
     assert ask_all(directory / "missing", STATS, PATIENCE) == []
 
@@ -55,7 +55,7 @@ def test_a_directory_that_cannot_be_trusted_is_not_asked(
     assert worker.requests == []
 
 
-def test_a_silent_worker_costs_its_time_out_and_the_others_nothing(
+def test_a_silent_worker_times_out_and_delays_no_other(
     directory: Path, serve: Serve, plant: Plant
 ) -> None:
     for pid in range(1, 6):
@@ -68,7 +68,7 @@ def test_a_silent_worker_costs_its_time_out_and_the_others_nothing(
     assert answers[5].reply is not None
 
 
-def test_a_worker_whose_queue_is_full_is_asked_again_until_it_has_room(
+def test_connecting_to_a_worker_with_a_full_listen_queue_is_retried(
     directory: Path,
 ) -> None:
     path = directory / "1-0000000a.sock"
@@ -106,7 +106,7 @@ def test_the_socket_of_a_killed_worker_is_removed_and_not_reported(
     assert not worker.path.exists()
 
 
-def test_a_worker_that_is_gone_is_told_from_one_that_is_silent(
+def test_a_worker_that_is_gone_is_distinguished_from_a_silent_one(
     directory: Path, plant: Plant
 ) -> None:
     answers = client.ask([plant(1), directory / "2-0000000a.sock"], STATS, 0.05)
@@ -125,7 +125,7 @@ def test_root_removes_nothing_from_the_directory_of_another_user(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
-def test_a_server_that_is_not_the_directorys_owners_is_not_asked(
+def test_a_server_that_does_not_run_as_the_directorys_owner_is_not_asked(
     directory: Path, serve: Serve
 ) -> None:
     worker = FakeWorker()
@@ -145,7 +145,7 @@ def test_a_server_of_another_user_is_not_asked(
     assert "not asked: its socket belongs to uid 4711" in (answer.error or "")
 
 
-def test_a_planted_regular_file_is_passed_over_and_left(directory: Path) -> None:
+def test_a_regular_file_is_skipped_and_not_removed(directory: Path) -> None:
     planted = directory / "1-0000000a.sock"
     planted.write_text("not a socket")
     assert ask_all(directory, STATS, PATIENCE) == []
@@ -165,7 +165,7 @@ def test_a_planted_regular_file_is_passed_over_and_left(directory: Path) -> None
         (protocol.encode({"version": 1, "ok": False}, 200), "without a text"),
     ],
 )
-def test_whatever_a_worker_answers_is_an_answer(
+def test_a_bad_reply_is_an_answer_with_an_error(
     directory: Path, data: bytes, text: str
 ) -> None:
     path = directory / "1-0000000a.sock"
@@ -189,7 +189,9 @@ def test_whatever_a_worker_answers_is_an_answer(
     assert text in (answer.error or "")
 
 
-def test_a_worker_that_closes_at_once_is_an_answer(directory: Path) -> None:
+def test_a_worker_that_closes_at_once_gives_an_answer_with_an_error(
+    directory: Path,
+) -> None:
     path = directory / "1-0000000a.sock"
     with socket.socket(socket.AF_UNIX) as listener:
         listener.settimeout(PATIENCE)
@@ -211,7 +213,7 @@ def test_a_large_reply_arrives_whole(serve: Serve) -> None:
     assert answer.reply["holders"] == held
 
 
-def test_a_request_that_the_socket_takes_in_parts_arrives_whole(
+def test_a_request_sent_in_parts_arrives_whole(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Small(socket.socket):
@@ -228,11 +230,11 @@ def test_a_request_that_the_socket_takes_in_parts_arrives_whole(
     assert worker.requests == [request]
 
 
-def test_a_socket_that_is_called_ready_and_is_not_is_tried_again(
+def test_a_socket_wrongly_reported_as_ready_is_tried_again(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Hasty(HastySelector):
-        """The client's own."""
+        """A class of its own, so that its count is the client's only."""
 
     def work(request: dict[str, Any]) -> dict[str, Any]:
         until(lambda: Hasty.looks > 10)
@@ -244,7 +246,7 @@ def test_a_socket_that_is_called_ready_and_is_not_is_tried_again(
     assert ask_one(server.path, STATS, PATIENCE).reply == reply()
 
 
-def test_a_socket_of_another_kind_is_an_answer(directory: Path) -> None:
+def test_a_datagram_socket_gives_an_answer_with_an_error(directory: Path) -> None:
     path = directory / "1-0000000a.sock"
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as other:
         other.bind(str(path))
@@ -252,7 +254,7 @@ def test_a_socket_of_another_kind_is_an_answer(directory: Path) -> None:
     assert (answer.error or "").startswith("can't connect: ")
 
 
-def test_a_socket_that_cannot_be_connected_is_an_answer(
+def test_a_failed_connect_gives_an_answer_with_an_error(
     directory: Path, plant: Plant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*args: Any) -> socket.socket:
@@ -265,7 +267,7 @@ def test_a_socket_that_cannot_be_connected_is_an_answer(
     )
 
 
-def test_a_request_above_the_cap_is_not_sent(plant: Plant) -> None:
+def test_a_request_above_the_limit_is_not_sent(plant: Plant) -> None:
     with pytest.raises(protocol.TooLarge):
         ask_one(plant(), protocol.request("stats", ["x" * 70_000]), PATIENCE)
 

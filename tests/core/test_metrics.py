@@ -68,13 +68,13 @@ def test_the_largest_duration_is_kept_whatever_comes_after_it():
     assert histogram(1.0, 5.0, 2.0)["max"] == 5.0
 
 
-def test_a_share_that_is_reached_exactly_is_enough():
+def test_a_quantile_is_reached_exactly_at_its_share():
     found = metrics.quantile(histogram(0.001, 1.0), 0.5)
     assert found is not None
     assert found < 0.0012
 
 
-def test_a_quantile_counts_what_lies_below():
+def test_a_quantile_counts_all_durations_below_it():
     durations = [0.001] * 3 + [0.01] * 3 + [0.1] * 3 + [1.0]
     for q, near in [(0.3, 0.001), (0.6, 0.01), (0.9, 0.1), (0.95, 1.0)]:
         found = metrics.quantile(histogram(*durations), q)
@@ -86,7 +86,7 @@ def test_a_duration_beyond_every_edge_is_its_own_quantile():
     assert metrics.quantile(histogram(1e6), 0.5) == 1e6
 
 
-def test_totals_have_the_sum_of_the_sums_and_the_largest_of_the_largest():
+def test_totals_have_the_sum_of_all_sums_and_the_largest_maximum():
     reports = []
     for seconds in (3.0, 4.0):
         pool, _, clock = make_pool()
@@ -100,7 +100,7 @@ def test_totals_have_the_sum_of_the_sums_and_the_largest_of_the_largest():
     assert metrics.mean(total["hold_seconds"]) == 3.5
 
 
-def test_no_reports_add_up_to_a_report_of_nothing():
+def test_no_reports_add_up_to_zeros():
     total = metrics.merge([])
     assert set(total) == {*metrics.SUMMED, *metrics.HISTOGRAMS, "discarded"}
     assert not any(total[key] for key in metrics.SUMMED)

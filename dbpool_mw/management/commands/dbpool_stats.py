@@ -45,10 +45,10 @@ examples:
   manage.py dbpool_stats --alias default --pid 4711
   manage.py dbpool_stats --format json | jq .totals.in_use
   manage.py dbpool_stats --format json --watch 10 >> pools.jsonl
-  # For node_exporter's textfile collector. It must never see a file half written, so
-  # write another file in the same directory, then rename it:
-  manage.py dbpool_stats --format prometheus > dbpool.prom.new \\
-    && mv dbpool.prom.new dbpool.prom
+  # For node_exporter's textfile collector, which must never read a half-written file:
+  # write a temporary file in the same directory, then rename it.
+  manage.py dbpool_stats --format prometheus > /var/lib/node_exporter/dbpool.new \\
+    && mv /var/lib/node_exporter/dbpool.new /var/lib/node_exporter/dbpool.prom
 
 columns:
   SIZE       connections open, counting those being opened; USED and IDLE of them
