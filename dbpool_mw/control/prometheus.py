@@ -17,10 +17,10 @@ from dbpool_mw.core import metrics
 from dbpool_mw.core.metrics import Metric
 
 _OTEL = "db_client_connection_"
-_OWN = "dbpool_mw_"
+_PREFIX = "dbpool_mw_"
 # Every fourth bound, so that each is twice the one before. The counts are cumulative:
 # a bound left out loses no observation.
-_BOUNDS = range(0, len(metrics.BOUNDS), 4)
+_BOUND_INDICES = range(0, len(metrics.BOUNDS), 4)
 _STATES = ("running", "draining", "paused", "closed")
 
 Labels = Mapping[str, str]
@@ -39,11 +39,11 @@ def prometheus(answers: Sequence[Answer]) -> str:
 
 
 def _of_workers(answers: Sequence[Answer], names: Mapping[Path, str]) -> list[str]:
-    lines = _head(_OWN + "worker_up", "gauge", "Whether the worker answered.")
+    lines = _head(_PREFIX + "worker_up", "gauge", "Whether the worker answered.")
     for answer in answers:
         up = int(answer.reply is not None)
-        lines.append(_sample(_OWN + "worker_up", {"pid": names[answer.path]}, up))
-    name = _OWN + "worker_uptime_seconds"
+        lines.append(_sample(_PREFIX + "worker_up", {"pid": names[answer.path]}, up))
+    name = _PREFIX + "worker_uptime_seconds"
     lines += _head(name, "gauge", "Time since the worker first opened a pool.")
     for answer in answers:
         if answer.reply is not None:
@@ -62,12 +62,12 @@ def _of_pools(pools: Sequence[tuple[Labels, Mapping[str, Any]]]) -> Iterator[str
         yield from _head(metric.prometheus_name, metric.kind, metric.help)
         for labels, pool in pools:
             yield _sample(metric.prometheus_name, labels, pool[metric.key])
-    name = _OWN + "discarded_total"
+    name = _PREFIX + "discarded_total"
     yield from _head(name, "counter", "Connections closed, by reason.")
     for labels, pool in pools:
         for reason, number in sorted(pool["discarded"].items()):
             yield _sample(name, {**labels, "reason": reason}, number)
-    name = _OWN + "state"
+    name = _PREFIX + "state"
     yield from _head(name, "gauge", "State of the pool: 1 for the one it is in.")
     for labels, pool in pools:
         for state in _STATES:
@@ -100,7 +100,7 @@ def _histograms() -> list[Metric]:
 
 def _buckets(name: str, labels: Labels, histogram: Mapping[str, Any]) -> Iterator[str]:
     buckets: list[int] = histogram["buckets"]
-    for i in _BOUNDS:
+    for i in _BOUND_INDICES:
         bounded = {**labels, "le": repr(metrics.BOUNDS[i])}
         yield _sample(f"{name}_bucket", bounded, sum(buckets[: i + 1]))
     # The format requires that the bucket +Inf equals the count.

@@ -136,7 +136,7 @@ def probed(monkeypatch):
     return copy
 
 
-def test_a_line_in_the_table_gives_the_pool_a_counter(probed):
+def test_a_counter_in_the_table_is_one_that_the_pool_counts_by_key(probed):
     assert (*metrics.COUNTED, "probes") == probed.COUNTED
     assert (*metrics.HISTOGRAMS, "probe_seconds") == probed.HISTOGRAMS
 
