@@ -1,7 +1,7 @@
-"""The control plane: how another process sees and steers this one.
+"""The control plane: how management commands see and steer the running workers.
 
-A worker runs a `server.ControlServer` on a Unix socket of its own; a management
-command finds the sockets (`paths`), asks all workers at once (`client`) and prints
-what they say (`render`). `protocol` is the language, `peer` says who is at the other
-end. Nothing here imports Django.
+Every worker runs a `server.ControlServer` on a Unix socket of its own. A command finds
+the sockets (`paths`), sends all workers a request at once (`client`) and prints their
+answers (`render`, `prometheus`). `protocol` defines the messages, `peer` tells which
+user is at the other end of a socket. Nothing here imports Django.
 """

@@ -1,8 +1,8 @@
-"""Ask the workers, all at once, and never wait longer than told.
+"""Send a request to several workers at once and gather their answers.
 
-One selector drives every conversation, so a silent worker costs the others nothing. A
-socket that refuses belonged to a process that died without goodbye: it is removed and
-not reported. Anything else that goes wrong with one worker is that worker's answer.
+One selector drives all exchanges, so a worker that doesn't answer delays no other. A
+socket that refuses a connection was left by a killed process: it is removed, and its
+answer is marked `gone`. Any other failure becomes the error in that worker's answer.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import selectors
 import socket
 import time
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,17 +20,19 @@ from typing import Any
 from dbpool_mw.control import paths, peer, protocol
 
 _CHUNK = 256 * 1024
-# How soon to knock again at a worker whose queue of connections is full (Linux).
-_KNOCK_SECONDS = 0.02
+# How often to retry connecting to a worker whose listen queue is full (Linux).
+_RETRY_SECONDS = 0.02
 _DEAD = (errno.ECONNREFUSED, errno.ENOENT)
 _FULL = (errno.EAGAIN, errno.EWOULDBLOCK)
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What one worker said: `reply` (checked, ok), or the `error` why there is none.
+    """The answer of one worker: either a `reply` or an `error`.
 
-    `gone` tells a process that no longer exists from one that exists and is silent.
+    `reply` has passed `protocol.check_reply` and is "ok". `error` says why there is no
+    reply. `gone` is True if the process no longer exists, False if it exists and failed
+    to answer.
     """
 
     pid: int
@@ -41,11 +43,11 @@ class Answer:
 
     @property
     def aliases(self) -> list[str]:
-        """The aliases of the pools in the reply."""
+        """The aliases of the pools in the reply; empty without one."""
         return [pool["alias"] for pool in self.reply["pools"]] if self.reply else []
 
     def only(self, aliases: Container[str] | None) -> Answer:
-        """Return the answer without the pools and holders of other aliases."""
+        """Return the answer with the pools and holders of these aliases (None: all)."""
         if self.reply is None or aliases is None:
             return self
         chosen: dict[str, Any] = {
@@ -56,82 +58,57 @@ class Answer:
         return replace(self, reply={**self.reply, **chosen})
 
 
-def ask(path: Path, request: Mapping[str, Any], timeout: float) -> Answer:
-    """Ask the worker at `path`; wait at most `timeout` seconds.
-
-    Raises ControlDirError when its directory can't be trusted.
-    """
-    return ask_paths([path], request, timeout)[0]
-
-
-def ask_all(
-    directory: Path,
-    request: Mapping[str, Any],
-    timeout: float,
-    pids: Container[int] | None = None,
+def ask(
+    sockets: Sequence[Path], request: Mapping[str, Any], timeout: float
 ) -> list[Answer]:
-    """Ask every worker in `directory` (only `pids`, if given); answers come by pid.
+    """Send the request to the workers at these sockets; return their answers in order.
 
-    Waits at most `timeout` seconds for all of them. Empty when there is no worker, also
-    when the directory doesn't exist. Raises ControlDirError when the directory can't be
-    trusted and ProtocolError when `request` can't be sent.
-    """
-    try:
-        paths.check_directory(directory)
-    except paths.ControlDirMissing:
-        return []
-    found = [
-        path
-        for path in paths.discover(directory)
-        if pids is None or paths.pid_of(path) in pids
-    ]
-    return [a for a in ask_paths(found, request, timeout) if not a.gone]
-
-
-def ask_paths(
-    found: list[Path], request: Mapping[str, Any], timeout: float
-) -> list[Answer]:
-    """Ask the workers at these paths at once; answer for each, in the same order.
-
-    Raises like `ask_all`, and ControlDirMissing.
+    Waits at most `timeout` seconds for all of them together. Raises ControlDirMissing
+    or ControlDirError for a directory that is missing or can't be trusted, and
+    ProtocolError for a request that can't be sent.
     """
     payload = protocol.encode(request, protocol.MAX_REQUEST)
     owners = {
-        parent: paths.check_directory(parent) for parent in {p.parent for p in found}
+        parent: paths.check_directory(parent) for parent in {p.parent for p in sockets}
     }
-    talks = [_Talk(path, owners[path.parent], payload) for path in found]
+    exchanges = [_Exchange(path, owners[path.parent], payload) for path in sockets]
     deadline = time.monotonic() + timeout
     try:
         with selectors.DefaultSelector() as selector:
-            _converse(talks, selector, deadline)
+            _run(exchanges, selector, deadline)
     finally:
-        for talk in talks:
-            talk.close()
-    return [
-        talk.answer or talk.failed(f"no answer within {timeout:g} s") for talk in talks
-    ]
+        for exchange in exchanges:
+            exchange.close()
+    silent = f"no answer within {timeout:g} s"
+    return [exchange.answer or exchange.failed(silent) for exchange in exchanges]
 
 
-def _converse(
-    talks: list[_Talk], selector: selectors.BaseSelector, deadline: float
+def _run(
+    exchanges: Sequence[_Exchange], selector: selectors.BaseSelector, deadline: float
 ) -> None:
-    knocking = list(talks)
+    """Drive the exchanges until all have an answer or the deadline has passed."""
+    connecting = list(exchanges)
     while True:
-        knocking = [talk for talk in knocking if not talk.connect(selector)]
-        left = deadline - time.monotonic()
-        if left <= 0 or all(talk.answer for talk in talks):
+        connecting = [e for e in connecting if not e.connect(selector)]
+        remaining = deadline - time.monotonic()
+        if remaining <= 0 or all(exchange.answer for exchange in exchanges):
             return
-        for key, _ in selector.select(min(left, _KNOCK_SECONDS) if knocking else left):
-            talk = key.data
-            talk.attend()
-            if talk.answer is not None:
+        seconds = min(remaining, _RETRY_SECONDS) if connecting else remaining
+        for key, _ in selector.select(seconds):
+            exchange = key.data
+            exchange.transfer()
+            if exchange.answer is not None:
                 selector.unregister(key.fileobj)
-            elif not talk.output:
-                selector.modify(key.fileobj, selectors.EVENT_READ, talk)
+            elif not exchange.output:
+                selector.modify(key.fileobj, selectors.EVENT_READ, exchange)
 
 
-class _Talk:
-    """One conversation: connect, check who is there, send, gather the reply."""
+class _Exchange:
+    """One request and reply: connect, check the peer's user, send, read the reply.
+
+    `owner` is the uid of the control directory's owner. `answer` is None until the
+    exchange has ended.
+    """
 
     __slots__ = ("answer", "decoder", "output", "owner", "path", "sock")
 
@@ -144,22 +121,25 @@ class _Talk:
         self.answer: Answer | None = None
 
     def failed(self, text: str, *, gone: bool = False) -> Answer:
-        """Settle on an answer that says why there is no reply."""
+        """End the exchange with an answer that has this error; return the answer."""
         self.answer = Answer(paths.pid_of(self.path), self.path, error=text, gone=gone)
         return self.answer
 
     def close(self) -> None:
-        """Close the connection, whatever became of it."""
+        """Close the connection, if there is one."""
         if self.sock is not None:
             self.sock.close()
 
     def connect(self, selector: selectors.BaseSelector) -> bool:
-        """Try to connect; return False when it must be tried again a little later."""
+        """Connect and register the socket; return False to be called again soon.
+
+        A failure ends the exchange, and returns True.
+        """
         try:
             if self.sock is None:
                 self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
                 self.sock.setblocking(False)
-            # A Unix socket connects at once or not at all; only the queue may be full.
+            # A Unix socket connects at once or fails; EAGAIN means a full listen queue.
             code = self.sock.connect_ex(str(self.path))
             if code in _FULL:
                 return False
@@ -183,9 +163,9 @@ class _Talk:
         selector.register(self.sock, selectors.EVENT_WRITE, self)
         return True
 
-    def attend(self) -> None:
-        """Send or read what the socket takes without waiting."""
-        assert self.sock is not None, "bug: a conversation without a socket"
+    def transfer(self) -> None:
+        """Send or read as much as the socket allows without waiting."""
+        assert self.sock is not None, "bug: an exchange without a socket"
         try:
             if self.output:
                 self.output = self.output[self.sock.send(self.output) :]

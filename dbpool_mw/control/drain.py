@@ -1,7 +1,7 @@
-"""Send a drain and its like to the workers, and watch until it is done.
+"""Send a verb such as drain to the workers, then poll them until it is done.
 
-Done means: no selected pool has a connection left from before (`stale` is 0). A worker
-that ends meanwhile takes its connections with it, so it counts as empty.
+A verb is done when no selected pool has a stale connection any more. A worker that ends
+meanwhile counts as done, because its connections end with it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dbpool_mw.control import protocol
-from dbpool_mw.control.client import Answer, ask_paths
+from dbpool_mw.control.client import Answer, ask
 
 ANSWER_SECONDS = 2.0
 POLL_SECONDS = 0.2
@@ -20,19 +20,20 @@ POLL_SECONDS = 0.2
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a drain stands.
+    """How far the workers have got with a verb.
 
-    `answers` are the latest of the workers that took the verb and still exist,
-    `ignored` those of the workers that did not take it, `gone` the pids that ended.
+    `answers` has the latest answer of each worker that confirmed the verb and still
+    exists, `failed` the answers of the workers that didn't confirm it, and `gone` the
+    pids of those that have ended.
     """
 
     answers: list[Answer]
-    ignored: list[Answer]
+    failed: list[Answer]
     gone: list[int]
 
     @property
     def left(self) -> int:
-        """The connections from before that are still open, as far as workers say."""
+        """The number of stale connections that the workers reported last."""
         return sum(
             pool["stale"]
             for answer in self.answers
@@ -42,24 +43,25 @@ class Progress:
 
     @property
     def silent(self) -> list[Answer]:
-        """The workers that took the verb and then did not answer a poll."""
+        """The answers of workers that confirmed the verb and didn't answer the poll."""
         return [answer for answer in self.answers if answer.reply is None]
 
     @property
     def done(self) -> bool:
-        """Whether nothing is left in any worker that took the verb."""
+        """Whether every worker that confirmed the verb reports no stale connection."""
         return not self.left and not self.silent
 
 
 def send(
     verb: str, found: list[Path], aliases: Collection[str] | None = None
 ) -> Progress:
-    """Send the verb to these workers, all at once; say who took it.
+    """Send the verb to the workers at these sockets at once; return their progress.
 
-    Raises ControlDirError and ProtocolError, as `client.ask_all` does.
+    `aliases` None means every pool. Raises ControlDirError and ProtocolError like
+    `client.ask`.
     """
-    request = protocol.request(verb, _listed(aliases), holders=True)
-    answers = ask_paths(found, request, ANSWER_SECONDS)
+    request = protocol.request(verb, _sorted(aliases), holders=True)
+    answers = ask(found, request, ANSWER_SECONDS)
     return Progress(
         [a.only(aliases) for a in answers if a.reply is not None],
         [a for a in answers if a.reply is None and not a.gone],
@@ -73,27 +75,28 @@ def wait(
     seconds: float,
     report: Callable[[Progress], None],
 ) -> Progress:
-    """Ask on until it is done, at most `seconds`; `report` gets every step.
+    """Poll the workers until the verb is done, at most `seconds`; return the progress.
 
-    Raises like `send`.
+    `report` is called with the progress before the first poll and after each. Raises
+    like `send`.
     """
     deadline = time.monotonic() + seconds
-    request = protocol.request("stats", _listed(aliases), holders=True)
+    request = protocol.request("stats", _sorted(aliases), holders=True)
     while True:
         report(progress)
-        left = deadline - time.monotonic()
-        if progress.done or left <= 0:
+        remaining = deadline - time.monotonic()
+        if progress.done or remaining <= 0:
             return progress
-        time.sleep(min(POLL_SECONDS, left))
-        patience = max(POLL_SECONDS, min(ANSWER_SECONDS, deadline - time.monotonic()))
-        asked = [answer.path for answer in progress.answers]
-        answers = ask_paths(asked, request, patience)
+        time.sleep(min(POLL_SECONDS, remaining))
+        timeout = max(POLL_SECONDS, min(ANSWER_SECONDS, deadline - time.monotonic()))
+        found = [answer.path for answer in progress.answers]
+        answers = ask(found, request, timeout)
         progress = Progress(
             [a.only(aliases) for a in answers if not a.gone],
-            progress.ignored,
+            progress.failed,
             progress.gone + [a.pid for a in answers if a.gone],
         )
 
 
-def _listed(aliases: Collection[str] | None) -> list[str] | None:
+def _sorted(aliases: Collection[str] | None) -> list[str] | None:
     return None if aliases is None else sorted(aliases)

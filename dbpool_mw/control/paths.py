@@ -1,8 +1,9 @@
-"""Find, make and judge the control directory and the sockets in it.
+"""Find, create and check the control directory and the sockets in it.
 
 Every worker of a project has one socket, `<pid>-<8 random hex>.sock`, in the project's
-control directory. Whoever can write to that directory can pose as a worker, so both
-sides refuse one that another user owns or may write to, and one behind a symlink.
+control directory. A user who can write to that directory can pose as a worker, so the
+workers and the commands refuse a directory that another user owns or may write to, and
+one that is reached over a symbolic link which another user may have made.
 """
 
 from __future__ import annotations
@@ -20,16 +21,16 @@ from pathlib import Path
 
 _NAME = re.compile(r"(\d{1,10})-[0-9a-f]{8}\.sock")
 _BASE = re.compile(r"dbpool_mw-([0-9]{1,10})")
-# sun_path of <sys/un.h>, less the closing NUL.
+# The size of sun_path in <sys/un.h>, less its terminating NUL.
 MAX_SOCKET_PATH = 107 if sys.platform == "linux" else 103
 
 
 class ControlDirError(Exception):
-    """A control directory that can't be used or can't be trusted; the text says why."""
+    """The control directory can't be used or can't be trusted; the text says why."""
 
 
 class ControlDirMissing(ControlDirError):
-    """A control directory that doesn't exist: no worker has made it yet."""
+    """The control directory doesn't exist: no worker has created it yet."""
 
 
 def default_directory(key: str) -> Path:
@@ -43,32 +44,36 @@ def default_directory(key: str) -> Path:
 
 
 def ensure_directory(directory: Path) -> None:
-    """Make `directory` (0700) unless it is there; refuse one that isn't ours alone.
+    """Create `directory` with mode 0700 if it is missing, and check it.
 
-    Raises ControlDirError. An existing directory's mode is judged, not repaired.
+    The directory must belong to the effective user and be writable by no other user.
+    The mode of an existing directory is checked and never changed. Raises
+    ControlDirError.
     """
-    ours = {0, os.geteuid()}
-    # Before, so that no link is followed; and after, for one made meanwhile.
-    _check_planted(directory, ours)
+    trusted = {0, os.geteuid()}
+    # Checked before mkdir(), which would follow a link, and again after it, because
+    # another user may have created a parent in between.
+    _check_parents(directory, trusted)
     try:
         directory.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        _check_planted(directory, ours)
+        _check_parents(directory, trusted)
         with contextlib.suppress(FileExistsError):
             directory.mkdir(mode=0o700)
     except OSError as error:
         raise ControlDirError(f"can't make {directory}: {error.strerror}") from error
     owner = check_directory(directory)
     if owner != os.geteuid():
-        raise ControlDirError(_foreign(directory, owner))
+        raise ControlDirError(_other_owner(directory, owner))
 
 
 def check_directory(directory: Path) -> int:
-    """Return the uid of the owner of a directory that may be trusted.
+    """Check that `directory` can be trusted, and return its owner's uid.
 
-    It must be a real directory, owned by the effective user (root may look at anyone's)
-    and writable by its owner only. Raises ControlDirMissing or ControlDirError.
+    The directory must be no symbolic link and must be writable by its owner only. Its
+    owner must be the effective user; root may use any user's directory. Raises
+    ControlDirMissing or ControlDirError.
     """
-    _check_planted(directory, {0, os.geteuid()} if os.geteuid() else None)
+    _check_parents(directory, {0, os.geteuid()} if os.geteuid() else None)
     try:
         status = directory.lstat()
     except (FileNotFoundError, NotADirectoryError) as error:
@@ -80,7 +85,7 @@ def check_directory(directory: Path) -> int:
     if not stat.S_ISDIR(status.st_mode):
         raise ControlDirError(f"{directory} isn't a directory")
     if os.geteuid() not in (0, status.st_uid):
-        raise ControlDirError(_foreign(directory, status.st_uid))
+        raise ControlDirError(_other_owner(directory, status.st_uid))
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         mode = stat.S_IMODE(status.st_mode)
         raise ControlDirError(
@@ -90,39 +95,44 @@ def check_directory(directory: Path) -> int:
     return status.st_uid
 
 
-def _check_planted(directory: Path, users: set[int] | None) -> None:
-    """Refuse a way to `directory` that leads over what a stranger has made.
+def _check_parents(directory: Path, users: set[int] | None) -> None:
+    """Refuse a parent of `directory` that another user may have created.
 
-    In a directory like /tmp anybody may have made the next one before us, as a
-    directory of his own or as a link to one of ours. It must be of one of `users`; None
-    stands for anybody, but a base named for a user must be of that user or root.
+    In a directory such as /tmp, which everybody may write to, another user may have
+    created the next parent first, as a directory or as a link to one of this user's.
+    That parent must be a directory that one of `users` owns. `users` None means any
+    user, but a parent named `dbpool_mw-<uid>` must belong to that uid or to root.
+    Raises ControlDirError.
     """
-    for base in directory.parents:
+    for parent in directory.parents:
         try:
-            if not base.parent.stat().st_mode & stat.S_IWOTH:
+            if not parent.parent.stat().st_mode & stat.S_IWOTH:
                 continue
-            status = base.lstat()
+            status = parent.lstat()
         except OSError:
-            # Whoever needs it finds out why.
+            # Whatever opens the directory reports why it can't.
             continue
-        named = _BASE.fullmatch(base.name)
-        trusted = {0, int(named[1])} if users is None and named else users
-        ours = trusted is None or status.st_uid in trusted
-        if ours and stat.S_ISDIR(status.st_mode):
+        match = _BASE.fullmatch(parent.name)
+        trusted = {0, int(match[1])} if users is None and match else users
+        owned = trusted is None or status.st_uid in trusted
+        if owned and stat.S_ISDIR(status.st_mode):
             continue
         whose = f" of uid {max(trusted)} or root" if trusted else ""
         raise ControlDirError(
-            f"{base} isn't a directory{whose}: in {base.parent}, where anybody may "
+            f"{parent} isn't a directory{whose}: in {parent.parent}, where anybody may "
             f"write, it can't be trusted"
         )
 
 
-def _foreign(directory: Path, owner: int) -> str:
+def _other_owner(directory: Path, owner: int) -> str:
     return f"{directory} belongs to uid {owner}, this process runs as {os.geteuid()}"
 
 
 def socket_path(directory: Path) -> Path:
-    """Return a new socket path for this process; raise ControlDirError if too long."""
+    """Return a new socket path for this process, with its pid and a random part.
+
+    Raises ControlDirError for a path longer than the system allows.
+    """
     path = directory / f"{os.getpid()}-{secrets.token_hex(4)}.sock"
     length = len(os.fsencode(path))
     if length > MAX_SOCKET_PATH:
@@ -134,7 +144,7 @@ def socket_path(directory: Path) -> Path:
 
 
 def pid_of(path: Path) -> int:
-    """Return the process id in a socket's name; raise ValueError for other names."""
+    """Return the pid in a socket's name; raise ValueError for any other name."""
     match = _NAME.fullmatch(path.name)
     if match is None:
         raise ValueError(f"not the name of a control socket: {path.name!r}")
@@ -142,10 +152,11 @@ def pid_of(path: Path) -> int:
 
 
 def discover(directory: Path) -> list[Path]:
-    """Return the sockets in `directory` that are named like a worker's, by pid.
+    """Return the sockets in `directory` with a worker's name, sorted by pid.
 
-    Regular files and links are passed over. A socket found may still be stale. Raises
-    ControlDirError when the directory can't be listed.
+    Regular files and links are skipped. A socket returned may be a dead worker's. A
+    directory that doesn't exist has none. Raises ControlDirError if the directory can't
+    be listed.
     """
     found = []
     try:
@@ -164,23 +175,25 @@ def discover(directory: Path) -> list[Path]:
 
 
 def remove_stale(path: Path, owner: int) -> None:
-    """Remove a socket that refused a connection, if its directory (`owner`) is ours.
+    """Remove a socket that refused a connection, which a killed worker left behind.
 
-    Only a process that died without goodbye leaves one: a worker's socket gets its
-    name after it listens and loses the name before it closes.
+    A running worker's socket never refuses: it gets its name after it listens and loses
+    the name before it closes. Nothing is removed unless `owner`, the uid of the
+    directory's owner, is the effective user.
     """
     if owner == os.geteuid():
         with contextlib.suppress(OSError):
-            # A directory may have been exchanged for another since it was judged.
+            # The directory may have been replaced since it was checked.
             if stat.S_ISSOCK(path.lstat().st_mode):
                 path.unlink()
 
 
 def sweep(directory: Path) -> None:
-    """Remove the sockets of dead processes, so that killed workers don't pile up.
+    """Remove the sockets that killed workers left behind.
 
-    The test is a connection, not the pid: a directory may be shared by containers,
-    each with process ids of its own. Raises ControlDirError.
+    A worker is dead if its socket refuses a connection. Its pid tells nothing where
+    containers, which number their processes separately, share a directory. Raises
+    ControlDirError.
     """
     owner = check_directory(directory)
     for path in discover(directory):
@@ -191,10 +204,10 @@ def sweep(directory: Path) -> None:
 
 
 def other_users(directory: Path) -> list[Path]:
-    """Return the default directories other users have for the same project.
+    """Return the default directories that other users have for the same project.
 
-    Only root sees them all; others see those they may look into. Empty for a directory
-    that isn't a default one.
+    Only root sees them all; other users see those that they have permission to see.
+    Empty if `directory` isn't a default one.
     """
     base = directory.parent
     if not _BASE.fullmatch(base.name):

@@ -1,7 +1,7 @@
-"""Say which user is at the other end of a Unix socket.
+"""Tell which user is at the other end of a Unix socket.
 
-The kernel remembers who connected and who listened, so neither end can lie. Linux
-answers by SO_PEERCRED, macOS and FreeBSD by LOCAL_PEERCRED (`struct xucred`).
+The kernel records the users of both ends, so neither end can forge its own. Linux gives
+them by SO_PEERCRED, macOS and FreeBSD by LOCAL_PEERCRED (`struct xucred`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import struct
 
 _PEERCRED = struct.Struct("iII")  # struct ucred: pid, uid, gid
 _XUCRED = struct.Struct("II")  # struct xucred begins with version, uid
-# Not in every Python's socket module: <sys/un.h> of macOS and FreeBSD says 0 and 1.
+# From <sys/un.h> of macOS and FreeBSD: not every Python's socket module has them.
 _SOL_LOCAL = 0
 _LOCAL_PEERCRED = getattr(socket, "LOCAL_PEERCRED", 1)
 _XUCRED_SIZE = 76
@@ -20,7 +20,7 @@ _XUCRED_SIZE = 76
 def uid_of(sock: socket.socket) -> int:
     """Return the effective user id of the peer of a connected Unix socket.
 
-    Raises OSError where the system can't tell; treat that peer as a stranger.
+    Raises OSError if the system can't tell; such a peer must not be trusted.
     """
     option = getattr(socket, "SO_PEERCRED", None)
     if option is not None:

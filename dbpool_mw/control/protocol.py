@@ -1,7 +1,7 @@
-"""Frame and check the messages of the control socket.
+"""Encode, decode and check the messages of the control socket.
 
-One connection carries one request and one reply, then the worker closes it. Each
-message is a frame::
+A connection carries one request and one reply, then the worker closes it. Each message
+is a frame::
 
     0        4                                    4 + length
     +--------+------------------------------------+
@@ -17,8 +17,8 @@ message is a frame::
               "uptime": 12.5, "pools": [...], "holders": [...]}
     error:   {"version": 1, "ok": false, "pid": 123, "error": "unknown verb 'x'"}
 
-A length above the cap is refused as soon as it is read, so a stray client can't make
-a worker buy memory. A reader that meets an unknown version says so; it never guesses.
+A length above the limit is refused as soon as it is read, so that no client can make a
+worker allocate memory. A message of another version is refused with an error.
 """
 
 from __future__ import annotations
@@ -38,37 +38,39 @@ MAX_REQUEST = 64 * 1024
 MAX_REPLY = 4 * 1024 * 1024
 
 _HEADER = struct.Struct(">I")
-# Far above what a message needs, far below what Python's recursion bears.
+# More than any message needs, and less than Python's recursion limit.
 _MAX_DEPTH = 16
-# What any reader of JSON keeps exactly; sums and dates of such numbers stay printable.
+# The largest integer that every JSON parser keeps exactly. Sums and dates computed from
+# such numbers can still be printed.
 _MAX_NUMBER = 2**53
 
 
 class ProtocolError(Exception):
-    """A message that breaks the rules of this protocol; the text says which one."""
+    """A message breaks a rule of this protocol; the text says which."""
 
 
 class TooLarge(ProtocolError):
-    """A message above the cap of its direction."""
+    """A message is longer than MAX_REQUEST or MAX_REPLY."""
 
 
 class BadMessage(ProtocolError):
-    """A frame that holds no JSON object, or an object of the wrong shape."""
+    """A frame holds no JSON object, or an object with missing or wrong values."""
 
 
 class BadVersion(ProtocolError):
-    """A message in a version of the protocol that isn't spoken here."""
+    """A message is of a version of the protocol that this release doesn't support."""
 
 
 class Truncated(ProtocolError):
-    """The other end closed before its message was complete."""
+    """The other end closed the connection before its message was complete."""
 
 
 def encode(message: Mapping[str, Any], limit: int) -> bytes:
     """Return the frame of `message`.
 
-    Raises TooLarge above `limit` bytes of payload and BadMessage for what JSON can't
-    say. The payload is pure ASCII, so a lone surrogate in a request path survives.
+    Raises TooLarge for a payload above `limit` bytes, and BadMessage for a value that
+    JSON can't represent. The payload is ASCII with escapes, so a lone surrogate in the
+    path of a request arrives as it was.
     """
     try:
         payload = json.dumps(message, allow_nan=False, separators=(",", ":")).encode()
@@ -80,7 +82,7 @@ def encode(message: Mapping[str, Any], limit: int) -> bytes:
 
 
 class Decoder:
-    """Gather the bytes of one message, however they are cut."""
+    """Assemble one message of at most `limit` bytes from the pieces received."""
 
     __slots__ = ("_buffer", "_limit")
 
@@ -89,10 +91,10 @@ class Decoder:
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> dict[str, Any] | None:
-        """Take `data`; return the message once it is complete, else None.
+        """Add a piece; return the message if it is complete now, else None.
 
-        Raises TooLarge as soon as the length is known and BadMessage for a complete
-        frame that holds no JSON object or has bytes after it.
+        Raises TooLarge as soon as the length is known, and BadMessage for a complete
+        frame that holds no JSON object or is followed by more bytes.
         """
         self._buffer += data
         if len(self._buffer) < _HEADER.size:
@@ -108,7 +110,7 @@ class Decoder:
         return _parse(bytes(self._buffer[_HEADER.size :]))
 
     def closed(self) -> Truncated:
-        """Return the error for a stream that ended before the message did."""
+        """Return the error for a connection closed before the message was complete."""
         if not self._buffer:
             return Truncated("closed the connection without a message")
         return Truncated(
@@ -130,10 +132,10 @@ def _parse(payload: bytes) -> dict[str, Any]:
 
 
 def _finite(text: str) -> float:
-    """Read a number; refuse one that JSON can't say, so that we can say it again."""
+    """Parse a number; refuse NaN and infinity, which JSON can't represent."""
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"{text:.20} is no finite number")
+        raise ValueError(f"{text:.20} is not a finite number")
     return value
 
 
@@ -154,7 +156,10 @@ def _check_depth(message: dict[str, Any]) -> None:
 def request(
     verb: str, aliases: Sequence[str] | None = None, *, holders: bool = False
 ) -> dict[str, Any]:
-    """Return a request; `aliases` None means every pool the worker has."""
+    """Return a request; `aliases` None means every pool of the worker.
+
+    `holders` asks for the holders of connections too.
+    """
     return {
         "version": VERSION,
         "verb": verb,
@@ -164,7 +169,7 @@ def request(
 
 
 def error_reply(text: str) -> dict[str, Any]:
-    """Return the reply of this process to a request it can't answer."""
+    """Return this process' reply to a request that failed with this text."""
     return {"version": VERSION, "ok": False, "pid": os.getpid(), "error": text}
 
 
@@ -184,7 +189,7 @@ def check_request(message: Mapping[str, Any]) -> None:
 def check_reply(message: Mapping[str, Any]) -> None:
     """Raise BadVersion or BadMessage unless `message` is a reply of this version.
 
-    What passes can be rendered and added up without a further look.
+    `render`, `prometheus` and `metrics.merge` accept such a reply without more checks.
     """
     _check_version(message)
     if message.get("ok") is False:
@@ -198,7 +203,7 @@ def check_reply(message: Mapping[str, Any]) -> None:
         or not _are_objects(pools)
         or not _are_objects(holders)
     ):
-        raise BadMessage("a reply of an unknown shape")
+        raise BadMessage("a reply with missing or wrong values")
     for pool in pools:
         _check_pool(pool)
     if len({pool["alias"] for pool in pools}) < len(pools):
@@ -232,7 +237,7 @@ def _check_holder(holder: Mapping[str, Any]) -> None:
         or not _are_seconds(holder.get("seconds"))
         or not _are_strings(holder.get("stack", []))
     ):
-        raise BadMessage("a holder of an unknown shape")
+        raise BadMessage("a holder with missing or wrong values")
 
 
 def _is_histogram(value: object) -> bool:
@@ -256,7 +261,7 @@ def _is_count(value: object) -> bool:
 
 
 def _are_seconds(value: object) -> bool:
-    # A hold that began while the report was made is a little below 0.
+    # The time of a hold that began while the report was made is slightly negative.
     return (
         isinstance(value, (int, float))
         and not isinstance(value, bool)
@@ -272,7 +277,7 @@ def _check_version(message: Mapping[str, Any]) -> None:
     version = message.get("version")
     if version != VERSION:
         raise BadVersion(
-            f"control protocol version {version!r:.20} isn't spoken here "
+            f"control protocol version {version!r:.20} isn't supported "
             f"(this is version {VERSION}); do both ends run the same dbpool_mw?"
         )
 

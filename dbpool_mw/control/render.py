@@ -1,7 +1,7 @@
-"""Turn the workers' answers into text: tables for people, JSON for programs.
+"""Render the workers' answers as text: tables for people, JSON for programs.
 
-Pure functions. What a worker reports may hold text from outside (a request path), so
-nothing of it reaches a terminal unescaped.
+The functions here have no side effects. A worker's report may contain text from
+outside, such as the path of a request, so every text is escaped before it is printed.
 """
 
 from __future__ import annotations
@@ -15,38 +15,29 @@ from typing import Any
 
 from dbpool_mw.control.client import Answer
 from dbpool_mw.core import metrics
+from dbpool_mw.core.metrics import Metric
 
 JSON_VERSION = 1
 _COMMAND_WIDTH = 32
 _PATH_WIDTH = 80
-_LEFT = {
-    *("COMMAND", "ALIAS", "STATE", "DISCARDED"),
-    *("THREAD", "STALE", "LEAKED", "REQUEST"),
-}
-_COUNTS = (
-    ("SIZE", "size"),
-    ("USED", "in_use"),
-    ("IDLE", "idle"),
-    ("MAX", "max"),
-    ("WAITING", "waiting"),
-    ("CHECKOUTS", "checkouts"),
-    ("WAITS", "waits"),
-    ("TIMEOUTS", "timeouts"),
-    ("RECLAIMED", "reclaimed"),
-)
-_HEADER = (
-    *("PID", "COMMAND", "ALIAS", "STATE"),
-    *(title for title, _ in _COUNTS),
-    *("WAIT MEAN/P95/MAX", "HOLD MEAN/P95/MAX", "OPENED", "DISCARDED", "UPTIME"),
+# Columns of text are aligned to the left, those of numbers to the right.
+_ALIGNED_LEFT = frozenset(
+    ("COMMAND", "ALIAS", "STATE", "DISCARDED", "THREAD", "STALE", "LEAKED", "REQUEST")
 )
 _HOLDERS_HEADER = (
-    *("PID", "THREAD", "ALIAS", "BACKEND", "FOR", "STALE", "LEAKED", "REQUEST"),
-)
+    "PID", "THREAD", "ALIAS", "BACKEND", "FOR", "STALE", "LEAKED", "REQUEST"
+)  # fmt: skip
 
 
 def table(answers: Sequence[Answer]) -> str:
-    """Return a row for each worker and alias, and one of totals below several rows."""
-    rows: list[Sequence[str]] = [_HEADER]
+    """Return a table: a row for each worker and alias, and totals of several rows.
+
+    A worker that didn't answer is a row with its error.
+    """
+    columns = _columns()
+    titles = [column.column or "" for column in columns]
+    header = ["PID", "COMMAND", "ALIAS", "STATE", *titles, "DISCARDED", "UPTIME"]
+    rows: list[Sequence[str]] = [header]
     pools: list[Mapping[str, Any]] = []
     names = worker_names(answers)
     for answer in answers:
@@ -62,25 +53,34 @@ def table(answers: Sequence[Answer]) -> str:
             pools.append(pool)
             state = printable(pool["state"])
             head = (name, command, printable(pool["alias"]), state)
-            rows.append((*head, *_measures(pool), uptime))
+            rows.append((*head, *_figures(pool, columns), uptime))
     if len(pools) > 1:
-        rows.append(("total", "", "", "", *_measures(metrics.merge(pools)), ""))
+        totals = _figures(metrics.merge(pools), columns)
+        rows.append(("total", "", "", "", *totals, ""))
     return _aligned(rows)
 
 
-def _measures(pool: Mapping[str, Any]) -> tuple[str, ...]:
+def _columns() -> list[Metric]:
+    """Return the figures that the table shows, in the order of its columns."""
+    ordered = metrics.moved(metrics.METRICS, "max", before="connecting")
+    return [metric for metric in ordered if metric.column is not None]
+
+
+def _figures(pool: Mapping[str, Any], columns: Sequence[Metric]) -> list[str]:
+    """Return a pool's cells from the first figure to DISCARDED."""
     reasons = sorted(pool["discarded"].items(), key=lambda item: (-item[1], item[0]))
     discarded = " ".join(f"{printable(reason)}:{n}" for reason, n in reasons if n)
-    return (
-        *(str(pool[key]) for _, key in _COUNTS),
-        _spread(pool["wait_seconds"]),
-        _spread(pool["hold_seconds"]),
-        str(pool["opened"]),
-        discarded or "-",
-    )
+    cells = [
+        _spread(pool[metric.key])
+        if metric.kind == "histogram"
+        else str(pool[metric.key])
+        for metric in columns
+    ]
+    return [*cells, discarded or "-"]
 
 
 def _spread(histogram: Mapping[str, Any]) -> str:
+    """Return mean, 95th percentile and maximum, "-" if nothing was counted."""
     if not histogram["count"]:
         return "-"
     mean, p95 = metrics.mean(histogram) or 0.0, metrics.quantile(histogram, 0.95) or 0.0
@@ -88,22 +88,22 @@ def _spread(histogram: Mapping[str, Any]) -> str:
 
 
 def holders(answers: Sequence[Answer]) -> str:
-    """Return a row for each connection in use, the longest held first.
+    """Return a table: a row for each connection in use, the longest held first.
 
-    Below the row of one that is held too long stands where it was checked out.
+    Below the row of a leaked connection stands the stack of its checkout.
     """
     names = worker_names(answers)
-    held = [
+    in_use = [
         (holder, answer)
         for answer in answers
         if answer.reply is not None
         for holder in answer.reply.get("holders", [])
     ]
-    if not held:
+    if not in_use:
         return "No connection is in use."
-    held.sort(key=lambda pair: pair[0]["seconds"], reverse=True)
+    in_use.sort(key=lambda pair: pair[0]["seconds"], reverse=True)
     rows: list[Sequence[str]] = [_HOLDERS_HEADER]
-    for holder, answer in held:
+    for holder, answer in in_use:
         rows.append(
             (
                 names[answer.path],
@@ -118,33 +118,38 @@ def holders(answers: Sequence[Answer]) -> str:
         )
     header, *lines = _aligned(rows).split("\n")
     text = [header]
-    for line, (holder, _) in zip(lines, held, strict=True):
-        text += [line, *(f"    {printable(each)}" for each in holder.get("stack", []))]
+    for line, (holder, _) in zip(lines, in_use, strict=True):
+        text.append(line)
+        text += [f"    {printable(frame)}" for frame in holder.get("stack", [])]
     return "\n".join(text)
 
 
-def held(answers: Sequence[Answer], now: float) -> list[str]:
-    """Return a line for each connection that a drain waits for; `now` is Unix time."""
+def stale(answers: Sequence[Answer], now: float) -> list[str]:
+    """Return a line for each stale connection, which a drain waits for.
+
+    A connection in use has a line that names its holder; the others are counted by
+    alias. A worker that didn't answer has a line with its error. `now` is Unix time.
+    """
     lines = []
     for answer in answers:
         if answer.reply is None:
             lines.append(f"  worker {answer.pid}: {printable(answer.error or '')}")
             continue
-        left = Counter({p["alias"]: p["stale"] for p in answer.reply["pools"]})
+        others = Counter({p["alias"]: p["stale"] for p in answer.reply["pools"]})
         for holder in answer.reply.get("holders", []):
             if holder.get("stale"):
-                left[holder["alias"]] -= 1
-                lines.append(f"  worker {answer.pid}: {_held(holder, now)}")
+                others[holder["alias"]] -= 1
+                lines.append(f"  worker {answer.pid}: {_holder_line(holder, now)}")
         lines += [
             f"  worker {answer.pid}: {printable(alias)}: {number} being opened, "
             f"cleaned or closed"
-            for alias, number in left.items()
+            for alias, number in others.items()
             if number > 0
         ]
     return lines
 
 
-def _held(holder: Mapping[str, Any], now: float) -> str:
+def _holder_line(holder: Mapping[str, Any], now: float) -> str:
     seconds = holder["seconds"]
     since = time.strftime("%H:%M:%S", time.localtime(now - seconds))
     return (
@@ -155,25 +160,25 @@ def _held(holder: Mapping[str, Any], now: float) -> str:
 
 
 def request_of(holder: Mapping[str, Any]) -> str:
-    """Return the request that holds a connection: method and path, "-" outside one."""
+    """Return a holder's request as method and path, "-" for a holder without one."""
     parts = [holder["method"], holder["path"]]
     text = " ".join(str(part) for part in parts if part is not None)
     return shortened(text, _PATH_WIDTH) if text else "-"
 
 
 def document(control_dir: str, answers: Sequence[Answer]) -> dict[str, Any]:
-    """Return the answers as plain data, in the schema that programs may rely on.
+    """Return the answers as plain data for JSON, in a schema programs may rely on.
 
     {"version": 1, "control_dir": str, "bucket_bounds": [seconds, ...],
      "workers": [{"pid": int, "command": str | null, "uptime": seconds | null,
                   "pools": [POOL, ...], "holders": [HOLDER, ...], "error": str}, ...],
      "totals": POOL without what can't be added up (alias, database, state)}
 
-    "holders" is there when it was asked for, "error" for a worker without an answer.
-    POOL and HOLDER are those of the control protocol; each *_seconds histogram
-    ({"count", "sum", "max", "buckets"}) also has its "mean" and "p95", null when empty.
-    `bucket_bounds` are the upper edges; one bucket more than edges holds the rest. A
-    new key doesn't change the version; one that goes or changes its meaning does.
+    A worker has "holders" if the request asked for them, and "error" if it didn't
+    answer. POOL and HOLDER are those of the control protocol; in POOL each histogram
+    ({"count", "sum", "max", "buckets"}) also has "mean" and "p95", null when empty.
+    `bucket_bounds` are the buckets' upper edges; the last bucket has none. A new key
+    leaves the version as it is; a key removed or changed in meaning raises it.
     """
     pools = [p for a in answers if a.reply is not None for p in a.reply["pools"]]
     return {
@@ -213,22 +218,23 @@ def _with_summaries(pool: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def json_text(data: Mapping[str, Any]) -> str:
-    """Return one line of JSON, pure ASCII, so that a watch gives a line per round."""
+    """Return JSON in one line of ASCII, so that --watch prints a line per round."""
     return json.dumps(data, separators=(",", ":"))
 
 
 def worker_names(answers: Iterable[Answer]) -> dict[Path, str]:
-    """Name each worker by its pid, or by its whole socket name where pids collide.
+    """Name each worker by its pid, or by its socket's name where two pids are the same.
 
-    They do when containers, each with process ids of its own, share a directory.
+    Two pids are the same when containers, which number their processes separately,
+    share a control directory.
     """
     answers = list(answers)
-    times = Counter(answer.pid for answer in answers)
-    return {a.path: str(a.pid) if times[a.pid] == 1 else a.path.stem for a in answers}
+    workers = Counter(answer.pid for answer in answers)
+    return {a.path: str(a.pid) if workers[a.pid] == 1 else a.path.stem for a in answers}
 
 
 def duration(seconds: float) -> str:
-    """Return a duration for people: 85us, 1.2ms, 340ms, 2.5s, 4m10s, 3h05m, 2d04h."""
+    """Return a short text: 85us, 1.2ms, 340ms, 2.5s, 4m10s, 3h05m, 2d04h."""
     if seconds < 0.000_999_5:
         return f"{max(seconds, 0) * 1e6:.0f}us"
     if seconds < 0.009_95:
@@ -249,7 +255,7 @@ def duration(seconds: float) -> str:
 
 
 def printable(text: str) -> str:
-    """Return the text with everything escaped that could steer a terminal."""
+    """Return the text with every character escaped that a terminal may act upon."""
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape").decode() for c in text
     )
@@ -262,7 +268,11 @@ def shortened(text: str, width: int) -> str:
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Line the columns up by the header; a row shorter than it is a remark, not cut."""
+    """Align the rows' cells in columns, as wide as their longest cell.
+
+    The first row is the header. A row with fewer cells is a message, such as a worker's
+    error: its last cell neither widens a column nor is cut.
+    """
     header = rows[0]
     full = [row for row in rows if len(row) == len(header)]
     widths = [max(map(len, column)) for column in zip(*full, strict=True)]
@@ -270,7 +280,7 @@ def _aligned(rows: Sequence[Sequence[str]]) -> str:
     lines = []
     for row in rows:
         cells = [
-            cell.ljust(width) if title in _LEFT else cell.rjust(width)
+            cell.ljust(width) if title in _ALIGNED_LEFT else cell.rjust(width)
             for title, cell, width in zip(header, row, widths, strict=False)
         ]
         lines.append("  ".join(cells).rstrip())

@@ -1,12 +1,13 @@
-"""Answer the commands from inside a worker, on one thread that can't harm it.
+"""Answer the commands' requests inside a worker, on one daemon thread.
 
-The thread owns all sockets and never blocks on one: a client that sends bad bytes, half
-a message or nothing, reads slowly or comes in a crowd costs a few buffers for at most
-CLIENT_SECONDS. What goes wrong is logged and the thread goes on; where no socket can be
-made, the worker serves its requests without one.
+The thread owns all sockets and never blocks on one. A client that sends invalid bytes,
+an incomplete message or nothing, or that reads too slowly, costs the worker a few
+buffers for at most CLIENT_SECONDS; at most MAX_CLIENTS are connected at once. Failures
+are logged and the thread goes on. A worker that can't create its socket serves its
+requests all the same; the commands don't see it.
 
-Fork policy: a server belongs to the process that started it. A child calls `forget()`
-(or `stop()`, which then does the same) and starts one of its own.
+A server belongs to the process that started it. After a fork the child calls `forget()`
+(`stop()` does the same there) and starts a server of its own.
 """
 
 from __future__ import annotations
@@ -33,15 +34,15 @@ THREAD_NAME = "dbpool_mw-control"
 
 _BACKLOG = 128
 _CHUNK = 64 * 1024
-# How long to leave the listener, or the whole loop, alone after a failure that would
-# come again at once (no file descriptors left, for one).
+# How long to wait after a failure that would recur at once, such as a process without a
+# free file descriptor, before accepting clients or looping again.
 _PAUSE_SECONDS = 1.0
 
 Handle = Callable[[dict[str, Any]], dict[str, Any]]
 
 
 class _Client:
-    """One connection: gathers a request, then sends a reply, until its deadline."""
+    """A client's connection: one request and its reply, until `deadline`."""
 
     __slots__ = ("deadline", "decoder", "output", "sock")
 
@@ -53,11 +54,12 @@ class _Client:
 
 
 class ControlServer:
-    """Serve the control socket of this process from a daemon thread.
+    """Serve this process' control socket from a daemon thread.
 
-    `handle` takes a request that `protocol.check_request` let pass and returns the
-    reply. It is called on the control thread, one request at a time; what it raises
-    becomes an error reply. Start and stop from any thread, but not from two at once.
+    `handle` takes a request that has passed `protocol.check_request` and returns the
+    reply. The control thread calls it, one request at a time; an exception from it
+    becomes an error reply. `start` and `stop` may be called from any thread, but not
+    from two threads at once.
     """
 
     def __init__(self, directory: Path, handle: Handle) -> None:
@@ -75,9 +77,10 @@ class ControlServer:
         self._listen_again: float | None = None
 
     def start(self) -> bool:
-        """Open the socket and start the thread; return whether commands can now see us.
+        """Open the socket and start the thread; return False if that failed.
 
-        Never raises: a failure is one warning, and the worker goes on without.
+        A failure is logged as one warning and not raised: the worker serves requests
+        without a control socket.
         """
         if self._thread is not None:
             return True
@@ -96,15 +99,15 @@ class ControlServer:
         return True
 
     def stop(self) -> None:
-        """Remove the socket and end the thread; wait for it at most a second."""
+        """Remove the socket, end the thread and wait for it, at most one second."""
         if os.getpid() != self._pid:
             self.forget()
             return
         thread, self._thread = self._thread, None
-        # The thread lets go of it when it ends, maybe before it is woken.
+        # Read once: the thread sets the attribute to None when it ends.
         wakeup = self._wakeup
         self._stopping = True
-        # First the name: whoever finds the socket must find someone listening.
+        # Before the thread ends: a socket that can be found must accept connections.
         self._unlink()
         if thread is None or wakeup is None:
             return
@@ -114,10 +117,11 @@ class ControlServer:
             thread.join(1.0)
 
     def forget(self) -> None:
-        """Drop what a forked child inherited; the parent keeps serving.
+        """Close the descriptors that a forked child inherited; for the child only.
 
-        Call it in the child only. Closing the child's copies of the descriptors tells
-        the parent's selector and clients nothing; the path is the parent's and stays.
+        The parent keeps serving: closing the child's copies of its descriptors changes
+        nothing in the parent's selector or connections. The socket's path is the
+        parent's and stays.
         """
         self._thread = self.path = None
         self._close()
@@ -127,8 +131,8 @@ class ControlServer:
     def _open(self) -> None:
         paths.ensure_directory(self.directory)
         path = paths.socket_path(self.directory)
-        # Under a name that nobody looks for until it listens: a client takes a socket
-        # that refuses for a dead one.
+        # A client removes a socket that refuses connections as a dead worker's. So the
+        # socket has a name that clients don't look for until it listens.
         unready = path.with_suffix(".bind")
         self._listener = listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         listener.setblocking(False)
@@ -152,21 +156,22 @@ class ControlServer:
         self._selector.register(self._wakeup[0], selectors.EVENT_READ)
 
     def _unlink(self) -> None:
-        """Remove our socket, unless something else took its place."""
+        """Remove this server's socket, unless another file has replaced it."""
         path, self.path = self.path, None
         if path is None:
             return
         with contextlib.suppress(OSError):
             status = path.lstat()
-            # Another kind of file may have got our inode when we had lost it.
-            ours = (status.st_dev, status.st_ino) == self._identity
-            if ours and stat.S_ISSOCK(status.st_mode):
+            # Once the socket is removed, a file of another kind may get its inode.
+            same = (status.st_dev, status.st_ino) == self._identity
+            if same and stat.S_ISSOCK(status.st_mode):
                 path.unlink()
 
     def _close(self) -> None:
-        """Close every descriptor without a word to the other ends."""
+        """Remove the socket's name and close every descriptor."""
         self._unlink()
-        # Unregistering would reach into the epoll set that a parent still uses.
+        # Not unregistered first: a forked child shares its parent's epoll set and would
+        # remove the descriptors from it.
         for closable in (
             self._selector,
             self._listener,
@@ -187,34 +192,35 @@ class ControlServer:
         failing = False
         while not self._stopping:
             try:
-                self._turn()
+                self._run_once()
                 failing = False
             except Exception:
-                # Once for a row of them: it may be for good, as when somebody closed
-                # every descriptor of the process.
+                # Log the first of successive failures only: the cause may be permanent,
+                # as when other code has closed all descriptors of the process.
                 if not failing:
-                    logger.exception("the control thread failed, and goes on")
+                    logger.exception("control thread failed; it goes on")
                 failing = True
                 time.sleep(_PAUSE_SECONDS)
         self._close()
 
-    def _turn(self) -> None:
+    def _run_once(self) -> None:
+        """Wait for ready sockets, serve them, and drop clients past their deadline."""
         selector, listener = self._registry, self._listener
-        for key, _ in selector.select(self._patience()):
+        for key, _ in selector.select(self._timeout()):
             if listener is not None and key.fileobj is listener:
                 self._accept(listener)
             elif key.data is not None:
-                self._attend(key.data)
+                self._transfer(key.data)
         now = time.monotonic()
         for client in [c for c in self._clients.values() if c.deadline <= now]:
-            logger.debug("a control client took too long, its connection is closed")
+            logger.debug("control client closed: not done within %g s", CLIENT_SECONDS)
             self._drop(client)
         if listener and self._listen_again is not None and self._listen_again <= now:
             self._listen_again = None
             selector.register(listener, selectors.EVENT_READ)
 
-    def _patience(self) -> float | None:
-        """Return the seconds until the next deadline, None when there is none."""
+    def _timeout(self) -> float | None:
+        """Return the seconds until the next deadline, None without one."""
         deadlines = [client.deadline for client in self._clients.values()]
         if self._listen_again is not None:
             deadlines.append(self._listen_again)
@@ -228,13 +234,13 @@ class ControlServer:
         except (BlockingIOError, ConnectionError, InterruptedError):
             return
         except OSError as error:
-            # Out of descriptors or memory, perhaps: the listener stays readable, and
-            # without a pause this would turn in circles.
+            # Without a free descriptor or memory the listener stays readable: without a
+            # pause the loop would spin.
             logger.warning("can't accept a control client: %s", error)
             self._registry.unregister(listener)
             self._listen_again = time.monotonic() + _PAUSE_SECONDS
             return
-        if not self._welcome(sock):
+        if not self._is_allowed(sock):
             sock.close()
             return
         sock.setblocking(False)
@@ -242,22 +248,23 @@ class ControlServer:
         self._clients[sock] = client
         self._registry.register(sock, selectors.EVENT_READ, client)
 
-    def _welcome(self, sock: socket.socket) -> bool:
+    def _is_allowed(self, sock: socket.socket) -> bool:
+        """Tell whether there is room for a client and its user may ask this worker."""
         if len(self._clients) >= MAX_CLIENTS:
-            logger.debug("a control client is one too many, its connection is closed")
+            logger.debug("control client rejected: %d are connected", MAX_CLIENTS)
             return False
         try:
             uid = peer.uid_of(sock)
         except OSError as error:
-            logger.warning("a control client is turned away: %s", error)
+            logger.warning("control client rejected: %s", error)
             return False
         if uid not in (0, os.geteuid()):
-            logger.warning("a control client is turned away: it runs as uid %d", uid)
+            logger.warning("control client rejected: it runs as uid %d", uid)
             return False
         return True
 
-    def _attend(self, client: _Client) -> None:
-        """Read or write what the client's socket takes without waiting."""
+    def _transfer(self, client: _Client) -> None:
+        """Read or send as much as the client's socket allows without waiting."""
         try:
             output = client.output or self._read(client)
             if output is None:
@@ -268,14 +275,14 @@ class ControlServer:
         except (BlockingIOError, InterruptedError):
             return
         except (OSError, protocol.ProtocolError) as error:
-            logger.debug("a control client is gone: %s", error)
+            logger.debug("control client closed: %s", error)
             self._drop(client)
         except Exception:
-            logger.exception("a control client met a bug, its connection is closed")
+            logger.exception("control client closed: a bug in the control server")
             self._drop(client)
 
     def _read(self, client: _Client) -> memoryview | None:
-        """Take what has arrived; return the reply once the request is complete."""
+        """Read what has arrived; return the reply if the request is complete now."""
         data = client.sock.recv(_CHUNK)
         if not data:
             raise client.decoder.closed()
@@ -295,16 +302,17 @@ class ControlServer:
     def _answer(self, message: dict[str, Any]) -> dict[str, Any]:
         try:
             return self._handle(message)
-        # Whatever it is: this thread must outlive it, and no signal arrives here.
+        # BaseException too: SystemExit from a handler must not end this thread, and
+        # KeyboardInterrupt is raised in the main thread only.
         except BaseException as error:
-            logger.exception("the verb %r failed", message["verb"])
+            logger.exception("control request %r failed", message["verb"])
             return protocol.error_reply(f"{type(error).__name__}: {error}")
 
     def _encoded(self, reply: dict[str, Any]) -> bytes:
         try:
             return protocol.encode(reply, protocol.MAX_REPLY)
         except protocol.ProtocolError as error:
-            logger.warning("a reply can't be sent: %s", error)
+            logger.warning("control reply can't be sent: %s", error)
             answer = protocol.error_reply(f"the reply can't be sent: {error}")
             return protocol.encode(answer, protocol.MAX_REPLY)
 

@@ -1,66 +1,155 @@
-"""What a pool counts, and the arithmetic on it.
+"""The figures in a pool's report: their table, histograms, quantiles and totals.
 
-Everything here is plain numbers, lists and dicts, so that it crosses a process boundary
-as JSON. Durations are seconds.
+Reports consist of numbers, strings, lists and dicts only, because workers send them to
+the commands as JSON. Durations are seconds.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, NamedTuple
 
 #: Upper edges of the histogram's buckets, in seconds: 10 µs to about 20 minutes, each
 #: 2 ** (1/4) times the one before, so that a quantile is read at most 19 % too high.
 BOUNDS: tuple[float, ...] = tuple(1e-5 * 2 ** (step / 4) for step in range(108))
 
-#: Keys of a pool's report that totals add up.
-SUMMED = (
-    "min",
-    "max",
-    "size",
-    "in_use",
-    "idle",
-    "connecting",
-    "waiting",
-    "stale",
-    "checkouts",
-    "waits",
-    "timeouts",
-    "refused",
-    "connect_errors",
-    "checks",
-    "rollbacks",
-    "resets",
-    "reclaimed",
-    "leaked",
-    "overdue",
-    "opened",
+
+class Metric(NamedTuple):
+    """A figure in a pool's report.
+
+    ``key`` is its key in the report and ``help`` what it says, in one sentence. Its
+    Prometheus name is ``exported_as``; without one it is ``dbpool_mw_<key>``, with
+    ``_total`` behind a counter's. A metric that isn't ``exported`` has no Prometheus
+    series of its own. ``column`` is its title in the table of ``dbpool_stats``, None
+    for a figure that the table leaves out. The pool counts a counter one by one under
+    its key, unless the counter is ``computed`` from other figures.
+    """
+
+    key: str
+    kind: Literal["gauge", "counter", "histogram"]
+    help: str
+    exported_as: str = ""
+    exported: bool = True
+    column: str | None = None
+    computed: bool = False
+
+    @property
+    def prometheus_name(self) -> str:
+        """The name of the metric's family in Prometheus' text format."""
+        suffix = "_total" if self.kind == "counter" else ""
+        return self.exported_as or f"dbpool_mw_{self.key}{suffix}"
+
+
+#: Every figure of a pool's report, in the report's order. The report, the totals, the
+#: check of a worker's reply, the commands' table and the Prometheus export all read
+#: this table: a new counter needs a line here and the code that counts it.
+METRICS: tuple[Metric, ...] = (
+    Metric(
+        "min",
+        "gauge",
+        "Connections that a pool keeps open.",
+        exported_as="db_client_connection_idle_min",
+    ),
+    Metric(
+        "max",
+        "gauge",
+        "Connections that a pool may open.",
+        exported_as="db_client_connection_max",
+        column="MAX",
+    ),
+    # Exported together, as db_client_connection_count by state.
+    Metric(
+        "size",
+        "gauge",
+        "Connections open or being opened.",
+        exported=False,
+        column="SIZE",
+    ),
+    Metric("in_use", "gauge", "Connections in use.", exported=False, column="USED"),
+    Metric("idle", "gauge", "Idle connections.", exported=False, column="IDLE"),
+    Metric("connecting", "gauge", "Connections being opened."),
+    Metric(
+        "waiting",
+        "gauge",
+        "Checkouts waiting for a connection.",
+        exported_as="db_client_connection_pending_requests",
+        column="WAITING",
+    ),
+    Metric("stale", "gauge", "Connections that a drain waits for."),
+    Metric("checkouts", "counter", "Checkouts.", column="CHECKOUTS", computed=True),
+    Metric("waits", "counter", "Checkouts that had to wait.", column="WAITS"),
+    Metric(
+        "timeouts",
+        "counter",
+        "Checkouts that waited in vain.",
+        exported_as="db_client_connection_timeouts_total",
+        column="TIMEOUTS",
+    ),
+    Metric("refused", "counter", "Checkouts refused because too many waited."),
+    Metric("connect_errors", "counter", "Connections that could not be opened."),
+    Metric("checks", "counter", "Idle connections pinged."),
+    Metric("rollbacks", "counter", "Connections returned inside a transaction."),
+    Metric("resets", "counter", "Sessions reset at checkin."),
+    Metric(
+        "reclaimed",
+        "counter",
+        "Connections taken back from holders that never returned them.",
+        column="RECLAIMED",
+    ),
+    Metric("leaked", "counter", "Connections held longer than LEAK_AFTER."),
+    Metric("overdue", "counter", "Holders cancelled after MAX_HOLD."),
+    Metric(
+        "wait_seconds",
+        "histogram",
+        "Time from asking for a connection to having it.",
+        exported_as="db_client_connection_wait_time_seconds",
+        column="WAIT MEAN/P95/MAX",
+    ),
+    Metric(
+        "hold_seconds",
+        "histogram",
+        "Time from checkout to checkin.",
+        exported_as="db_client_connection_use_time_seconds",
+        column="HOLD MEAN/P95/MAX",
+    ),
+    Metric(
+        "connect_seconds",
+        "histogram",
+        "Time to open a connection.",
+        exported_as="db_client_connection_create_time_seconds",
+    ),
+    Metric("opened", "counter", "Connections opened.", column="OPENED", computed=True),
 )
 
-#: Keys of the counters that a pool counts one by one.
-COUNTED = (
-    "waits",
-    "timeouts",
-    "refused",
-    "connect_errors",
-    "checks",
-    "rollbacks",
-    "resets",
-    "reclaimed",
-    "leaked",
-    "overdue",
-)
+#: Keys of a pool's report whose values add up to totals: all gauges and counters.
+SUMMED: tuple[str, ...] = tuple(m.key for m in METRICS if m.kind != "histogram")
 
 #: Keys of a pool's report that hold a histogram.
-HISTOGRAMS = ("wait_seconds", "hold_seconds", "connect_seconds")
+HISTOGRAMS: tuple[str, ...] = tuple(m.key for m in METRICS if m.kind == "histogram")
+
+#: Keys of the counters that the pool counts one by one.
+COUNTED: tuple[str, ...] = tuple(
+    m.key for m in METRICS if m.kind == "counter" and not m.computed
+)
+
+
+def moved(metrics: Sequence[Metric], key: str, *, before: str) -> list[Metric]:
+    """Return the metrics with that of ``key`` placed before that of ``before``.
+
+    The table and the Prometheus export differ in places from the report's order.
+    """
+    (metric,) = (m for m in metrics if m.key == key)
+    others = [m for m in metrics if m.key != key]
+    place = [m.key for m in others].index(before)
+    return [*others[:place], metric, *others[place:]]
 
 
 class Histogram:
     """Count durations by bucket.
 
-    Not thread-safe: the pool records under its own lock.
+    Not thread-safe: the pool calls ``record`` and ``as_dict`` with its lock held.
     """
 
     __slots__ = ("buckets", "max", "sum")
@@ -78,7 +167,7 @@ class Histogram:
             self.max = seconds
 
     def as_dict(self) -> dict[str, Any]:
-        """Give the histogram as plain data."""
+        """Return the histogram as plain data: count, sum, max and buckets."""
         return {
             "count": sum(self.buckets),
             "sum": self.sum,
@@ -131,16 +220,16 @@ class PoolMetrics:
 
 
 def mean(histogram: Mapping[str, Any]) -> float | None:
-    """Give the mean duration of a histogram's dict, or None if it is empty."""
+    """Return the mean duration of a histogram's dict, None if nothing was counted."""
     count: int = histogram["count"]
     return histogram["sum"] / count if count else None
 
 
 def quantile(histogram: Mapping[str, Any], q: float) -> float | None:
-    """Give the duration that a share ``q`` (0 to 1) of the counted ones did not exceed.
+    """Return the duration that a share ``q`` (0 to 1) of those counted didn't exceed.
 
-    It is the upper edge of the bucket in which that share is reached, and never more
-    than the largest duration counted. None if the histogram is empty.
+    The result is the upper edge of the bucket in which that share is reached, at most
+    the largest duration counted; None if nothing was counted.
     """
     count: int = histogram["count"]
     largest: float = histogram["max"]
@@ -158,7 +247,8 @@ def quantile(histogram: Mapping[str, Any], q: float) -> float | None:
 def merge(reports: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Add up the reports of several pools into one report of totals.
 
-    The totals carry every key of ``SUMMED`` and ``HISTOGRAMS``, and ``discarded``.
+    The totals have every key of ``SUMMED`` and ``HISTOGRAMS``, and ``discarded``, the
+    connections closed by reason.
     """
     totals: dict[str, Any] = dict.fromkeys(SUMMED, 0)
     totals["discarded"] = {}

@@ -1,8 +1,8 @@
-"""What the commands share: whom to ask, how to write, which exit code means what.
+"""What both commands share: finding and asking workers, output and exit codes.
 
-A command reads the settings for the control directory and nothing else: it opens no
-database connection and no pool, so it works while the database is down, and it has no
-control socket, so it never counts itself.
+The commands read nothing but the control directory from the settings. They open no
+database connection, so they work while the database is down, and no pool or control
+socket, so they never list themselves as a worker.
 """
 
 from __future__ import annotations
@@ -43,26 +43,30 @@ A worker opens its control socket at its first checkout, so it isn't seen when
 
 
 class Stream(Protocol):
-    """What `say` needs of Django's wrappers around stdout and stderr."""
+    """The methods of Django's wrappers around stdout and stderr that `write` calls."""
 
     def write(self, msg: str, style_func: Any = ..., ending: Any = ...) -> Any: ...
     def flush(self) -> None: ...
 
 
 class _Formatter(DjangoHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Django's order of the options, and our own line breaks."""
+    """Django's order of the options; line breaks stay as they are written."""
 
 
-class AskingCommand(BaseCommand):
-    """A command that asks running workers and needs nothing else to work."""
+class WorkerCommand(BaseCommand):
+    """A command that sends a request to running workers.
 
-    requires_system_checks = []  # noqa: RUF012  Django's own way to say "none"
+    `examples` is the text below the options in the command's help.
+    """
+
+    # No checks, so that the command runs while the database is down.
+    requires_system_checks = []  # noqa: RUF012  Django documents a list here
     examples = ""
 
     def create_parser(
         self, prog_name: str, subcommand: str, **kwargs: Any
     ) -> CommandParser:
-        """Make a parser that shows the examples as they are written."""
+        """Return a parser whose help ends with the examples, line by line."""
         kwargs.setdefault("formatter_class", _Formatter)
         kwargs.setdefault("epilog", self.examples)
         return super().create_parser(prog_name, subcommand, **kwargs)
@@ -84,9 +88,9 @@ class AskingCommand(BaseCommand):
         )
 
     def sockets(self, directory: Path, pids: Sequence[int] | None) -> list[Path]:
-        """Return the workers' sockets, at least one.
+        """Return the sockets of all workers or of those with `pids`; at least one.
 
-        Raises CommandError: NO_WORKER, or USAGE for a pid that nobody has.
+        Raises CommandError: NO_WORKER without any, USAGE for a pid that no worker has.
         """
         try:
             paths.check_directory(directory)
@@ -111,25 +115,26 @@ class AskingCommand(BaseCommand):
     ) -> list[Answer]:
         """Ask the workers and return their answers, at least one.
 
-        The answers hold only what belongs to `aliases`. Raises CommandError: NO_WORKER,
-        or USAGE for an alias or a pid that nobody has.
+        Waits `timeout` seconds at most. The answers have the pools and holders of
+        `aliases` only, if given. Raises CommandError: NO_WORKER without any worker,
+        USAGE for an alias or a pid that no worker has.
         """
         found = self.sockets(directory, pids)
         try:
-            answers = client.ask_paths(found, request, timeout)
+            answers = client.ask(found, request, timeout)
         except (paths.ControlDirError, protocol.ProtocolError) as error:
             raise no_worker(directory, str(error)) from error
         answers = [answer for answer in answers if not answer.gone]
         check_pids(directory, pids, [answer.path for answer in answers])
         if not answers:
             raise no_worker(directory)
-        have = {alias for answer in answers for alias in answer.aliases}
-        unknown = set(aliases or ()) - have
-        # Silent workers might have it.
+        known = {alias for answer in answers for alias in answer.aliases}
+        unknown = set(aliases or ()) - known
+        # A worker that didn't answer may have the alias.
         if unknown and all(answer.reply is not None for answer in answers):
             raise CommandError(
-                f"No worker has a pool for {_listed(map(repr, unknown))}; "
-                f"open there: {_listed(map(printable, have)) or 'none'}.",
+                f"No worker has a pool for {_joined(map(repr, unknown))}; "
+                f"open there: {_joined(map(printable, known)) or 'none'}.",
                 returncode=USAGE,
             )
         return [answer.only(aliases or None) for answer in answers]
@@ -138,19 +143,22 @@ class AskingCommand(BaseCommand):
 def check_pids(
     directory: Path, pids: Sequence[int] | None, found: Sequence[Path]
 ) -> None:
-    """Raise CommandError (USAGE) for a pid that none of the sockets found has."""
+    """Raise CommandError (USAGE) for a pid that none of the sockets `found` has."""
     absent = set(pids or ()) - {paths.pid_of(path) for path in found}
     if absent:
         known = {paths.pid_of(path) for path in paths.discover(directory)} - absent
         raise CommandError(
-            f"No worker with pid {_listed(absent)} in {directory}; "
-            f"there is {_listed(known) or 'none'}.",
+            f"No worker with pid {_joined(absent)} in {directory}; "
+            f"there is {_joined(known) or 'none'}.",
             returncode=USAGE,
         )
 
 
 def no_worker(directory: Path, reason: str | None = None) -> CommandError:
-    """Return the error that says where we looked, and why nobody may be there."""
+    """Return the error for no worker: the directory, and what the reasons may be.
+
+    `reason` says why the directory can't be used, None if it can.
+    """
     text = f"No running worker found.\nLooked in {directory}."
     if reason is not None:
         text += f"\nIt can't be used: {reason}."
@@ -166,20 +174,21 @@ def no_worker(directory: Path, reason: str | None = None) -> CommandError:
 
 
 def positive_seconds(text: str) -> float:
-    """Parse an option's number of seconds."""
+    """Parse an option's number of seconds, above 0 and finite."""
     try:
         seconds = float(text)
     except ValueError:
         seconds = math.nan
     if not 0 < seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
     return seconds
 
 
-def say(stream: Stream, text: str, ending: str = "\n") -> bool:
-    """Write and flush; return False when nobody reads any more (`| head`).
+def write(stream: Stream, text: str, ending: str = "\n") -> bool:
+    """Write and flush; return False if the reader has closed the pipe (`| head`).
 
-    Never raises for that, and leaves nothing for Python to fail on at exit.
+    After that the stream writes to /dev/null, so that Python's flush at exit doesn't
+    fail. Characters that the stream's encoding lacks are escaped.
     """
     try:
         try:
@@ -190,7 +199,7 @@ def say(stream: Stream, text: str, ending: str = "\n") -> bool:
         stream.flush()
     except BrokenPipeError:
         devnull = os.open(os.devnull, os.O_WRONLY)
-        # Django 4.2's wrapper has a fileno() of its own, that always fails.
+        # The fileno() of Django 4.2's wrapper always fails.
         wrapped: Any = getattr(stream, "_out", stream)
         with contextlib.suppress(OSError):
             os.dup2(devnull, wrapped.fileno())
@@ -199,10 +208,10 @@ def say(stream: Stream, text: str, ending: str = "\n") -> bool:
     return True
 
 
-def named(answers: Sequence[Answer]) -> str:
-    """Name the workers that did not answer, and say why."""
+def errors(answers: Sequence[Answer]) -> str:
+    """Return a line for each worker that didn't answer: its pid and the error."""
     return "\n".join(f"  worker {a.pid}: {printable(a.error or '')}" for a in answers)
 
 
-def _listed(values: Any) -> str:
+def _joined(values: Any) -> str:
     return ", ".join(str(value) for value in sorted(values))

@@ -1,4 +1,4 @@
-"""Run a command in this process, or as a user would."""
+"""Run a command in this process, or in a process of its own as a user does."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Terminal(StringIO):
 
 @dataclass
 class Ended:
-    """How a command ended: exit code, what it printed, and its complaint."""
+    """How a command ended: its exit code, stdout and stderr."""
 
     code: int
     out: str
@@ -49,7 +49,7 @@ def run(
 
 
 class Project:
-    """A project of its own process, with a database that nobody can reach."""
+    """A Django project in another process, whose database can't be reached."""
 
     def __init__(self, directory: Path, home: Path) -> None:
         (home / "project_settings.py").write_text(

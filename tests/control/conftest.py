@@ -24,7 +24,7 @@ Plant = Callable[..., Path]
 
 
 class WorkerProcess:
-    """A process with a control server, that does what it is told line by line."""
+    """A process with a control server that obeys lines written to its stdin."""
 
     def __init__(self, directory: Path, *arguments: str) -> None:
         command = [sys.executable, "-W", "ignore", "-m", "tests.control.worker"]
@@ -57,7 +57,7 @@ class WorkerProcess:
         self.process.wait()
 
     def close(self) -> None:
-        """Let it end, as it does when there is nothing more to read."""
+        """Close the process' stdin, which ends it; kill it after 10 seconds."""
         with suppress(BrokenPipeError):
             cast("IO[str]", self.process.stdin).close()
         with suppress(subprocess.TimeoutExpired):
@@ -68,7 +68,7 @@ class WorkerProcess:
 
 @pytest.fixture
 def directory() -> Iterator[Path]:
-    """Give a directory of our own whose path is short enough for a socket."""
+    """Give a new directory whose path is short enough for a socket."""
     path = Path(tempfile.mkdtemp(prefix="dbp", dir="/tmp"))
     yield path
     shutil.rmtree(path)
@@ -96,7 +96,7 @@ def serve(directory: Path) -> Iterator[Serve]:
 
 @pytest.fixture
 def plant(directory: Path) -> Iterator[Plant]:
-    """Put a listening socket in the directory that nobody answers."""
+    """Put a listening socket that never answers into the directory."""
     with ExitStack() as stack:
 
         def put(pid: int = 1, backlog: int = 8) -> Path:
@@ -126,12 +126,12 @@ def spawn(directory: Path) -> Iterator[Callable[[], WorkerProcess]]:
 
 @pytest.fixture
 def opened_meanwhile(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let others write to the directory once a command has looked into it."""
+    """Make the directory writable by others once a command has listed it."""
     discover = paths.discover
 
     def found(where: Path) -> list[Path]:
         found = discover(where)
-        # Each worker looks too, in a thread of its own.
+        # A worker's thread lists the directory as well.
         if threading.current_thread() is threading.main_thread():
             directory.chmod(0o777)
         return found

@@ -1,4 +1,4 @@
-"""A worker without a database: what it reports, and a handle that remembers."""
+"""Reports of workers without a database, and a handler that records requests."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def reply(*pools: dict[str, Any], **changes: Any) -> dict[str, Any]:
 
 
 class HastySelector(selectors.DefaultSelector):
-    """Reports every socket as ready at once, ready or not; select(2) may err so."""
+    """Report every socket as ready, as select(2) may do wrongly."""
 
     looks = 0
 
@@ -66,9 +66,10 @@ class HastySelector(selectors.DefaultSelector):
 
 
 class FakeWorker:
-    """Answer every request with the pools given, and keep the requests.
+    """Answer every request with the pools given, and record the requests.
 
-    Each request for stats takes the next of `stale`, so that a drain makes progress.
+    The first pool's "stale" becomes the next number of `stale` with each request; the
+    last number is repeated.
     """
 
     def __init__(self, *pools: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""What may arrive on a control socket: sound, nearly sound and senseless messages."""
+"""Strategies for what may arrive on a control socket: valid and invalid messages."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ values = st.recursive(
 
 
 def raw(text: str) -> str:
-    """Return a text that `framed` puts in without its quotes, JSON or not."""
+    """Return a text that `framed` inserts without quotes, valid JSON or not."""
     return f"<{text}>"
 
 
@@ -54,7 +54,7 @@ strange = st.one_of(
 
 
 def alike(value: Any) -> st.SearchStrategy[Any]:
-    """Give values that a look at the type alone lets pass."""
+    """Draw values of the same type, which a check of the type alone accepts."""
     if isinstance(value, str):
         return texts
     if isinstance(value, int) and not isinstance(value, bool):
@@ -63,7 +63,7 @@ def alike(value: Any) -> st.SearchStrategy[Any]:
 
 
 def places(value: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, Any]]:
-    """Yield where something stands in a JSON value, at every depth, and what it is."""
+    """Yield the path and the value of everything in a JSON value, at every depth."""
     inside: Any = ()
     if isinstance(value, dict):
         inside = value.items()
@@ -80,7 +80,7 @@ def copied(value: Any) -> Any:
 
 @st.composite
 def damaged(draw: st.DrawFn, sound: Callable[[str], Any]) -> Any:
-    """Draw a message that was sound until something in it was changed."""
+    """Draw a valid message with one to three changes."""
     message = copied(sound(draw(st.one_of(st.just("sound"), texts))))
     for _ in range(draw(st.sampled_from([1, 1, 1, 1, 2, 3]))):
         how = draw(
@@ -93,7 +93,7 @@ def damaged(draw: st.DrawFn, sound: Callable[[str], Any]) -> Any:
         ]
         if not found:
             break
-        # First by depth: most places are buckets of histograms, and much alike.
+        # Draw the depth first: most paths lead to the buckets of histograms.
         depth = draw(st.sampled_from(sorted({len(place) for place in found})))
         *way, last = draw(st.sampled_from([p for p in found if len(p) == depth]))
         inside = message
@@ -117,7 +117,7 @@ def a_request(text: str) -> dict[str, Any]:
 
 
 def a_reply(text: str) -> dict[str, Any]:
-    """Return a complete reply with a text in each place that takes any."""
+    """Return a complete reply with `text` wherever any text is allowed."""
     held = holder(leaked=True, stack=[text, "    pay()"], stale=True, thread=text)
     counted = histogram(0.001, 0.5)
     return reply(
@@ -128,7 +128,7 @@ def a_reply(text: str) -> dict[str, Any]:
     )
 
 
-# Not by one_of, which would count each kind of `values` as one.
+# Drawn without one_of, which flattens `values` and so gives it too much weight.
 requests = st.sampled_from([damaged(a_request)] * 4 + [values]).flatmap(lambda s: s)
 replies = st.sampled_from(
     [damaged(a_reply)] * 10 + [damaged(protocol.error_reply), values]
@@ -136,7 +136,7 @@ replies = st.sampled_from(
 
 
 def framed(message: Any) -> bytes:
-    """Frame any JSON value, also what this protocol's own encode refuses."""
+    """Frame any JSON value, also one that `protocol.encode` refuses."""
     payload = re.sub(rb'"<([^"\\]*)>"', rb"\1", json.dumps(message).encode())
     return struct.pack(">I", len(payload)) + payload
 

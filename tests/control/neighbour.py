@@ -1,9 +1,9 @@
-"""Another user of this host: `python neighbour.py UID`, told by root what to do.
+"""Act as another user of this host: `python neighbour.py UID`, started by root.
 
-It reads a JSON list from each line of stdin, a verb and its arguments, and answers with
-a line of JSON: what came of it, or {"error": the errno's name}. It needs the standard
-library only, and imports all of it before it becomes UID, who may not read Python's
-files.
+Each line of stdin is a JSON list: a verb and its arguments. The answer is a line of
+JSON: the result, or {"error": the errno's name}. The script imports all it needs, from
+the standard library only, before it changes to UID, because that user may not be
+allowed to read Python's files.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ _heard: queue.Queue[str] = queue.Queue()
 _listening: list[socket.socket] = []
 
 
-def connect(path: str, said: str) -> str:
-    """Connect, say something, and return in hexadecimal what came back."""
+def connect(path: str, sent: str) -> str:
+    """Connect, send bytes, and return the bytes received; both in hexadecimal."""
     got = b""
     with socket.socket(socket.AF_UNIX) as sock:
         sock.settimeout(PATIENCE)
         sock.connect(path)
         with suppress(ConnectionError):
-            sock.sendall(bytes.fromhex(said))
+            sock.sendall(bytes.fromhex(sent))
             while chunk := sock.recv(65536):
                 got += chunk
     return got.hex()
 
 
 def lie(path: str, frame: str) -> None:
-    """Pose as a worker that answers everybody with this frame."""
+    """Pose as a worker that sends this frame to every client."""
     listener = socket.socket(socket.AF_UNIX)
     _listening.append(listener)
     listener.bind(path)
@@ -57,12 +57,12 @@ def _lie(listener: socket.socket, frame: str) -> None:
 
 
 def heard() -> str:
-    """Return what the next of those that came to the lie said to it."""
+    """Return what the next client of `lie` sent, in hexadecimal."""
     return _heard.get(timeout=PATIENCE)
 
 
 def die(path: str) -> None:
-    """Leave a socket that nobody listens on."""
+    """Leave a socket that no process listens on."""
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(path)
 
@@ -94,10 +94,10 @@ def main() -> None:
     for line in sys.stdin:
         verb, *arguments = json.loads(line)
         try:
-            came: Any = VERBS[verb](*arguments)
+            result: Any = VERBS[verb](*arguments)
         except OSError as error:
-            came = {"error": errno.errorcode[error.errno or 0]}
-        print(json.dumps(came), flush=True)
+            result = {"error": errno.errorcode[error.errno or 0]}
+        print(json.dumps(result), flush=True)
 
 
 if __name__ == "__main__":

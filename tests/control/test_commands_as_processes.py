@@ -1,4 +1,4 @@
-"""The commands as a user runs them, each in a process of its own."""
+"""The commands as a user runs them, as processes."""
 
 from __future__ import annotations
 
@@ -16,8 +16,7 @@ from tests.control.commands import Project
 from tests.control.conftest import Serve
 from tests.control.fakes import FakeWorker, holder, pool
 
-# A signal that comes just before Python falls asleep is heard when it wakes up, so the
-# interval is short.
+# Short, because Python handles a signal that arrives just before sleep() after it only.
 WATCH = ("--watch", "0.5")
 
 
@@ -26,7 +25,9 @@ def project(directory: Path, tmp_path: Path) -> Project:
     return Project(directory, tmp_path)
 
 
-def test_they_work_while_the_database_is_down(project: Project, serve: Serve) -> None:
+def test_the_commands_work_while_the_database_is_down(
+    project: Project, serve: Serve
+) -> None:
     serve()
     ended = project.run("dbpool_stats")
     assert (ended.code, ended.err) == (0, "")
@@ -36,7 +37,7 @@ def test_they_work_while_the_database_is_down(project: Project, serve: Serve) ->
     assert ended.out.startswith("Drained:")
 
 
-def test_exit_codes_reach_the_shell(
+def test_the_exit_codes_reach_the_shell(
     project: Project, serve: Serve, directory: Path
 ) -> None:
     ended = project.run("dbpool_stats")
@@ -50,9 +51,7 @@ def test_exit_codes_reach_the_shell(
 
 
 @pytest.mark.parametrize("command", ["dbpool_stats", "dbpool_drain"])
-def test_help_teaches_with_examples_as_they_are_written(
-    project: Project, command: str
-) -> None:
+def test_the_help_shows_examples_line_by_line(project: Project, command: str) -> None:
     ended = project.run(command, "--help")
     assert ended.code == 0
     assert f"\nexamples:\n  manage.py {command} " in ended.out
@@ -63,7 +62,7 @@ def test_help_teaches_with_examples_as_they_are_written(
 @pytest.mark.parametrize(
     "args", [("dbpool_stats",), ("dbpool_stats", "--watch", "0.01"), ("dbpool_drain",)]
 )
-def test_a_reader_that_leaves_is_no_traceback(
+def test_a_closed_pipe_gives_no_traceback(
     project: Project, serve: Serve, args: tuple[str, ...]
 ) -> None:
     serve()
@@ -78,7 +77,7 @@ def test_a_reader_that_leaves_is_no_traceback(
     assert "Traceback" not in ended.err
 
 
-def test_ctrl_c_ends_a_watch_quietly(project: Project, serve: Serve) -> None:
+def test_ctrl_c_ends_a_watch_without_an_error(project: Project, serve: Serve) -> None:
     serve()
     args = ("dbpool_stats", *WATCH, "--format", "json")
     with project.start(*args) as process:
@@ -108,7 +107,7 @@ def test_a_watch_clears_a_real_terminal(project: Project, serve: Serve) -> None:
     assert (process.returncode, err) == (0, "")
 
 
-def test_a_path_reaches_an_ascii_terminal_escaped(
+def test_a_path_is_escaped_for_an_ascii_terminal(
     project: Project, serve: Serve
 ) -> None:
     worker = FakeWorker()
@@ -120,10 +119,10 @@ def test_a_path_reaches_an_ascii_terminal_escaped(
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_the_directory_of_another_user_is_not_looked_into(
+def test_the_directory_of_another_user_is_refused(
     directory: Path, project: Project
 ) -> None:
-    # Imported before the change of user, who may not read where Python's files are.
+    # Imported before setuid(), because that user may not be allowed to read the files.
     script = (
         "import os, sys\n"
         "from pathlib import Path\n"

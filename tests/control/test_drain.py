@@ -20,7 +20,7 @@ def paths_of(directory: Path) -> list[Path]:
     return sorted(directory.glob("*.sock"))
 
 
-def test_a_verb_is_sent_once_and_then_only_looked_after(
+def test_a_verb_is_sent_once_and_then_polled_by_stats(
     directory: Path, serve: Serve
 ) -> None:
     worker = FakeWorker()
@@ -35,9 +35,7 @@ def test_a_verb_is_sent_once_and_then_only_looked_after(
     assert all(request["holders"] for request in worker.requests)
 
 
-def test_what_is_done_at_once_needs_no_further_question(
-    directory: Path, serve: Serve
-) -> None:
+def test_a_verb_done_at_once_is_not_polled(directory: Path, serve: Serve) -> None:
     worker = FakeWorker()
     serve(worker)
     progress = drain.send("drain", paths_of(directory))
@@ -45,7 +43,7 @@ def test_what_is_done_at_once_needs_no_further_question(
     assert worker.verbs == ["drain"]
 
 
-def test_only_the_aliases_chosen_count(directory: Path, serve: Serve) -> None:
+def test_only_the_chosen_aliases_count(directory: Path, serve: Serve) -> None:
     worker = FakeWorker(pool("busy", stale=5), pool("idle"))
     serve(worker)
     progress = drain.send("drain", paths_of(directory), ["idle"])
@@ -53,7 +51,7 @@ def test_only_the_aliases_chosen_count(directory: Path, serve: Serve) -> None:
     assert worker.requests[0]["aliases"] == ["idle"]
 
 
-def test_it_gives_up_when_time_is_up(directory: Path, serve: Serve) -> None:
+def test_waiting_ends_after_the_seconds_given(directory: Path, serve: Serve) -> None:
     worker = FakeWorker(pool(stale=2))
     serve(worker)
     progress = drain.send("drain", paths_of(directory))
@@ -62,7 +60,7 @@ def test_it_gives_up_when_time_is_up(directory: Path, serve: Serve) -> None:
     assert progress.left == 2
 
 
-def test_a_worker_that_ends_meanwhile_counts_as_empty(
+def test_a_worker_that_ends_during_the_wait_counts_as_done(
     directory: Path, serve: Serve, spawn: Callable[[], WorkerProcess]
 ) -> None:
     ending = spawn()
@@ -84,7 +82,7 @@ def test_a_worker_that_ends_meanwhile_counts_as_empty(
     assert len(progress.answers) == 1
 
 
-def test_a_worker_that_does_not_take_the_verb_is_named_and_not_waited_for(
+def test_a_worker_that_does_not_confirm_is_listed_and_not_waited_for(
     directory: Path, serve: Serve, plant: Plant, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(drain, "ANSWER_SECONDS", 0.1)
@@ -92,12 +90,12 @@ def test_a_worker_that_does_not_take_the_verb_is_named_and_not_waited_for(
     worker = FakeWorker()
     serve(worker)
     progress = drain.send("pause", paths_of(directory))
-    assert [answer.pid for answer in progress.ignored] == [1]
+    assert [answer.pid for answer in progress.failed] == [1]
     assert worker.verbs == ["pause"]
     assert drain.wait(progress, None, 10, lambda p: None).done
 
 
-def test_a_worker_that_falls_silent_is_not_done(
+def test_a_worker_that_stops_answering_is_not_done(
     directory: Path, serve: Serve, plant: Plant
 ) -> None:
     silent = plant(1)

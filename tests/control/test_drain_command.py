@@ -37,14 +37,14 @@ def test_a_drain_waits_until_nothing_is_left_and_shows_its_progress(
     assert ended.out.startswith("Drained: no pooled connection is left in 1 worker (")
     assert "--resume" in ended.out
     assert ended.err.splitlines() == [
-        "draining: 2 connections from before left in 1 worker",
-        "draining: 1 connection from before left in 1 worker",
-        "draining: 0 connections from before left in 1 worker",
+        "draining: 2 stale connections left in 1 worker",
+        "draining: 1 stale connection left in 1 worker",
+        "draining: 0 stale connections left in 1 worker",
     ]
     assert worker.verbs == ["drain", "stats", "stats", "stats"]
 
 
-def test_on_a_terminal_progress_is_one_line(directory: Path, serve: Serve) -> None:
+def test_on_a_terminal_the_progress_is_one_line(directory: Path, serve: Serve) -> None:
     worker = FakeWorker()
     worker.stale = [2, 1, 0]
     serve(worker)
@@ -63,7 +63,7 @@ def test_progress_can_be_turned_off(directory: Path, serve: Serve) -> None:
     ("option", "verb", "text"),
     [
         ("--pause", "pause", "Paused: no connection is left"),
-        ("--recycle", "recycle", "Recycled: every connection"),
+        ("--recycle", "recycle", "Recycled: every stale connection"),
         ("--resume", "resume", "Resumed: pooling again"),
     ],
 )
@@ -80,7 +80,7 @@ def test_each_option_sends_its_verb(
     assert run(directory, "dbpool_drain", **keyword).out.startswith(text)
 
 
-def test_a_pause_reminds_what_waits_and_how_to_end_it(
+def test_a_pause_says_what_waits_and_how_to_end_it(
     directory: Path, serve: Serve
 ) -> None:
     serve()
@@ -103,9 +103,7 @@ def test_resume_and_no_wait_return_after_the_replies(
     assert len(worker.requests) == 1
 
 
-def test_when_time_is_up_whoever_holds_what_is_named(
-    directory: Path, serve: Serve
-) -> None:
+def test_after_a_timeout_the_holders_are_named(directory: Path, serve: Serve) -> None:
     worker = FakeWorker(pool(stale=1, in_use=2))
     worker.holders = [holder(stale=True, path="/report/"), holder(path="/new/")]
     serve(worker)
@@ -116,7 +114,7 @@ def test_when_time_is_up_whoever_holds_what_is_named(
         f"ThreadPoolExecutor-0_1, GET /report/, since "
     ) in ended.out
     assert "/new/" not in ended.out
-    assert "Not done after 0.05 s: 1 connection from before still open." in ended.err
+    assert "Not done after 0.05 s: 1 stale connection still open." in ended.err
 
 
 def test_a_worker_that_does_not_answer_is_named_and_the_others_are_drained(
@@ -133,15 +131,21 @@ def test_a_worker_that_does_not_answer_is_named_and_the_others_are_drained(
     assert worker.verbs == ["drain", "stats"]
 
 
-def test_when_nobody_takes_the_verb_it_says_so(directory: Path, plant: Plant) -> None:
+def test_a_verb_that_no_worker_confirms_is_reported(
+    directory: Path, plant: Plant
+) -> None:
     plant(1)
-    for option in ("--pause", "--resume", "--no-wait"):
+    for option, verb in (
+        ("--pause", "pause"),
+        ("--resume", "resume"),
+        ("--no-wait", "drain"),
+    ):
         ended = drained(directory, option)
         assert ended.code == 4
-        assert ended.out == "No worker took it.\n"
+        assert ended.out == f"No worker confirmed {verb}.\n"
 
 
-def test_time_up_goes_before_a_silent_worker_and_both_are_named(
+def test_a_timeout_decides_the_exit_code_before_a_silent_worker(
     directory: Path, serve: Serve, plant: Plant
 ) -> None:
     plant(1)
@@ -152,25 +156,27 @@ def test_time_up_goes_before_a_silent_worker_and_both_are_named(
     assert "Not done after" in ended.err
 
 
-def test_a_worker_that_falls_silent_after_it_was_told_is_named(
+def test_a_worker_that_stops_answering_after_confirming_is_named(
     directory: Path, serve: Serve
 ) -> None:
-    worker, told = FakeWorker(pool(stale=1)), threading.Event()
+    worker, ended_command = FakeWorker(pool(stale=1)), threading.Event()
 
     def handle(request: dict[str, Any]) -> dict[str, Any]:
         if request["verb"] == "stats":
-            told.wait(10)
+            ended_command.wait(10)
         return worker(request)
 
     serve(handle)
     ended = drained(directory, "--timeout", "0.4")
-    told.set()
+    ended_command.set()
     assert ended.code == 1
     assert "left in 1 worker, 1 silent\n" in ended.err
-    assert f"Told, but silent since:\n  worker {os.getpid()}: no answer" in ended.err
+    assert (
+        f"No answer after confirming:\n  worker {os.getpid()}: no answer" in ended.err
+    )
 
 
-def test_a_worker_that_ends_meanwhile_counts_as_empty(
+def test_a_worker_that_ends_during_the_wait_counts_as_done(
     directory: Path, serve: Serve, spawn: Callable[[], WorkerProcess]
 ) -> None:
     ending = spawn()
@@ -188,7 +194,7 @@ def test_a_worker_that_ends_meanwhile_counts_as_empty(
     assert "1 worker ended" in ended.err
 
 
-def test_only_the_aliases_chosen_are_drained(directory: Path, serve: Serve) -> None:
+def test_only_the_chosen_aliases_are_drained(directory: Path, serve: Serve) -> None:
     worker = FakeWorker(pool("default", stale=9), pool("replica"))
     serve(worker)
     ended = drained(directory, "--alias", "replica")
@@ -197,7 +203,9 @@ def test_only_the_aliases_chosen_are_drained(directory: Path, serve: Serve) -> N
     assert worker.requests[1]["aliases"] == ["replica"]
 
 
-def test_workers_without_the_alias_are_not_told(directory: Path, serve: Serve) -> None:
+def test_workers_without_the_alias_are_not_drained(
+    directory: Path, serve: Serve
+) -> None:
     other, chosen = FakeWorker(pool("default")), FakeWorker(pool("replica"))
     serve(other)
     serve(chosen)
@@ -206,7 +214,7 @@ def test_workers_without_the_alias_are_not_told(directory: Path, serve: Serve) -
     assert chosen.verbs == ["stats", "drain"]
 
 
-def test_only_the_pids_chosen_are_drained(
+def test_only_the_chosen_pids_are_drained(
     directory: Path, serve: Serve, spawn: Callable[[], WorkerProcess]
 ) -> None:
     worker = FakeWorker()
@@ -217,7 +225,7 @@ def test_only_the_pids_chosen_are_drained(
 
 
 @pytest.mark.parametrize("args", [("--alias", "x"), ("--pid", "1")])
-def test_what_no_worker_has_is_an_error_and_nothing_is_drained(
+def test_an_unknown_alias_or_pid_is_an_error_and_nothing_is_drained(
     directory: Path, serve: Serve, args: tuple[str, str]
 ) -> None:
     worker = FakeWorker()
@@ -237,7 +245,7 @@ def test_no_worker_has_an_exit_code_of_its_own(
     assert drained(directory).code == 3
 
 
-def test_a_directory_that_is_opened_to_others_meanwhile_is_not_trusted(
+def test_a_directory_made_writable_by_others_after_the_check_is_not_trusted(
     directory: Path, serve: Serve, opened_meanwhile: None
 ) -> None:
     worker = FakeWorker()
@@ -263,7 +271,7 @@ def test_two_verbs_at_once_are_refused(directory: Path, serve: Serve) -> None:
     assert worker.requests == []
 
 
-def test_json_says_how_it_ended(directory: Path, serve: Serve, plant: Plant) -> None:
+def test_json_has_the_result(directory: Path, serve: Serve, plant: Plant) -> None:
     worker = FakeWorker()
     worker.stale = [1, 0]
     serve(worker)
@@ -285,7 +293,7 @@ def test_json_says_how_it_ended(directory: Path, serve: Serve, plant: Plant) -> 
     assert data["workers"][0]["error"] == "no answer within 0.3 s"
 
 
-def test_ctrl_c_ends_the_waiting_and_says_that_the_drain_stands(
+def test_ctrl_c_ends_the_wait_and_says_that_the_drain_goes_on(
     directory: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     serve(FakeWorker(pool(stale=1)))

@@ -1,6 +1,6 @@
-"""Whatever arrives on a control socket, on either side, is an answer or a typed error.
+"""Any bytes on a control socket, on either side, give an answer or a ProtocolError.
 
-hypothesis makes it up; the run is the same each time.
+hypothesis generates the bytes, the same in every run.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from dbpool_mw.binding import registry
-from dbpool_mw.control import client, drain, protocol
+from dbpool_mw.control import drain, protocol
 from dbpool_mw.control.server import ControlServer
 from dbpool_mw.core.pool import ConnectionPool
 from tests.control.commands import run
@@ -36,6 +36,7 @@ from tests.control.messages import (
     texts,
     values,
 )
+from tests.control.query import ask_one
 from tests.control.test_prometheus import parse
 from tests.core.fakes import Owner, make_pool
 from tests.soak import soaked
@@ -59,7 +60,7 @@ def examples(number: int) -> settings:
 
 @examples(200)
 @given(frames, cuts)
-def test_any_bytes_in_any_pieces_are_a_message_a_beginning_or_a_typed_error(
+def test_any_bytes_in_any_pieces_are_a_message_a_partial_one_or_an_error(
     data: bytes, cuts: list[int]
 ) -> None:
     decoder = protocol.Decoder(CAP)
@@ -71,14 +72,14 @@ def test_any_bytes_in_any_pieces_are_a_message_a_beginning_or_a_typed_error(
         if message is not None:
             assert isinstance(message, dict)
             return
-        # What is kept of a message that goes on.
+        # No more than the message is buffered.
         assert len(decoder._buffer) < 4 + CAP
     assert isinstance(decoder.closed(), protocol.Truncated)
 
 
 @examples(100)
 @given(st.dictionaries(texts, values, max_size=5), cuts)
-def test_what_can_be_sent_arrives_as_it_was(
+def test_a_message_that_can_be_encoded_arrives_unchanged(
     message: dict[str, Any], cuts: list[int]
 ) -> None:
     try:
@@ -97,7 +98,7 @@ def test_what_can_be_sent_arrives_as_it_was(
 
 @pytest.fixture
 def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[ConnectionPool]:
-    """Give this process a pool without a database, with a connection in use."""
+    """Give this process a pool of a fake driver, with a connection in use."""
     found, _, _ = make_pool(max_conns=2)
     found.checkin(found.checkout(Owner()))
     found.checkout(Owner("\x1b[2J"))
@@ -127,7 +128,7 @@ def test_any_request_is_refused_or_answered(
     protocol.check_reply(answer)
 
 
-# What one of several clients does: send the next piece, end its sending, or leave.
+# A step of one of several clients: send the next piece, shut down sending, or close.
 steps = st.lists(
     st.tuples(st.integers(0, 3), st.sampled_from(["send"] * 4 + ["end", "leave"])),
     max_size=25,
@@ -136,7 +137,7 @@ steps = st.lists(
 
 @examples(100)
 @given(said=st.lists(frames, min_size=4, max_size=4), cuts=cuts, steps=steps)
-def test_whatever_clients_send_in_whatever_order_the_next_one_is_answered(
+def test_the_next_client_is_answered_after_any_clients_in_any_order(
     serve: Serve,
     worker: ConnectionPool,
     caplog: pytest.LogCaptureFixture,
@@ -155,7 +156,7 @@ def test_whatever_clients_send_in_whatever_order_the_next_one_is_answered(
             clients.append((sock, iter(cut(data, cuts))))
         for number, step in steps:
             sock, pieces = clients[number]
-            # The server may have answered and closed, or the client left before.
+            # Either end may have closed the connection in an earlier step.
             with suppress(OSError):
                 if step == "send":
                     sock.send(next(pieces, b""), socket.MSG_DONTWAIT)
@@ -171,14 +172,16 @@ def test_whatever_clients_send_in_whatever_order_the_next_one_is_answered(
 
 
 def answered(path: Path) -> None:
-    assert client.ask(path, STATS, PATIENCE).reply is not None
+    assert ask_one(path, STATS, PATIENCE).reply is not None
 
 
 def settle(server: ControlServer) -> None:
-    """Wait until the server has noticed that its clients are gone."""
+    """Wait until the server has dropped the clients that closed their connections."""
     before = time.monotonic() + PATIENCE
     while server._clients:
-        assert time.monotonic() < before, "it keeps a client that is gone"
+        assert time.monotonic() < before, (
+            "the server keeps a client that has closed its connection"
+        )
         time.sleep(0.001)
 
 
@@ -186,7 +189,7 @@ def settle(server: ControlServer) -> None:
 
 
 class Liar:
-    """A worker that answers whatever `says` holds."""
+    """A worker that answers every request with the bytes of `says`."""
 
     def __init__(self, path: Path) -> None:
         self.says = b""
@@ -197,7 +200,7 @@ class Liar:
         self._thread.start()
 
     def _work(self) -> None:
-        # Ends when shut down: accept() fails.
+        # accept() fails once the listener is shut down.
         with suppress(OSError):
             while True:
                 sock, _ = self._listener.accept()
@@ -243,7 +246,7 @@ COMMANDS: list[tuple[list[str], Callable[[str], Any]]] = [
 
 @examples(100)
 @given(one=replies, other=replies)
-def test_whatever_workers_answer_the_commands_print_something_sane(
+def test_the_commands_print_valid_output_for_any_answers_of_workers(
     directory: Path, liars: list[Liar], one: Any, other: Any
 ) -> None:
     liars[0].says, liars[1].says = framed(one), framed(other)

@@ -1,7 +1,7 @@
-"""Another user on the same host, for real: a process that root starts as that user.
+"""Attacks by another user of the host, the neighbour: a process that root starts.
 
-Whom it is hostile to is root or an ordinary user. As the latter the tests run by their
-effective uid, which is what the kernel goes by.
+The neighbour attacks root or an ordinary user. For the latter a test changes its
+effective uid, which is the one that the kernel checks.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ import pytest
 from dbpool_mw.control import client, paths, protocol
 from dbpool_mw.control.server import ControlServer
 
-# Loaded before the tests change user, who may not read where Python's files are.
+# Imported before a test changes its uid: that user may not be able to read the files.
 from dbpool_mw.management.commands import dbpool_drain, dbpool_stats  # noqa: F401
 from tests.control.commands import run
 from tests.control.conftest import Serve, WorkerProcess
 from tests.control.fakes import FakeWorker, pool, reply
+from tests.control.query import ask_all, ask_one
 
 pytestmark = pytest.mark.skipif(
     os.geteuid() != 0, reason="only root can start a process of another user"
@@ -44,7 +45,7 @@ NAME = "1-0000000a.sock"
 
 
 class Neighbour:
-    """The process of the other user; each verb of its is a call."""
+    """The other user's process; calling it runs a verb of neighbour.py."""
 
     def __init__(self) -> None:
         script = Path(__file__).with_name("neighbour.py")
@@ -75,7 +76,7 @@ def neighbour() -> Iterator[Neighbour]:
 
 @pytest.fixture
 def shared() -> Iterator[Path]:
-    """Give a directory like /tmp, where anybody may write."""
+    """Give a directory that all users may write to, like /tmp."""
     path = Path(tempfile.mkdtemp(prefix="dbp", dir="/tmp"))
     path.chmod(0o1777)
     yield path
@@ -84,7 +85,7 @@ def shared() -> Iterator[Path]:
 
 @pytest.fixture
 def once_writable(directory: Path) -> Callable[[], None]:
-    """Let anybody write to `directory` until the function given is called."""
+    """Make `directory` writable by all; the function returned ends that."""
     directory.chmod(0o777)
     return lambda: directory.chmod(0o700)
 
@@ -109,7 +110,7 @@ DENIED = {"error": "EACCES"}
 
 @pytest.fixture
 def server(shared: Path, serve: Serve) -> ControlServer:
-    """Serve in a directory of its own making, with nothing taken off its modes."""
+    """Give a server that created its directory, under an umask of 0."""
     before = os.umask(0)
     try:
         return serve(FakeWorker(), shared / "dbpool_mw-0" / "abc")
@@ -117,7 +118,7 @@ def server(shared: Path, serve: Serve) -> ControlServer:
         os.umask(before)
 
 
-def test_a_workers_socket_is_out_of_reach(
+def test_a_workers_socket_is_not_accessible(
     server: ControlServer, neighbour: Neighbour
 ) -> None:
     assert neighbour("connect", server.path, REQUEST) == DENIED
@@ -125,7 +126,7 @@ def test_a_workers_socket_is_out_of_reach(
     assert neighbour("listdir", server.directory.parent) == DENIED
 
 
-def test_a_workers_socket_in_an_opened_directory_still_lets_nobody_in(
+def test_a_workers_socket_is_not_accessible_in_a_readable_directory(
     server: ControlServer, neighbour: Neighbour
 ) -> None:
     server.directory.parent.chmod(0o755)
@@ -134,24 +135,24 @@ def test_a_workers_socket_in_an_opened_directory_still_lets_nobody_in(
     assert neighbour("connect", server.path, REQUEST) == DENIED
 
 
-def test_who_gets_through_opened_modes_is_turned_away_unheard(
+def test_a_client_that_may_open_the_socket_is_rejected_unread(
     server: ControlServer, neighbour: Neighbour, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert server.path is not None
     server.directory.parent.chmod(0o755)
     server.directory.chmod(0o755)
     server.path.chmod(0o666)
-    # It says nothing, and is closed at once: not one byte was waited for.
+    # The server closes the connection without waiting for a request.
     assert neighbour("connect", server.path, "") == ""
     assert neighbour("connect", server.path, REQUEST) == ""
     assert cast("FakeWorker", server._handle).requests == []
-    text = f"a control client is turned away: it runs as uid {NEIGHBOUR}"
+    text = f"control client rejected: it runs as uid {NEIGHBOUR}"
     assert [record.getMessage() for record in caplog.records] == [text] * 2
-    assert client.ask(server.path, STATS, PATIENCE).reply is not None
+    assert ask_one(server.path, STATS, PATIENCE).reply is not None
 
 
 @pytest.mark.parametrize("plant", ["lie", "mkdir", "symlink", "touch"])
-def test_nothing_can_be_planted_where_workers_meet(
+def test_no_file_can_be_created_in_the_control_directory(
     server: ControlServer, neighbour: Neighbour, plant: str
 ) -> None:
     arguments: dict[str, tuple[Any, ...]] = {
@@ -161,40 +162,42 @@ def test_nothing_can_be_planted_where_workers_meet(
         "touch": (server.directory / NAME,),
     }
     for path in (server.directory, server.directory.parent):
-        # Looking in is no longer what keeps it out.
+        # The neighbour may list the directories, and only must not write.
         path.chmod(path.stat().st_mode | 0o055)
     assert neighbour(plant, *arguments[plant]) == DENIED
     assert list(server.directory.iterdir()) == [server.path]
 
 
-# --- A base directory that was there before us ----------------------------------------
+# --- A parent directory that the neighbour created first ------------------------------
 
 
-@pytest.fixture(params=["directory", "worker", "link to ours", "link", "nowhere"])
+@pytest.fixture(params=["directory", "worker", "link to the victim", "link", "nowhere"])
 def planted(
     request: pytest.FixtureRequest, shared: Path, neighbour: Neighbour, uid: int
 ) -> Path:
-    """Give the default directory whose base is the neighbour's."""
+    """Give a default directory whose parent the neighbour has created."""
     base = shared / f"dbpool_mw-{uid}"
-    its_own, ours = shared / "its_own", shared / "ours"
+    hostile, victim = shared / "hostile", shared / "victim"
     with acting_as(uid):
-        (ours / "abc").mkdir(parents=True, mode=0o700)
+        (victim / "abc").mkdir(parents=True, mode=0o700)
     if request.param in ("worker", "link"):
-        where = base if request.param == "worker" else its_own
+        where = base if request.param == "worker" else hostile
         neighbour("mkdir", where)
         neighbour("mkdir", where / "abc", 0o755)
         neighbour("lie", where / "abc" / NAME, LIE)
     elif request.param == "directory":
         neighbour("mkdir", base)
     if "link" in request.param or request.param == "nowhere":
-        target = {"link": its_own, "link to ours": ours}.get(request.param, "/nowhere")
+        target = {"link": hostile, "link to the victim": victim}.get(
+            request.param, "/nowhere"
+        )
         assert neighbour("symlink", target, base) is None
     assert base.lstat().st_uid == NEIGHBOUR
     return base / "abc"
 
 
 @pytest.mark.parametrize("uid", [0, USER], ids=["root", "a user"])
-def test_a_planted_base_leaves_a_worker_without_a_socket_and_says_why(
+def test_a_worker_opens_no_socket_under_a_foreign_parent_and_says_why(
     planted: Path, uid: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     with acting_as(uid):
@@ -205,13 +208,13 @@ def test_a_planted_base_leaves_a_worker_without_a_socket_and_says_why(
     assert record.levelno == logging.WARNING
     assert f"{planted.parent} isn't a directory of uid {uid} or root" in record.message
     assert "can't be trusted" in record.message
-    made = planted.parent.parent / "ours" / "abc"
+    made = planted.parent.parent / "victim" / "abc"
     assert list(made.iterdir()) == []
 
 
 @pytest.mark.parametrize("uid", [0, USER], ids=["root", "a user"])
 @pytest.mark.parametrize("command", ["dbpool_stats", "dbpool_drain"])
-def test_a_planted_base_is_what_the_commands_complain_of(
+def test_the_commands_refuse_a_foreign_parent_and_say_why(
     planted: Path, uid: int, command: str
 ) -> None:
     with acting_as(uid):
@@ -222,7 +225,7 @@ def test_a_planted_base_is_what_the_commands_complain_of(
     assert "can't be trusted" in ended.err
 
 
-def test_a_planted_base_of_a_strange_name_is_not_pointed_out(
+def test_only_directories_named_for_a_uid_are_pointed_out(
     shared: Path, neighbour: Neighbour
 ) -> None:
     for name in ("dbpool_mw-\x1b[2J", "dbpool_mw-7"):
@@ -237,14 +240,14 @@ def test_a_planted_base_of_a_strange_name_is_not_pointed_out(
 # --- False replies --------------------------------------------------------------------
 
 
-def test_a_false_worker_from_when_the_directory_was_writable_is_not_asked(
+def test_a_false_worker_created_while_the_directory_was_writable_is_not_asked(
     directory: Path, once_writable: Callable[[], None], neighbour: Neighbour
 ) -> None:
     neighbour("lie", directory / NAME, LIE)
     assert stats(directory).code == 3
     once_writable()
     text = f"not asked: its socket belongs to uid {NEIGHBOUR}, the directory to uid 0"
-    (answer,) = client.ask_all(directory, STATS, PATIENCE)
+    (answer,) = ask_all(directory, STATS, PATIENCE)
     assert (answer.reply, answer.error) == (None, text)
     assert neighbour("heard") == ""
     for command in ("dbpool_stats", "dbpool_drain"):
@@ -255,7 +258,7 @@ def test_a_false_worker_from_when_the_directory_was_writable_is_not_asked(
         assert neighbour("heard") == ""
 
 
-def test_root_believes_in_a_users_directory_nobody_but_that_user(
+def test_root_trusts_only_the_owner_of_a_users_directory(
     directory: Path, once_writable: Callable[[], None], neighbour: Neighbour
 ) -> None:
     os.chown(directory, USER, USER)
@@ -274,30 +277,30 @@ def test_root_believes_in_a_users_directory_nobody_but_that_user(
     assert drained.out.startswith("Drained: no pooled connection is left in 1 worker")
 
 
-def test_root_is_not_led_over_a_link_to_a_users_directory(
+def test_root_does_not_follow_a_link_of_another_user(
     shared: Path, neighbour: Neighbour
 ) -> None:
-    neighbour("mkdir", shared / "its_own")
-    neighbour("mkdir", shared / "its_own" / "abc", 0o755)
-    neighbour("lie", shared / "its_own" / "abc" / NAME, LIE)
-    neighbour("symlink", shared / "its_own", shared / "shop")
+    neighbour("mkdir", shared / "hostile")
+    neighbour("mkdir", shared / "hostile" / "abc", 0o755)
+    neighbour("lie", shared / "hostile" / "abc" / NAME, LIE)
+    neighbour("symlink", shared / "hostile", shared / "shop")
     ended = stats(shared / "shop" / "abc")
     assert ended.code == 3
     assert f"{shared}/shop isn't a directory: in {shared}, where" in ended.err
 
 
-def test_a_user_does_not_ask_in_a_directory_of_another(
+def test_a_user_asks_no_worker_in_a_directory_of_another_user(
     shared: Path, neighbour: Neighbour
 ) -> None:
-    neighbour("mkdir", shared / "its_own", 0o755)
-    neighbour("lie", shared / "its_own" / NAME, LIE)
+    neighbour("mkdir", shared / "hostile", 0o755)
+    neighbour("lie", shared / "hostile" / NAME, LIE)
     with acting_as(USER):
-        ended = stats(shared / "its_own")
+        ended = stats(shared / "hostile")
     assert ended.code == 3
     assert f"belongs to uid {NEIGHBOUR}, this process runs as {USER}" in ended.err
 
 
-def test_a_user_is_told_what_it_may_not_look_into(
+def test_a_directory_without_permission_is_an_error_that_names_it(
     directory: Path, shared: Path
 ) -> None:
     with acting_as(USER):
@@ -323,7 +326,7 @@ def test_root_sees_and_drains_the_workers_of_an_ordinary_user(shared: Path) -> N
         assert run(directory, "dbpool_drain").code == 0
 
 
-# --- Links, and what is not ours to remove --------------------------------------------
+# --- Links, and files that must not be removed ----------------------------------------
 
 
 def test_a_link_named_like_a_socket_is_not_followed(
@@ -335,17 +338,17 @@ def test_a_link_named_like_a_socket_is_not_followed(
     neighbour("lie", shared / NAME, LIE)
     neighbour("symlink", shared / NAME, directory / NAME)
     once_writable()
-    assert client.ask_all(directory, STATS, PATIENCE) == []
+    assert ask_all(directory, STATS, PATIENCE) == []
     assert stats(directory).code == 3
     assert (directory / NAME).is_symlink()
 
 
-def test_a_link_in_the_directorys_place_is_refused(
+def test_a_link_instead_of_the_directory_is_refused(
     shared: Path, neighbour: Neighbour, caplog: pytest.LogCaptureFixture
 ) -> None:
-    neighbour("mkdir", shared / "its_own", 0o755)
-    neighbour("lie", shared / "its_own" / NAME, LIE)
-    neighbour("symlink", shared / "its_own", shared / "link")
+    neighbour("mkdir", shared / "hostile", 0o755)
+    neighbour("lie", shared / "hostile" / NAME, LIE)
+    neighbour("symlink", shared / "hostile", shared / "link")
     ended = stats(shared / "link")
     assert ended.code == 3
     assert "is a symbolic link" in ended.err
@@ -353,7 +356,7 @@ def test_a_link_in_the_directorys_place_is_refused(
     assert "is a symbolic link" in caplog.text
 
 
-def test_only_sockets_in_the_directory_itself_are_ever_removed(
+def test_only_sockets_in_the_directory_itself_are_removed(
     directory: Path,
     shared: Path,
     once_writable: Callable[[], None],
@@ -371,18 +374,18 @@ def test_only_sockets_in_the_directory_itself_are_ever_removed(
     neighbour("die", names[4])
     once_writable()
     paths.sweep(directory)
-    assert client.ask_all(directory, STATS, PATIENCE) == []
+    assert ask_all(directory, STATS, PATIENCE) == []
     assert sorted(directory.iterdir()) == names[:4]
     assert dead.exists()
     assert kept.exists()
 
 
-# --- A directory that changes between the look and the deed ---------------------------
+# --- A directory that changes between check and use -----------------------------------
 
 
 @pytest.fixture
 def rented(directory: Path, neighbour: Neighbour) -> Path:
-    """Give a directory of ours in one of the neighbour's, who may move it."""
+    """Give a directory of this user in one of the neighbour, who can rename it."""
     attic = directory / "attic"
     directory.chmod(0o755)
     attic.mkdir()
@@ -394,7 +397,7 @@ def rented(directory: Path, neighbour: Neighbour) -> Path:
 def after(
     monkeypatch: pytest.MonkeyPatch, name: str, then: Callable[[], object]
 ) -> None:
-    """Let something happen once, after a function of `paths` has been called."""
+    """Call `then` once, after the next call of a function of `paths`."""
     function, moves = getattr(paths, name), iter([then])
 
     def wrapped(*arguments: Any) -> Any:
@@ -405,7 +408,7 @@ def after(
     monkeypatch.setattr(paths, name, wrapped)
 
 
-def test_a_base_planted_while_it_is_being_made_gets_no_socket(
+def test_a_parent_created_by_the_neighbour_during_mkdir_is_refused(
     shared: Path, neighbour: Neighbour, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     base, mkdir, first = shared / "shop", Path.mkdir, iter([True])
@@ -421,7 +424,7 @@ def test_a_base_planted_while_it_is_being_made_gets_no_socket(
     assert list(base.iterdir()) == []
 
 
-def test_a_directory_exchanged_after_the_look_gets_no_false_reply_believed(
+def test_a_worker_in_a_directory_exchanged_after_the_check_is_not_asked(
     rented: Path, neighbour: Neighbour, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     false, away = rented.with_name("false"), rented.with_name("away")
@@ -433,14 +436,14 @@ def test_a_directory_exchanged_after_the_look_gets_no_false_reply_believed(
         assert neighbour("rename", false, rented) is None
 
     after(monkeypatch, "check_directory", exchange)
-    (answer,) = client.ask_paths([rented / NAME], STATS, PATIENCE)
+    (answer,) = client.ask([rented / NAME], STATS, PATIENCE)
     assert answer.error == (
         f"not asked: its socket belongs to uid {NEIGHBOUR}, the directory to uid 0"
     )
     assert neighbour("heard") == ""
 
 
-def test_a_directory_exchanged_after_the_knock_costs_no_file_elsewhere(
+def test_a_directory_exchanged_after_the_connect_costs_no_other_file(
     rented: Path,
     shared: Path,
     neighbour: Neighbour,
@@ -459,6 +462,6 @@ def test_a_directory_exchanged_after_the_knock_costs_no_file_elsewhere(
         remove(path, owner)
 
     monkeypatch.setattr(paths, "remove_stale", late)
-    (answer,) = client.ask_paths([rented / NAME], STATS, PATIENCE)
+    (answer,) = client.ask([rented / NAME], STATS, PATIENCE)
     assert answer.gone
     assert (treasure / NAME).exists()

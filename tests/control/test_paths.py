@@ -12,7 +12,7 @@ import pytest
 from dbpool_mw.control import paths
 from tests.control.conftest import Plant, Serve, WorkerProcess
 
-STRANGER = 4711
+OTHER_UID = 4711
 
 
 def mode(path: Path) -> int:
@@ -53,7 +53,7 @@ def test_a_directory_that_others_may_write_is_refused(
     assert mode(directory) == bits
 
 
-def test_a_symlink_is_refused_even_to_a_directory_of_ours(directory: Path) -> None:
+def test_a_symlink_is_refused_even_to_a_directory_of_this_user(directory: Path) -> None:
     target, link = directory / "target", directory / "link"
     target.mkdir(0o700)
     link.symlink_to(target)
@@ -73,31 +73,33 @@ def test_a_file_in_the_directorys_place_is_refused(directory: Path) -> None:
 def test_a_directory_of_another_user_is_refused(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "geteuid", lambda: STRANGER)
+    monkeypatch.setattr(os, "geteuid", lambda: OTHER_UID)
     for look in (paths.ensure_directory, paths.check_directory):
         with pytest.raises(paths.ControlDirError, match="belongs to uid"):
             look(directory)
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away")
-def test_root_may_look_into_anyones_directory_but_opens_no_socket_there(
+def test_root_may_read_any_users_directory_but_opens_no_socket_there(
     directory: Path,
 ) -> None:
-    os.chown(directory, STRANGER, -1)
-    assert paths.check_directory(directory) == STRANGER
-    with pytest.raises(paths.ControlDirError, match=f"belongs to uid {STRANGER}"):
+    os.chown(directory, OTHER_UID, -1)
+    assert paths.check_directory(directory) == OTHER_UID
+    with pytest.raises(paths.ControlDirError, match=f"belongs to uid {OTHER_UID}"):
         paths.ensure_directory(directory)
 
 
-def test_a_base_planted_where_anybody_may_write_is_refused(directory: Path) -> None:
-    shared, own = directory / "shared", directory / "own"
-    own.mkdir(0o700)
+def test_a_link_as_parent_in_a_directory_writable_by_all_is_refused(
+    directory: Path,
+) -> None:
+    shared, target = directory / "shared", directory / "target"
+    target.mkdir(0o700)
     shared.mkdir()
     shared.chmod(0o1777)
-    (shared / "base").symlink_to(own)
+    (shared / "base").symlink_to(target)
     with pytest.raises(paths.ControlDirError, match="can't be trusted"):
         paths.ensure_directory(shared / "base" / "leaf")
-    assert list(own.iterdir()) == []
+    assert list(target.iterdir()) == []
 
 
 def test_a_missing_directory_is_an_error_of_its_own(directory: Path) -> None:
@@ -105,32 +107,40 @@ def test_a_missing_directory_is_an_error_of_its_own(directory: Path) -> None:
         paths.check_directory(directory / "missing")
 
 
-def test_a_directory_that_cannot_be_made_says_why(directory: Path) -> None:
+def test_a_directory_that_cannot_be_created_is_an_error_with_the_reason(
+    directory: Path,
+) -> None:
     (directory / "file").touch()
     with pytest.raises(paths.ControlDirError, match="can't make"):
         paths.ensure_directory(directory / "file" / "leaf")
 
 
-def test_a_directory_that_cannot_be_looked_at_says_why(directory: Path) -> None:
+def test_a_directory_that_cannot_be_read_is_an_error_with_the_reason(
+    directory: Path,
+) -> None:
     with pytest.raises(paths.ControlDirError, match=r"can't look at .*too long"):
         paths.check_directory(directory / ("x" * 300))
 
 
-def test_a_directory_that_cannot_be_listed_says_why(directory: Path) -> None:
+def test_a_directory_that_cannot_be_listed_is_an_error_with_the_reason(
+    directory: Path,
+) -> None:
     file = directory / "file"
     file.touch()
     with pytest.raises(paths.ControlDirError, match=r"can't list .*Not a directory"):
         paths.discover(file)
 
 
-def test_each_socket_has_a_name_of_its_own_that_tells_the_pid(directory: Path) -> None:
+def test_every_socket_has_a_unique_name_with_the_pid(directory: Path) -> None:
     one, other = paths.socket_path(directory), paths.socket_path(directory)
     assert one != other
     assert paths.pid_of(one) == os.getpid()
     assert re.fullmatch(rf"{os.getpid()}-[0-9a-f]{{8}}\.sock", one.name)
 
 
-def test_a_path_too_long_for_a_socket_says_so_and_what_to_do(directory: Path) -> None:
+def test_a_path_too_long_for_a_socket_is_an_error_with_a_remedy(
+    directory: Path,
+) -> None:
     with pytest.raises(paths.ControlDirError, match="choose a shorter"):
         paths.socket_path(directory / ("x" * 100))
 
@@ -151,7 +161,7 @@ def test_the_longest_path_allowed_can_be_bound(
         paths.socket_path(deep)
 
 
-def test_only_sockets_named_like_a_workers_are_found(
+def test_only_sockets_with_a_workers_name_are_found(
     directory: Path, plant: Plant
 ) -> None:
     ten, nine = plant(10), plant(9)
@@ -169,7 +179,7 @@ def test_other_names_have_no_pid() -> None:
         paths.pid_of(Path("/tmp/x.sock"))
 
 
-def test_the_sockets_of_killed_workers_are_swept_and_no_others(
+def test_sweep_removes_the_sockets_of_killed_workers_only(
     directory: Path, serve: Serve, spawn: Callable[[], WorkerProcess]
 ) -> None:
     killed, living = spawn(), spawn()
@@ -183,7 +193,7 @@ def test_the_sockets_of_killed_workers_are_swept_and_no_others(
     assert planted.exists()
 
 
-def test_a_socket_in_anothers_directory_is_not_removed(
+def test_a_socket_in_another_users_directory_is_not_removed(
     directory: Path, plant: Plant
 ) -> None:
     path = plant()
@@ -194,9 +204,9 @@ def test_a_socket_in_anothers_directory_is_not_removed(
 
 
 def test_the_same_project_of_other_users_is_found(directory: Path) -> None:
-    mine = directory / "dbpool_mw-1" / "abc"
+    asked = directory / "dbpool_mw-1" / "abc"
     for base in ("dbpool_mw-1", "dbpool_mw-2", "else-3"):
         (directory / base / "abc").mkdir(parents=True)
     (directory / "dbpool_mw-4").mkdir()
-    assert paths.other_users(mine) == [directory / "dbpool_mw-2" / "abc"]
+    assert paths.other_users(asked) == [directory / "dbpool_mw-2" / "abc"]
     assert paths.other_users(directory / "chosen") == []

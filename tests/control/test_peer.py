@@ -40,6 +40,6 @@ def test_the_peer_is_read_from_a_bsd_credential() -> None:
 
 @pytest.mark.usefixtures("bsd")
 @pytest.mark.parametrize("data", [b"", struct.pack("II", 7, 501)])
-def test_a_credential_that_cannot_be_read_is_an_error(data: bytes) -> None:
+def test_unreadable_credentials_are_an_error(data: bytes) -> None:
     with pytest.raises(OSError, match=r"credentials|doesn't say"):
         peer.uid_of(BsdSocket(data))  # type: ignore[arg-type]

@@ -45,7 +45,7 @@ def parse(text: str) -> dict[str, dict[str, float]]:
     return samples
 
 
-def test_the_names_are_opentelemetrys_where_it_has_one() -> None:
+def test_a_figure_that_opentelemetry_names_has_that_name() -> None:
     samples = parse(
         prometheus(
             [
@@ -99,7 +99,7 @@ def test_a_histogram_is_cumulative_and_complete(key: str, name: str) -> None:
     assert samples[f"{family}_sum"][labels] == pytest.approx(5000.502015)
 
 
-def test_what_opentelemetry_does_not_name_carries_our_name() -> None:
+def test_other_figures_have_the_packages_prefix() -> None:
     samples = parse(
         prometheus(
             [
@@ -140,14 +140,14 @@ def test_labels_are_escaped() -> None:
     assert 'pool_name="a\\"b\\\\c\\nd\\\\udcff"' in text
 
 
-def test_labels_do_not_steer_a_terminal() -> None:
+def test_control_characters_in_labels_are_escaped() -> None:
     text = prometheus([answered(7, pool("\x1b[2J\r", discarded={"\u2028": 1}))])
     parse(text)
     assert 'pool_name="\\\\x1b[2J\\\\r"' in text
     assert all(line.isprintable() for line in text.split("\n"))
 
 
-def test_several_workers_and_pools_never_repeat_a_series() -> None:
+def test_several_workers_and_pools_repeat_no_series() -> None:
     parse(
         prometheus(
             [

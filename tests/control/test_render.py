@@ -47,11 +47,11 @@ def silent(pid: int, error: str = "no answer within 2 s") -> Answer:
         (187_200, "2d04h"),
     ],
 )
-def test_a_duration_reads_at_a_glance(seconds: float, text: str) -> None:
+def test_a_duration_has_a_short_text(seconds: float, text: str) -> None:
     assert render.duration(seconds) == text
 
 
-def test_a_row_for_each_worker_and_alias_and_one_of_totals() -> None:
+def test_the_table_has_a_row_for_each_worker_and_alias_and_one_of_totals() -> None:
     text = render.table(
         [
             answered(
@@ -65,18 +65,14 @@ def test_a_row_for_each_worker_and_alias_and_one_of_totals() -> None:
     header, first, second, third, totals = text.splitlines()
     assert header.split()[:6] == ["PID", "COMMAND", "ALIAS", "STATE", "SIZE", "USED"]
     assert first.split()[:2] == ["7", "gunicorn:"]
-    assert first.split()[4:13] == [
-        *("default", "running"),
-        *("3", "1", "2", "10", "0", "12", "0"),
-    ]
+    assert " ".join(first.split()[4:13]) == "default running 3 1 2 10 0 12 0"
     assert second.split()[4:6] == ["replica", "draining"]
     assert "expired:9 idle:2" in third
     assert third.endswith("12.5s")
     assert totals.split()[:6] == ["total", "4", "2", "2", "30", "0"]
-    assert len({line.rindex("USED") for line in [header]}) == 1
 
 
-def test_columns_line_up_with_their_titles() -> None:
+def test_columns_are_aligned_with_their_titles() -> None:
     text = render.table(
         [answered(1, pool(size=1234)), answered(123456, pool("a_long_alias"))]
     )
@@ -87,7 +83,7 @@ def test_columns_line_up_with_their_titles() -> None:
     assert [row[alias:].split()[0] for row in rows[:2]] == ["default", "a_long_alias"]
 
 
-def test_one_row_needs_no_totals() -> None:
+def test_a_single_row_has_no_totals() -> None:
     assert "total" not in render.table([answered(7, pool())])
 
 
@@ -98,14 +94,14 @@ def test_wait_and_hold_show_mean_p95_and_max() -> None:
     assert f"6.0ms/{p95}/500ms" in text
 
 
-def test_a_silent_worker_is_a_row_that_says_so() -> None:
+def test_a_silent_worker_has_a_row_with_its_error() -> None:
     text = render.table([silent(5), answered(7, pool())])
     header, first, second = text.splitlines()
     assert first.split(maxsplit=1) == ["5", "no answer within 2 s"]
     assert second[header.index("ALIAS") :].startswith("default")
 
 
-def test_a_worker_without_a_pool_is_a_row_that_says_so() -> None:
+def test_a_worker_without_a_pool_has_a_row_that_says_so() -> None:
     assert "(no pool open)" in render.table([answered(7)])
 
 
@@ -115,7 +111,7 @@ def test_a_long_command_is_cut() -> None:
     assert "xxx..." in text
 
 
-def test_nothing_from_outside_steers_the_terminal() -> None:
+def test_text_from_outside_is_escaped() -> None:
     evil = "/\x1b[2J\r\n\x07\u202e\udcff/ü"
     held = holder(path=evil, thread=evil, alias=evil)
     answer = answered(
@@ -127,7 +123,7 @@ def test_nothing_from_outside_steers_the_terminal() -> None:
     texts = [
         render.table([answer, silent(8, evil)]),
         render.holders([answer]),
-        *render.held([answer, silent(8, evil)], 0.0),
+        *render.stale([answer, silent(8, evil)], 0.0),
     ]
     for text in texts:
         assert all(c.isprintable() for line in text.split("\n") for c in line)
@@ -135,7 +131,7 @@ def test_nothing_from_outside_steers_the_terminal() -> None:
         assert "ü" in text
 
 
-def test_holders_are_shown_the_longest_first() -> None:
+def test_holders_are_sorted_the_longest_first() -> None:
     text = render.holders(
         [
             answered(7, pool(), holders=[holder(path="/quick/", seconds=0.1)]),
@@ -156,7 +152,7 @@ def test_holders_are_shown_the_longest_first() -> None:
     assert second.split()[-3:] == ["-", "GET", "/quick/"]
 
 
-def test_below_one_held_too_long_stands_where_it_was_checked_out() -> None:
+def test_the_stack_of_its_checkout_stands_below_a_leaked_connection() -> None:
     stack = ['  File "shop.py", line 7, in pay', "    \x1b[2Jcursor()"]
     leak = holder(seconds=70, leaked=True, stack=stack)
     text = render.holders([answered(7, pool(), holders=[leak, holder()])])
@@ -166,12 +162,12 @@ def test_below_one_held_too_long_stands_where_it_was_checked_out() -> None:
     assert last.split()[-3:] == ["-", "GET", "/slow/"]
 
 
-def test_no_holder_is_said_in_words() -> None:
+def test_without_holders_a_sentence_says_so() -> None:
     assert render.holders([answered(7, pool())]) == "No connection is in use."
 
 
-def test_what_a_drain_waits_for_is_named_with_its_start() -> None:
-    lines = render.held(
+def test_a_stale_connection_has_a_line_with_its_holder_and_start() -> None:
+    lines = render.stale(
         [
             answered(
                 7,
@@ -195,7 +191,7 @@ def test_what_a_drain_waits_for_is_named_with_its_start() -> None:
     assert lines[2] == "  worker 8: no answer within 2 s"
 
 
-def test_pids_that_collide_are_told_apart() -> None:
+def test_workers_with_the_same_pid_are_named_by_their_sockets() -> None:
     answers = [answered(7, pool()), answered(7, pool(), suffix="b"), silent(8)]
     assert list(render.worker_names(answers).values()) == [
         "7-0000000a",
@@ -205,7 +201,7 @@ def test_pids_that_collide_are_told_apart() -> None:
     assert "7-0000000b" in render.table(answers)
 
 
-def test_the_document_has_the_schema_it_promises() -> None:
+def test_the_json_document_has_the_documented_schema() -> None:
     waits = histogram(0.001, 0.003)
     data = render.document(
         "/run/x",

@@ -15,11 +15,12 @@ from typing import Any
 
 import pytest
 
-from dbpool_mw.control import client, paths, peer, protocol
+from dbpool_mw.control import paths, peer, protocol
 from dbpool_mw.control import server as server_module
 from dbpool_mw.control.server import ControlServer
 from tests.control.conftest import Serve, WorkerProcess
 from tests.control.fakes import FakeWorker, HastySelector, pool, reply
+from tests.control.query import ask_one
 
 PATIENCE = 10.0
 
@@ -54,7 +55,7 @@ def path_of(server: ControlServer) -> Path:
 
 
 def asked(server: ControlServer) -> dict[str, Any]:
-    answer = client.ask(path_of(server), protocol.request("stats"), PATIENCE)
+    answer = ask_one(path_of(server), protocol.request("stats"), PATIENCE)
     assert answer.reply is not None, answer.error
     return answer.reply
 
@@ -63,7 +64,7 @@ def framed(payload: bytes) -> bytes:
     return struct.pack(">I", len(payload)) + payload
 
 
-def test_a_request_reaches_the_handle_and_its_reply_comes_back(serve: Serve) -> None:
+def test_a_request_reaches_the_handler_and_its_reply_comes_back(serve: Serve) -> None:
     worker = FakeWorker(pool(size=3))
     server = serve(worker)
     assert asked(server)["pools"][0]["size"] == 3
@@ -84,7 +85,7 @@ def test_the_socket_is_private_and_named_for_this_process(
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_the_thread_is_a_daemon_that_can_be_recognised(serve: Serve) -> None:
+def test_the_thread_is_a_daemon_with_a_name(serve: Serve) -> None:
     serve()
     (thread,) = (t for t in threading.enumerate() if t.name == "dbpool_mw-control")
     assert thread.daemon
@@ -108,14 +109,14 @@ def test_a_request_in_single_bytes_is_answered(serve: Serve) -> None:
         (framed(b"\xff\xff\xff"), "not a JSON text"),
         (framed(b"[]"), "not a JSON object"),
         (framed(b"[" * 60_000), "not a JSON text"),
-        (framed(b"{}"), "version None isn't spoken here"),
+        (framed(b"{}"), "version None isn't supported"),
         (framed(b'{"version":1,"verb":"explode"}'), "unknown verb 'explode'"),
         (framed(b"{}") + b"more", "bytes after the end"),
         (struct.pack(">I", 65537), "65537 bytes, the limit is 65536"),
         (b"GET / HTTP/1.1\r\n\r\n", "the limit is 65536"),
     ],
 )
-def test_bad_bytes_get_an_error_reply_and_harm_nobody(
+def test_invalid_bytes_get_an_error_reply_and_the_server_goes_on(
     serve: Serve, data: bytes, text: str
 ) -> None:
     worker = FakeWorker()
@@ -130,7 +131,7 @@ def test_bad_bytes_get_an_error_reply_and_harm_nobody(
 
 
 @pytest.mark.parametrize("data", [b"", b"\0", b"\0\0\0\x09", b"\0\0\0\x09{"])
-def test_half_a_message_is_dropped_without_a_reply(serve: Serve, data: bytes) -> None:
+def test_an_incomplete_message_gets_no_reply(serve: Serve, data: bytes) -> None:
     server = serve()
     assert exchange(path_of(server), data) is None
     assert asked(server)["ok"] is True
@@ -180,7 +181,9 @@ def test_a_client_that_does_not_read_is_closed_at_its_deadline(
         assert len(received(sock)) < 3_000_000
 
 
-def test_a_client_that_leaves_before_its_reply_harms_nobody(serve: Serve) -> None:
+def test_a_client_that_closes_before_its_reply_leaves_the_server_running(
+    serve: Serve,
+) -> None:
     entered, leave = threading.Event(), threading.Event()
 
     def slow(request: dict[str, Any]) -> dict[str, Any]:
@@ -196,7 +199,7 @@ def test_a_client_that_leaves_before_its_reply_harms_nobody(serve: Serve) -> Non
     assert asked(server)["ok"] is True
 
 
-def test_a_crowd_is_held_off_by_closing_the_newest(serve: Serve) -> None:
+def test_clients_above_the_maximum_are_closed_the_newest_first(serve: Serve) -> None:
     server = serve()
     with ExitStack() as stack:
         early = [
@@ -210,9 +213,9 @@ def test_a_crowd_is_held_off_by_closing_the_newest(serve: Serve) -> None:
             protocol.encode(protocol.request("stats"), protocol.MAX_REQUEST)
         )
         assert protocol.Decoder(protocol.MAX_REPLY).feed(received(early[0]))
-    # The server learns one by one that they left.
+    # The server notices one by one that the clients have closed their connections.
     answers = (
-        client.ask(path_of(server), protocol.request("stats"), PATIENCE)
+        ask_one(path_of(server), protocol.request("stats"), PATIENCE)
         for _ in range(1000)
     )
     assert any(answer.reply for answer in answers)
@@ -236,7 +239,7 @@ def test_many_clients_at_once_are_all_answered(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError("broken"), SystemExit(3)])
-def test_a_handle_that_raises_is_an_error_reply_and_is_logged(
+def test_an_exception_of_the_handler_is_an_error_reply_and_logged(
     serve: Serve, caplog: pytest.LogCaptureFixture, error: BaseException
 ) -> None:
     def fail(request: dict[str, Any]) -> dict[str, Any]:
@@ -244,7 +247,7 @@ def test_a_handle_that_raises_is_an_error_reply_and_is_logged(
 
     server = serve(fail)
     for _ in range(2):
-        answer = client.ask(path_of(server), protocol.request("stats"), PATIENCE)
+        answer = ask_one(path_of(server), protocol.request("stats"), PATIENCE)
         assert answer.error is not None
         assert type(error).__name__ in answer.error
     assert caplog.records[0].name == "dbpool_mw.control"
@@ -256,34 +259,32 @@ def test_a_reply_that_cannot_be_sent_is_an_error_reply(
     serve: Serve, result: dict[str, Any]
 ) -> None:
     server = serve(lambda request: result)
-    answer = client.ask(path_of(server), protocol.request("stats"), PATIENCE)
+    answer = ask_one(path_of(server), protocol.request("stats"), PATIENCE)
     assert answer.error is not None
     assert "can't be sent" in answer.error
 
 
-def test_a_fault_of_the_loop_is_logged_once_and_survived(
+def test_successive_failures_of_the_loop_are_logged_once_and_survived(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(server_module, "_PAUSE_SECONDS", 0.001)
-    turn, failures = ControlServer._turn, iter(range(3))
+    turn, failures = ControlServer._run_once, iter(range(3))
 
     def flaky(self: ControlServer) -> None:
         if next(failures, None) is not None:
             raise RuntimeError("flaky")
         turn(self)
 
-    monkeypatch.setattr(ControlServer, "_turn", flaky)
+    monkeypatch.setattr(ControlServer, "_run_once", flaky)
     server = serve()
     assert asked(server)["ok"] is True
-    assert [r.message for r in caplog.records] == [
-        "the control thread failed, and goes on"
-    ]
+    assert [r.message for r in caplog.records] == ["control thread failed; it goes on"]
 
 
-def test_a_bug_met_with_one_client_costs_the_others_nothing(
+def test_a_bug_while_serving_one_client_leaves_the_others_served(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    # It would be looked at again after this, if it were kept.
+    # The server would serve the client again after this pause, if it kept it.
     monkeypatch.setattr(server_module, "_PAUSE_SECONDS", PATIENCE)
     server = serve()
     with monkeypatch.context() as patched:
@@ -293,11 +294,11 @@ def test_a_bug_met_with_one_client_costs_the_others_nothing(
             assert received(sock) == b""
     assert asked(server)["ok"] is True
     (record,) = caplog.records
-    assert "met a bug" in record.message
+    assert "a bug in the control server" in record.message
     assert record.exc_info is not None
 
 
-def test_a_socket_that_is_called_ready_and_is_not_is_tried_again(
+def test_a_socket_wrongly_reported_as_ready_is_tried_again(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(selectors, "DefaultSelector", HastySelector)
@@ -310,7 +311,7 @@ def test_a_socket_that_is_called_ready_and_is_not_is_tried_again(
     assert caplog.records == []
 
 
-def test_a_peer_of_another_user_is_turned_away(
+def test_a_client_of_another_user_is_rejected(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(peer, "uid_of", lambda sock: 4711)
@@ -321,7 +322,7 @@ def test_a_peer_of_another_user_is_turned_away(
     assert "it runs as uid 4711" in caplog.text
 
 
-def test_a_peer_nobody_can_vouch_for_is_turned_away(
+def test_a_client_whose_user_is_unknown_is_rejected(
     serve: Serve, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def unknown(sock: socket.socket) -> int:
@@ -357,14 +358,14 @@ def test_stop_removes_the_socket_and_ends_the_thread(
     server.stop()
 
 
-def test_stop_leaves_a_socket_alone_that_is_not_its_own(
+def test_stop_does_not_remove_a_file_that_replaced_the_socket(
     serve: Serve, directory: Path
 ) -> None:
     one, other = serve(), serve()
-    # Who answers has done its sweep, which may take the file for a dead socket.
+    # A server that answers has removed dead sockets, and won't remove the file below.
     assert asked(one)["ok"] is asked(other)["ok"] is True
     taken = path_of(one)
-    # Made while the socket is there: what is made after its end may get its number.
+    # Created while the socket exists, because a later file may get the socket's inode.
     another = directory / "another"
     another.touch()
     another.replace(taken)
@@ -382,7 +383,7 @@ def test_stop_from_inside_a_request_does_not_wait_for_itself(
 
     server = ControlServer(directory, stopping)
     server.start()
-    client.ask(path_of(server), protocol.request("stats"), PATIENCE)
+    ask_one(path_of(server), protocol.request("stats"), PATIENCE)
     assert list(directory.iterdir()) == []
     for thread in threading.enumerate():
         if thread.name == server_module.THREAD_NAME:
@@ -397,17 +398,17 @@ def test_a_stopped_server_can_start_again(serve: Serve) -> None:
     assert asked(server)["ok"] is True
 
 
-@pytest.mark.parametrize("fault", ["mode", "symlink", "file", "long"])
+@pytest.mark.parametrize("problem", ["mode", "symlink", "file", "long"])
 def test_without_a_usable_directory_there_is_one_warning_and_no_thread(
-    directory: Path, caplog: pytest.LogCaptureFixture, fault: str
+    directory: Path, caplog: pytest.LogCaptureFixture, problem: str
 ) -> None:
     chosen = directory / "chosen"
-    if fault == "mode":
+    if problem == "mode":
         chosen.mkdir()
         chosen.chmod(0o777)
-    elif fault == "symlink":
+    elif problem == "symlink":
         chosen.symlink_to(directory)
-    elif fault == "file":
+    elif problem == "file":
         chosen.touch()
     else:
         chosen = directory / ("x" * 120)
@@ -444,12 +445,12 @@ def test_without_a_thread_there_is_one_warning_and_no_socket(
     assert len(caplog.records) == 1
 
 
-def test_a_forked_child_leaves_the_parents_server_alone(
+def test_a_forked_child_does_not_stop_the_parents_server(
     spawn: Callable[[], WorkerProcess],
 ) -> None:
     worker = spawn()
     worker.tell("fork")
-    answer = client.ask(worker.path, protocol.request("stats"), PATIENCE)
+    answer = ask_one(worker.path, protocol.request("stats"), PATIENCE)
     assert answer.reply is not None
 
 
@@ -457,19 +458,19 @@ def test_a_worker_out_of_descriptors_answers_once_it_has_some_again(
     spawn: Callable[[], WorkerProcess],
 ) -> None:
     worker = spawn()
-    # Read to its end, so the worker holds no descriptor that it is about to free.
+    # Read until the worker has closed the connection: it frees no descriptor later.
     request = protocol.encode(protocol.request("stats"), protocol.MAX_REQUEST)
     for _ in range(2):
         assert exchange(worker.path, request)
     worker.tell("no more descriptors")
-    answer = client.ask(worker.path, protocol.request("stats"), 0.2)
+    answer = ask_one(worker.path, protocol.request("stats"), 0.2)
     assert answer.error == "no answer within 0.2 s"
     worker.tell("more descriptors")
-    answer = client.ask(worker.path, protocol.request("stats"), PATIENCE)
+    answer = ask_one(worker.path, protocol.request("stats"), PATIENCE)
     assert answer.reply is not None
 
 
-def test_a_new_server_sweeps_the_sockets_of_killed_workers(
+def test_a_new_server_removes_the_sockets_of_killed_workers(
     serve: Serve, spawn: Callable[[], WorkerProcess], directory: Path
 ) -> None:
     killed = spawn()

@@ -23,7 +23,7 @@ def stats(directory: Path, *args: str, terminal: bool = False) -> Ended:
     return run(directory, "dbpool_stats", *args, terminal=terminal)
 
 
-def test_every_worker_is_a_row(
+def test_every_worker_has_a_row(
     directory: Path, spawn: Callable[[], WorkerProcess]
 ) -> None:
     workers = [spawn(), spawn()]
@@ -35,7 +35,7 @@ def test_every_worker_is_a_row(
     assert "total" in ended.out
 
 
-def test_the_command_counts_neither_itself_nor_touches_a_database(
+def test_the_command_neither_lists_itself_nor_opens_a_database_connection(
     directory: Path, serve: Serve
 ) -> None:
     serve()
@@ -48,7 +48,7 @@ def test_the_command_counts_neither_itself_nor_touches_a_database(
     assert sum(t.name == THREAD_NAME for t in threading.enumerate()) == 1
 
 
-def test_only_the_aliases_and_pids_chosen_are_shown(
+def test_only_the_chosen_aliases_and_pids_are_shown(
     directory: Path, serve: Serve, spawn: Callable[[], WorkerProcess]
 ) -> None:
     serve(FakeWorker(pool("default"), pool("replica"), pool("archive")))
@@ -60,7 +60,7 @@ def test_only_the_aliases_and_pids_chosen_are_shown(
     assert all(row.split()[0] in (pid, "total") for row in rows)
 
 
-def test_an_alias_that_no_worker_has_is_an_error_that_names_those_there_are(
+def test_an_unknown_alias_is_an_error_that_lists_the_known_ones(
     directory: Path, serve: Serve
 ) -> None:
     serve(FakeWorker(pool("default"), pool("replica")))
@@ -71,14 +71,12 @@ def test_an_alias_that_no_worker_has_is_an_error_that_names_those_there_are(
     assert "default, replica" in ended.err
 
 
-def test_the_aliases_named_do_not_steer_the_terminal(
-    directory: Path, serve: Serve
-) -> None:
+def test_the_listed_aliases_are_escaped(directory: Path, serve: Serve) -> None:
     serve(FakeWorker(pool("\x1b[2J")))
     assert "open there: \\x1b[2J." in stats(directory, "--alias", "default").err
 
 
-def test_a_pid_that_no_worker_has_is_an_error_that_names_those_there_are(
+def test_an_unknown_pid_is_an_error_that_lists_the_known_ones(
     directory: Path, serve: Serve
 ) -> None:
     serve()
@@ -93,13 +91,13 @@ def test_a_killed_workers_pid_is_an_error_too(
     killed = spawn()
     killed.kill()
     serve()
-    # Swept when the server started, or found dead by the command.
+    # The socket is removed by the server's start or by the command.
     ended = stats(directory, "--pid", str(killed.pid))
     assert ended.code == 2
     assert f"there is {os.getpid()}" in ended.err
 
 
-def test_no_worker_has_an_exit_code_and_a_text_that_says_where_and_why(
+def test_no_worker_is_an_exit_code_and_a_text_with_the_directory_and_reasons(
     directory: Path,
 ) -> None:
     for where in (directory, directory / "missing"):
@@ -118,7 +116,7 @@ def test_no_worker_has_an_exit_code_and_a_text_that_says_where_and_why(
             assert hint in ended.err
 
 
-def test_only_a_dead_workers_socket_is_no_worker(
+def test_a_dead_workers_socket_alone_counts_as_no_worker(
     directory: Path, spawn: Callable[[], WorkerProcess]
 ) -> None:
     worker = spawn()
@@ -127,7 +125,7 @@ def test_only_a_dead_workers_socket_is_no_worker(
     assert not worker.path.exists()
 
 
-def test_a_directory_that_cannot_be_trusted_is_told_as_the_reason(
+def test_a_directory_that_cannot_be_trusted_is_named_as_the_reason(
     directory: Path, serve: Serve
 ) -> None:
     serve()
@@ -139,7 +137,7 @@ def test_a_directory_that_cannot_be_trusted_is_told_as_the_reason(
     assert check_directory(directory) == os.geteuid()
 
 
-def test_a_directory_that_is_opened_to_others_meanwhile_is_not_trusted(
+def test_a_directory_made_writable_by_others_after_the_check_is_not_trusted(
     directory: Path, serve: Serve, opened_meanwhile: None
 ) -> None:
     worker = FakeWorker()
@@ -151,12 +149,12 @@ def test_a_directory_that_is_opened_to_others_meanwhile_is_not_trusted(
 
 
 def test_workers_of_other_users_are_pointed_out(directory: Path) -> None:
-    mine, other = (directory / base / "abc" for base in ("dbpool_mw-1", "dbpool_mw-2"))
+    asked, other = (directory / base / "abc" for base in ("dbpool_mw-1", "dbpool_mw-2"))
     other.mkdir(parents=True)
-    assert f"in {other}: run the command as that user" in stats(mine).err
+    assert f"in {other}: run the command as that user" in stats(asked).err
 
 
-def test_a_silent_worker_is_a_row_that_says_so(
+def test_a_silent_worker_has_a_row_with_its_error(
     directory: Path, serve: Serve, plant: Plant
 ) -> None:
     plant(1)
@@ -166,7 +164,7 @@ def test_a_silent_worker_is_a_row_that_says_so(
     assert "no answer within 0.1 s" in ended.out
 
 
-def test_when_all_are_silent_the_exit_code_says_so(
+def test_all_workers_silent_is_an_exit_code_of_its_own(
     directory: Path, plant: Plant
 ) -> None:
     plant(1)
@@ -175,7 +173,7 @@ def test_when_all_are_silent_the_exit_code_says_so(
     assert ended.code == 4
     assert ended.out.count("no answer within 0.1 s") == 2
     assert "None of 2 workers answered" in ended.err
-    # A silent worker might have the alias, so this is no error of usage.
+    # A silent worker may have the alias, so this isn't a usage error.
     assert stats(directory, "--timeout", "0.1", "--alias", "x").code == 4
 
 
@@ -227,7 +225,7 @@ def test_wrong_usage_is_an_error(directory: Path, args: tuple[str, ...]) -> None
 
 
 class Interrupt:
-    """Stand in for time.sleep: end the watch after some rounds, as Ctrl-C does."""
+    """Replace time.sleep; after some rounds raise KeyboardInterrupt, as Ctrl-C does."""
 
     def __init__(self, rounds: int) -> None:
         self.rounds = rounds
@@ -248,7 +246,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch) -> Interrupt:
     return fake
 
 
-def test_a_watch_looks_again_until_ctrl_c_and_ends_quietly(
+def test_a_watch_prints_again_until_ctrl_c_and_ends_without_an_error(
     directory: Path, serve: Serve, interrupt: Interrupt
 ) -> None:
     serve()
@@ -260,7 +258,7 @@ def test_a_watch_looks_again_until_ctrl_c_and_ends_quietly(
     assert interrupt.slept == [2.0] * 3
 
 
-def test_a_watch_takes_its_own_interval(
+def test_a_watch_has_the_interval_given(
     directory: Path, serve: Serve, interrupt: Interrupt
 ) -> None:
     serve()
@@ -276,7 +274,7 @@ def test_a_watch_clears_a_terminal(
     assert out.count("\x1b[H\x1b[2J") == 3
 
 
-def test_a_watch_clears_a_terminal_of_those_who_are_gone(
+def test_a_watch_clears_the_rows_of_ended_workers_from_a_terminal(
     directory: Path, serve: Serve, interrupt: Interrupt
 ) -> None:
     interrupt.before_next = serve().stop
@@ -294,7 +292,7 @@ def test_a_watch_of_json_is_a_line_per_round(
     assert [json.loads(line)["version"] for line in lines] == [1, 1, 1]
 
 
-def test_a_watch_outlives_a_restart_of_the_workers(
+def test_a_watch_goes_on_through_a_restart_of_the_workers(
     directory: Path, serve: Serve, interrupt: Interrupt
 ) -> None:
     server = serve()
@@ -307,7 +305,7 @@ def test_a_watch_outlives_a_restart_of_the_workers(
     assert ended.err.count("No running worker found") == 1
 
 
-def test_settings_that_are_wrong_are_still_an_error_in_a_watch(
+def test_wrong_usage_ends_a_watch_with_an_error(
     directory: Path, interrupt: Interrupt
 ) -> None:
     ended = stats(directory, "--watch", "--format", "prometheus", "--holders")
@@ -315,7 +313,7 @@ def test_settings_that_are_wrong_are_still_an_error_in_a_watch(
     assert interrupt.slept == []
 
 
-def test_text_that_the_terminal_cannot_show_is_escaped(
+def test_text_that_the_terminals_encoding_lacks_is_escaped(
     directory: Path, serve: Serve
 ) -> None:
     worker = FakeWorker()

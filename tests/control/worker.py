@@ -1,7 +1,8 @@
 """A worker process for tests: `python -m tests.control.worker DIRECTORY [UID]`.
 
-It says "ready" when its socket answers, then does what it reads from stdin. As UID it
-serves when root starts it: it imports all it needs before.
+It prints "ready" when its socket answers, then obeys the lines it reads from stdin.
+Started by root it changes to UID after its imports, because that user may not be
+allowed to read Python's files.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import resource
 import sys
 from pathlib import Path
 
-from dbpool_mw.control import client, protocol
+from dbpool_mw.control import protocol
 from dbpool_mw.control.server import ControlServer
 from tests.control.fakes import FakeWorker
+from tests.control.query import ask_one
 
 
 def main() -> None:
@@ -23,9 +25,9 @@ def main() -> None:
         os.setuid(uid)
     server = ControlServer(Path(sys.argv[1]), FakeWorker())
     server.start()
-    # Who answers has done its sweep, and no later one will surprise a test.
+    # A server that answers has removed dead sockets: it removes none during the tests.
     assert server.path is not None
-    assert client.ask(server.path, protocol.request("stats"), 10.0).reply is not None
+    assert ask_one(server.path, protocol.request("stats"), 10.0).reply is not None
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     print("ready", flush=True)
     for line in sys.stdin:
@@ -48,7 +50,7 @@ def fork(server: ControlServer) -> None:
         status = 1
         try:
             path = server.path
-            # An inherited atexit handler would call it.
+            # As an inherited atexit handler does.
             server.stop()
             status = 0 if path is not None and path.exists() else 2
         finally:

@@ -6,7 +6,8 @@ import random
 
 import pytest
 
-from dbpool_mw.control import client, protocol
+from dbpool_mw.control import protocol
+from tests.control.query import ask_all
 from tests.process.servers import wait_until
 from tests.soak import soaked
 
@@ -16,7 +17,7 @@ VERBS = soaked(60)
 def tell(project, verb):
     """Send a verb to every worker, as the commands do."""
     request = protocol.request(verb)
-    for answer in client.ask_all(project.control, request, 10):
+    for answer in ask_all(project.control, request, 10):
         assert answer.reply is not None, answer.error
 
 

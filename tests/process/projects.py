@@ -13,10 +13,11 @@ from typing import Any
 
 import psycopg2
 
-from dbpool_mw.control import client, protocol
+from dbpool_mw.control import protocol
 from dbpool_mw.control.client import Answer as Report
 from dbpool_mw.core.metrics import merge
 from tests.conftest import Databases
+from tests.control.query import ask_all
 from tests.documents import code_block
 from tests.process.project import gunicorn_conf
 from tests.process.servers import ROOT, Server, wait_until
@@ -83,7 +84,7 @@ class Project:
     def reports(self, holders: bool = False) -> list[Report]:
         """Return what each worker says of itself; quicker than the command."""
         request = protocol.request("stats", holders=holders)
-        reports = client.ask_all(self.control, request, 10)
+        reports = ask_all(self.control, request, 10)
         return [report for report in reports if report.reply is not None]
 
     def pids(self) -> list[int]:

@@ -17,7 +17,7 @@ from tests.process.servers import Server, traffic, wait_until
 @pytest.fixture
 def workers(project: Project) -> Iterator[Server]:
     """Run two workers of four threads, each of which served a request."""
-    # On a busy machine a pause takes as long as the commands take to start.
+    # A paused request waits as long as two commands take to start, on a busy machine.
     project.settings["DBPOOL_MW_TIMEOUT"] = 30
     with project.gunicorn("--threads", "4", workers=2) as server:
         wait_until(
@@ -28,7 +28,7 @@ def workers(project: Project) -> Iterator[Server]:
 
 
 def held_backend(project: Project, path: str) -> int:
-    """Return the server's process for the request that holds "default"."""
+    """Return the backend pid of the connection to "default" that a request holds."""
     (holder,) = [h for h in project.holders(path) if h["alias"] == "default"]
     pid: int = holder["backend_pid"]
     return pid
@@ -62,7 +62,7 @@ def test_prometheus_output_names_every_worker(workers, project):
     assert "db_client_connection_count{" in text
 
 
-def test_holders_name_the_request_and_its_backend(workers, project):
+def test_holders_have_the_request_and_its_backend_pid(workers, project):
     with ThreadPoolExecutor() as clients, project.lock(4):
         held = clients.submit(workers.get, "/holds/?key=4")
         project.wait_for_lock(4)
@@ -87,7 +87,10 @@ def test_a_drain_empties_the_pools_and_fails_no_request(workers, project):
         done = project.manage("dbpool_drain")
         assert done.returncode == 0, done.stderr
         assert "Drained" in done.stdout
-        wait_until(lambda: not pooled & set(project.backends()), "the old ones ended")
+        wait_until(
+            lambda: not pooled & set(project.backends()),
+            "the old connections are closed",
+        )
     wait_until(lambda: project.backends() == [], "nothing is kept")
     stats = project.settled()
     assert stats["size"] == 0
@@ -118,19 +121,21 @@ def test_a_failover_makes_requests_wait_and_none_fail(own_project):
         assert project.manage("dbpool_drain", "--resume").returncode == 0
 
 
-def test_a_request_in_the_middle_passes_a_pause_to_its_other_database(project):
+def test_a_request_that_holds_a_connection_gets_one_of_another_alias_in_a_pause(
+    project,
+):
     project.settings |= {"DBPOOL_MW_LAZY": True, "DBPOOL_MW_TIMEOUT": 30}
     with (
         project.gunicorn("--threads", "4") as server,
         ThreadPoolExecutor(2) as clients,
     ):
         with project.lock(9):
-            asking = clients.submit(server.get, "/holds_then_replica/?key=9")
+            request = clients.submit(server.get, "/holds_then_replica/?key=9")
             project.wait_for_lock(9)
             done = project.manage("dbpool_drain", "--pause", "--timeout", "0.1")
             assert done.returncode == 1
-        # Were it to wait for the resume, the pause would wait for it.
-        assert asking.result(20).status == 200
+        # If the request waited for the resume, the pause would wait for the request.
+        assert request.result(20).status == 200
         assert project.manage("dbpool_drain", "--pause").returncode == 0
         assert project.totals()["size"] == 0
 
@@ -140,7 +145,9 @@ def test_a_recycle_replaces_every_connection_under_traffic(workers, project):
         old = set(project.backends())
         done = project.manage("dbpool_drain", "--recycle")
         assert done.returncode == 0, done.stderr
-        wait_until(lambda: not old & set(project.backends()), "the old ones ended")
+        wait_until(
+            lambda: not old & set(project.backends()), "the old connections are closed"
+        )
     stats = project.settled()
     assert stats["size"] > 0
     assert stats["discarded"]["recycled"] > 0
@@ -163,19 +170,19 @@ def test_a_drain_that_runs_out_of_time_names_who_holds_what(workers, project):
             done = project.manage("dbpool_drain", "--no-wait")
             assert done.returncode == 0
             assert "not waiting" in done.stdout
-            # Told is not yet done.
+            # The drain is confirmed and not done yet.
             assert backend in project.backends()
         assert held.result(20).status == 200
     assert project.manage("dbpool_drain").returncode == 0
-    wait_until(lambda: backend not in project.backends(), "it closed at its end")
+    wait_until(lambda: backend not in project.backends(), "the connection is closed")
 
 
-def test_a_drain_by_the_first_of_two_workers_leaves_the_other(workers, project):
+def test_a_drain_of_the_first_of_two_workers_leaves_the_other(workers, project):
     first, second = project.pids()
     assert project.manage("dbpool_drain", "--pid", str(first)).returncode == 0
     states = {
-        each.pid: {pool["state"] for pool in each.reply["pools"]}
-        for each in project.reports()
+        report.pid: {pool["state"] for pool in report.reply["pools"]}
+        for report in project.reports()
     }
     assert states == {first: {"draining"}, second: {"running"}}
 
@@ -188,16 +195,16 @@ def test_a_request_that_waits_through_a_pause_gets_its_connection(workers, proje
         assert project.backends() == []
         done = project.manage("dbpool_drain", "--resume")
         assert done.returncode == 0
-        assert {each.result(20).status for each in waiting} == {200}
+        assert {request.result(20).status for request in waiting} == {200}
 
 
-def test_only_the_alias_named_is_drained(workers, project):
+def test_only_the_chosen_alias_is_drained(workers, project):
     assert project.manage("dbpool_drain", "--alias", "replica").returncode == 0
     assert project.stats("replica")["size"] == 0
     assert project.stats("default")["size"] > 0
 
 
-def test_a_worker_killed_is_not_believed_and_its_successor_is_not_drained(
+def test_a_killed_worker_is_not_listed_and_its_replacement_is_not_drained(
     workers, project
 ):
     assert project.manage("dbpool_drain").returncode == 0
@@ -205,7 +212,7 @@ def test_a_worker_killed_is_not_believed_and_its_successor_is_not_drained(
     os.kill(victim, signal.SIGKILL)
     wait_until(
         lambda: str(victim) not in project.manage("dbpool_stats").stdout,
-        "the dead one is not believed",
+        "the killed worker isn't listed",
     )
     wait_until(
         lambda: workers.get("/facts/") and len(project.pids()) == 2,
@@ -220,7 +227,9 @@ def test_a_worker_killed_is_not_believed_and_its_successor_is_not_drained(
     assert sorted(map(sorted, states.values())) == [["draining"], ["running"]]
 
 
-def test_a_clean_end_closes_the_connections_and_removes_the_sockets(workers, project):
+def test_a_regular_stop_closes_the_connections_and_removes_the_sockets(
+    workers, project
+):
     assert len(list(project.control.iterdir())) == 2
     assert workers.stop() == 0
     assert list(project.control.iterdir()) == []
@@ -231,7 +240,7 @@ def test_a_clean_end_closes_the_connections_and_removes_the_sockets(workers, pro
     assert project.manage("dbpool_drain").returncode == 3
 
 
-def test_uvicorn_which_dies_by_its_signal_is_not_believed_afterwards(project):
+def test_uvicorn_ended_by_a_signal_is_not_listed_afterwards(project):
     with project.uvicorn() as server:
         assert server.get("/facts/").status == 200
         assert len(project.pids()) == 1
@@ -260,6 +269,6 @@ def test_runserver_is_a_worker_like_any_other(project, options):
             backends.add(answer["backend"])
             project.rest()
         assert len(backends) == 1
-        # With the reloader, it is the child that serves; the parent has no pool.
+        # With the reloader the child process serves; its parent has no pool.
         assert project.pids() == [answer["pid"]]
         assert (answer["pid"] == server.process.pid) is bool(options)

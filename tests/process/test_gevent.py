@@ -85,7 +85,7 @@ def test_a_drain_is_answered_while_all_are_busy_and_ends_with_them(ten):
             ten.wait_for_lock(4, 10)
             done = ten.manage("dbpool_drain", "--timeout", "0.5")
             assert done.returncode == 1
-            assert "10 connections from before still open" in done.stderr
+            assert "10 stale connections still open" in done.stderr
             assert "/holds/" in done.stdout
         assert {each.result(30).status for each in asking} == {200}
         assert ten.manage("dbpool_drain").returncode == 0

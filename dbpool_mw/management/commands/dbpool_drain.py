@@ -14,12 +14,12 @@ from dbpool_mw.control import drain, paths, protocol, render
 from dbpool_mw.control.drain import Progress
 from dbpool_mw.management.base import (
     NO_ANSWER,
-    AskingCommand,
+    WorkerCommand,
     check_pids,
-    named,
+    errors,
     no_worker,
     positive_seconds,
-    say,
+    write,
 )
 
 TIMED_OUT = 1
@@ -29,37 +29,37 @@ _RESUME = "manage.py dbpool_drain --resume"
 _DONE = {
     "drain": "Drained: no pooled connection is left in",
     "pause": "Paused: no connection is left in",
-    "recycle": "Recycled: every connection from before is closed in",
+    "recycle": "Recycled: every stale connection is closed in",
     "resume": "Resumed: pooling again in",
 }
-_ASKED = {"drain": "draining", "pause": "pausing", "recycle": "recycling"}
+_ONGOING = {"drain": "draining", "pause": "pausing", "recycle": "recycling"}
 _REMARKS = {
     "drain": f"""\
-Requests are served on, each by a connection that closes at its end. This lasts until
-the workers restart, or until: {_RESUME}""",
+Requests are still served, each on a connection that is closed when the request ends.
+The drain lasts until the workers restart, or until: {_RESUME}""",
     "pause": f"""\
 Requests now wait for a connection, at most TIMEOUT seconds (DBPOOL_MW_TIMEOUT); after
-that they get a 503. Don't forget: {_RESUME}""",
+that they get a 503. To end the pause: {_RESUME}""",
 }
 
 
-class Command(AskingCommand):
-    """Send a verb to every worker, then watch until it is done."""
+class Command(WorkerCommand):
+    """Send a verb to every worker, then wait until it is done."""
 
     help = """\
 Empty the connection pools of this project's running worker processes.
 
-Idle connections close at once, those in use when they come back. Requests that arrive
-meanwhile are served, each on a connection that closes at its end: none fails because of
-a drain. The command returns when no connection from before is left. Workers that start
-later are not drained."""
+Idle connections are closed at once, those in use when they are returned. Requests that
+arrive meanwhile are served, each on a connection that is closed when the request ends:
+no request fails because of a drain. The command returns when every connection opened
+before it (a stale one) is closed. Workers that start later are not drained."""
 
     examples = f"""\
 examples:
   manage.py dbpool_drain                     before a deploy: empty every pool
   manage.py dbpool_drain --timeout 120       wait longer for slow requests
-  manage.py dbpool_drain --no-wait           only say so, and return
-  manage.py dbpool_drain --recycle           fresh connections everywhere, and go on
+  manage.py dbpool_drain --no-wait           tell the workers and return
+  manage.py dbpool_drain --recycle           replace every connection, go on pooling
   manage.py dbpool_drain --pause             before a failover: no connection at all;
                                              new requests wait DBPOOL_MW_TIMEOUT
                                              seconds at most, then get a 503
@@ -68,10 +68,10 @@ examples:
 
 exit codes:
   0  done
-  1  time is up; the output says who still holds what, since when, for which request
+  1  timed out; the output names the holders, their requests and since when
   2  wrong usage, or an --alias or --pid that no worker has
   3  no worker was found
-  4  some worker didn't answer (the output names it); the others did as told"""
+  4  some worker didn't answer (the output names it); the others are done"""
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Add the options."""
@@ -93,14 +93,14 @@ exit codes:
         parser.add_argument(
             "--no-wait",
             action="store_true",
-            help="Return as soon as the workers have been told.",
+            help="Return as soon as the workers have confirmed.",
         )
         parser.add_argument(
             "--timeout",
             type=positive_seconds,
             default=30.0,
             metavar="SECONDS",
-            help="How long to wait until nothing is left (default: 30).",
+            help="How long to wait until stale connections are closed (default: 30).",
         )
         parser.add_argument(
             "--format",
@@ -110,14 +110,14 @@ exit codes:
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Tell the workers, wait, and say how it ended."""
+        """Send the verb, wait until it is done and print the result."""
         verb = next((v for v in ("pause", "recycle", "resume") if options[v]), "drain")
         directory, aliases = conf.control_dir(), options["alias"]
         waits = verb != "resume" and not options["no_wait"]
         began = time.monotonic()
         try:
             progress = drain.send(verb, self._choose(directory, options), aliases)
-            if not progress.answers and not progress.ignored:
+            if not progress.answers and not progress.failed:
                 check_pids(directory, options["pid"], [])
                 raise no_worker(directory)
             if waits:
@@ -125,16 +125,19 @@ exit codes:
         except (paths.ControlDirError, protocol.ProtocolError) as error:
             raise no_worker(directory, str(error)) from error
         seconds = time.monotonic() - began
-        done = progress.done and not progress.ignored
+        done = progress.done and not progress.failed
         if options["format"] == "json":
             text = _json(verb, directory, progress, seconds, done=done and waits)
         else:
             text = _text(verb, progress, seconds, waited=waits)
-        say(self.stdout, text)
-        self._judge(progress, options["timeout"], waited=waits)
+        write(self.stdout, text)
+        self._check(progress, options["timeout"], waited=waits)
 
     def _choose(self, directory: Path, options: dict[str, Any]) -> list[Path]:
-        """Return the sockets of the workers to tell. Raises like `ask`."""
+        """Return the sockets of the workers that get the verb. Raises like `ask`.
+
+        With --alias these are the workers that have a pool for one of the aliases.
+        """
         aliases = options["alias"]
         if not aliases:
             return self.sockets(directory, options["pid"])
@@ -145,49 +148,48 @@ exit codes:
             aliases=aliases,
             pids=options["pid"],
         )
-        # One that was silent is told all the same; it may only have been slow.
+        # A worker that didn't answer may have a pool for an alias and only be slow.
         return [a.path for a in answers if a.reply is None or a.aliases]
 
     def _wait(self, verb: str, progress: Progress, options: dict[str, Any]) -> Progress:
-        shown = _Shown(self, verb, quiet=options["verbosity"] == 0)
+        display = _ProgressDisplay(self, verb, quiet=options["verbosity"] == 0)
         try:
             return drain.wait(
-                progress, options["alias"], options["timeout"], shown.report
+                progress, options["alias"], options["timeout"], display.report
             )
         except KeyboardInterrupt:
-            shown.end()
-            say(
+            display.end()
+            write(
                 self.stderr,
-                f"Not waiting any more. What was asked of the workers stands; to end "
-                f"it: {_RESUME}",
+                f"Interrupted: no longer waiting; the workers go on {_ONGOING[verb]}. "
+                f"To end that: {_RESUME}",
             )
             sys.exit(INTERRUPTED)
         finally:
-            shown.end()
+            display.end()
 
-    def _judge(self, progress: Progress, timeout: float, *, waited: bool) -> None:
-        """Raise CommandError unless all went well."""
-        complaints = []
+    def _check(self, progress: Progress, timeout: float, *, waited: bool) -> None:
+        """Raise CommandError with TIMED_OUT or NO_ANSWER unless the verb is done."""
+        lines = []
         code = 0
-        if progress.ignored:
+        if progress.failed:
             code = NO_ANSWER
-            complaints.append(
-                f"No answer, so it may not be done there:\n{named(progress.ignored)}"
+            lines.append(
+                f"Not confirmed, so perhaps not done, in:\n{errors(progress.failed)}"
             )
         if waited and not progress.done:
             code = TIMED_OUT
-            complaints.append(
-                f"Not done after {timeout:g} s: {_count(progress.left)} from before "
-                f"still open."
+            lines.append(
+                f"Not done after {timeout:g} s: {_stale(progress)} still open."
             )
             if progress.silent:
-                complaints.append(f"Told, but silent since:\n{named(progress.silent)}")
+                lines.append(f"No answer after confirming:\n{errors(progress.silent)}")
         if code:
-            raise CommandError("\n".join(complaints), returncode=code)
+            raise CommandError("\n".join(lines), returncode=code)
 
 
-class _Shown:
-    """The progress on stderr: one line, rewritten on a terminal, else each change."""
+class _ProgressDisplay:
+    """The progress on stderr: a line for each change, rewritten on a terminal."""
 
     def __init__(self, command: Command, verb: str, *, quiet: bool) -> None:
         self._stderr = command.stderr
@@ -196,10 +198,9 @@ class _Shown:
         self._last = ""
 
     def report(self, progress: Progress) -> None:
-        """Show where it stands, if that is news."""
-        line = f"{_ASKED[self._verb]}: {_count(progress.left)} from before left in " + (
-            _workers(len(progress.answers))
-        )
+        """Print the progress, unless it is the same as before."""
+        workers = _workers(len(progress.answers))
+        line = f"{_ONGOING[self._verb]}: {_stale(progress)} left in {workers}"
         if progress.gone:
             line += f", {_workers(len(progress.gone))} ended"
         if progress.silent:
@@ -208,28 +209,28 @@ class _Shown:
             return
         self._last = line
         if self._stderr.isatty():
-            say(self._stderr, f"\r{line}\x1b[K", "")
+            write(self._stderr, f"\r{line}\x1b[K", "")
         else:
-            say(self._stderr, line)
+            write(self._stderr, line)
 
     def end(self) -> None:
-        """Leave the line that was written over and over."""
+        """End the line that was rewritten on a terminal."""
         if self._last and self._stderr.isatty():
-            say(self._stderr, "")
+            write(self._stderr, "")
         self._last = ""
 
 
 def _text(verb: str, progress: Progress, seconds: float, *, waited: bool) -> str:
-    told = _workers(len(progress.answers) + len(progress.gone))
     if not progress.answers and not progress.gone:
-        return "No worker took it."
+        return f"No worker confirmed {verb}."
+    workers = _workers(len(progress.answers) + len(progress.gone))
     if waited and not progress.done:
-        lines = [f"Still held, {_ASKED[verb]} in {told}:"]
-        lines += render.held(progress.answers, time.time())
+        lines = [f"Still open, {_ONGOING[verb]} in {workers}:"]
+        lines += render.stale(progress.answers, time.time())
     elif waited or verb == "resume":
-        lines = [f"{_DONE[verb]} {told} ({render.duration(seconds)})."]
+        lines = [f"{_DONE[verb]} {workers} ({render.duration(seconds)})."]
     else:
-        lines = [f"Told {told} ({_ASKED[verb]}), not waiting."]
+        lines = [f"Confirmed by {workers} ({_ONGOING[verb]}), not waiting."]
     if verb in _REMARKS and progress.answers:
         lines.append(_REMARKS[verb])
     return "\n".join(lines)
@@ -238,12 +239,13 @@ def _text(verb: str, progress: Progress, seconds: float, *, waited: bool) -> str
 def _json(
     verb: str, directory: Path, progress: Progress, seconds: float, *, done: bool
 ) -> str:
-    """Return the result for programs: what dbpool_stats says in JSON, and more.
+    """Return the result as JSON: the document of dbpool_stats with five more keys.
 
-    "verb", "done" (waited until nothing was left, in every worker), "seconds" it took,
-    "left" (connections from before), "gone" (pids of workers that ended meanwhile).
+    These are "verb", "done" (True if the command waited until no worker had a stale
+    connection), "seconds" (how long it took), "left" (stale connections) and "gone"
+    (pids of the workers that ended meanwhile).
     """
-    answers = sorted(progress.answers + progress.ignored, key=lambda a: a.pid)
+    answers = sorted(progress.answers + progress.failed, key=lambda a: a.pid)
     return render.json_text(
         {
             **render.document(str(directory), answers),
@@ -256,8 +258,9 @@ def _json(
     )
 
 
-def _count(connections: int) -> str:
-    return "1 connection" if connections == 1 else f"{connections} connections"
+def _stale(progress: Progress) -> str:
+    number = progress.left
+    return "1 stale connection" if number == 1 else f"{number} stale connections"
 
 
 def _workers(number: int) -> str:

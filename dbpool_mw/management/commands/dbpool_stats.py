@@ -1,4 +1,4 @@
-"""Show what the pools of every running worker are doing."""
+"""Show the figures of the pools of every running worker."""
 
 from __future__ import annotations
 
@@ -17,41 +17,44 @@ from dbpool_mw.control.prometheus import prometheus
 from dbpool_mw.management.base import (
     NO_ANSWER,
     USAGE,
-    AskingCommand,
-    named,
+    WorkerCommand,
+    errors,
     positive_seconds,
-    say,
+    write,
 )
 
 _CLEAR = "\x1b[H\x1b[2J"
 
 
-class Command(AskingCommand):
-    """Ask every worker for its figures and print them."""
+class Command(WorkerCommand):
+    """Ask every worker for its pools' figures and print them."""
 
     help = """\
 Show the connection pools of this project's running worker processes.
 
-Each worker is asked over its control socket; the database is not needed. There is a row
-for each worker and alias, and a row of totals. WAIT is the time a checkout took, HOLD
-the time from checkout to checkin, both as mean/95th percentile/maximum since the worker
-started. A worker that doesn't answer in time is a row that says so."""
+Each worker is asked over its control socket; the database is not needed. The table has
+a row for each worker and alias, and a row of totals. WAIT is the time a checkout took,
+HOLD the time from checkout to checkin, both as mean/95th percentile/maximum since the
+worker started. A worker that doesn't answer in time has a row with the error."""
 
     examples = """\
 examples:
-  manage.py dbpool_stats                     one look
-  manage.py dbpool_stats --watch             a look every 2 seconds, until Ctrl-C
-  manage.py dbpool_stats --holders           and who holds each connection, how long
+  manage.py dbpool_stats                     print the table once
+  manage.py dbpool_stats --watch             print it every 2 seconds, until Ctrl-C
+  manage.py dbpool_stats --holders           also who holds each connection, how long
   manage.py dbpool_stats --alias default --pid 4711
   manage.py dbpool_stats --format json | jq .totals.in_use
   manage.py dbpool_stats --format json --watch 10 >> pools.jsonl
-  manage.py dbpool_stats --format prometheus > /var/lib/node_exporter/dbpool.prom
+  # For node_exporter's textfile collector, which must never read a half-written file:
+  # write a temporary file in the same directory, then rename it.
+  manage.py dbpool_stats --format prometheus > /var/lib/node_exporter/dbpool.new \\
+    && mv /var/lib/node_exporter/dbpool.new /var/lib/node_exporter/dbpool.prom
 
 columns:
   SIZE       connections open, counting those being opened; USED and IDLE of them
   MAX        connections that the pool may open
   WAITING    checkouts waiting for a connection right now
-  WAITS      checkouts that had to wait so far; TIMEOUTS those that waited in vain
+  WAITS      checkouts that had to wait so far; TIMEOUTS those that timed out
   DISCARDED  connections closed, by reason
   STALE      (of a holder) whether a drain waits for this connection
 
@@ -82,7 +85,7 @@ exit codes:
             type=positive_seconds,
             const=2.0,
             metavar="SECONDS",
-            help="Look again every SECONDS (2) until Ctrl-C.",
+            help="Print again every SECONDS (default: 2) until Ctrl-C.",
         )
         parser.add_argument(
             "--timeout",
@@ -93,23 +96,27 @@ exit codes:
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Look once, or again and again."""
+        """Print the figures once, or repeatedly with --watch."""
         if options["holders"] and options["format"] == "prometheus":
             raise CommandError(
-                "--holders has no Prometheus form: paths are no labels.",
+                "--holders can't be combined with --format prometheus: request paths "
+                "would be labels without bound.",
                 returncode=USAGE,
             )
         if options["watch"] is None:
-            self._look(options)
+            self._print_once(options)
             return
         try:
-            while self._look_again(options):
+            while self._watch_once(options):
                 time.sleep(options["watch"])
         except KeyboardInterrupt:
             return
 
-    def _look(self, options: dict[str, Any], heading: str = "") -> bool:
-        """Ask and print; return whether anybody reads it. Raises CommandError."""
+    def _print_once(self, options: dict[str, Any], heading: str = "") -> bool:
+        """Ask the workers and print; return False if the output's reader is gone.
+
+        Raises CommandError as `ask` does, and NO_ANSWER if no worker answered.
+        """
         directory = conf.control_dir()
         answers = self.ask(
             directory,
@@ -119,16 +126,16 @@ exit codes:
             pids=options["pid"],
         )
         text = _FORMATS[options["format"]](directory, answers, options["holders"])
-        read = say(self.stdout, heading + text)
+        readable = write(self.stdout, heading + text)
         if all(answer.reply is None for answer in answers):
             raise CommandError(
-                f"None of {len(answers)} workers answered:\n{named(answers)}",
+                f"None of {len(answers)} workers answered:\n{errors(answers)}",
                 returncode=NO_ANSWER,
             )
-        return read
+        return readable
 
-    def _look_again(self, options: dict[str, Any]) -> bool:
-        """Look, and take what is wrong for now as something that may pass."""
+    def _watch_once(self, options: dict[str, Any]) -> bool:
+        """Print once for --watch, errors too: workers may be restarting."""
         heading = ""
         tty = self.stdout.isatty()
         if options["format"] == "table":
@@ -136,11 +143,11 @@ exit codes:
         if tty:
             heading = _CLEAR + heading
         try:
-            return self._look(options, heading)
+            return self._print_once(options, heading)
         except CommandError as error:
             if tty and error.returncode != NO_ANSWER:
-                say(self.stdout, heading, "")
-            return say(self.stderr, str(error))
+                write(self.stdout, heading, "")
+            return write(self.stderr, str(error))
 
 
 def _table(directory: Path, answers: Sequence[Answer], holders: bool) -> str:
