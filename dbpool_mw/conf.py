@@ -1,17 +1,18 @@
-"""Read the settings: defaults, the aliases with a pool, and each pool's configuration.
+"""Read the settings: defaults, the aliases with a pool, each pool's configuration.
 
-``DBPOOL_MW_*`` is read through ``django.conf.settings``. What every request asks for is
-remembered until a setting changes: ``AppConfig.ready()`` connects :func:`reset_cache`
-to Django's ``setting_changed``. Whoever changes settings or ``DATABASES`` without that
-signal calls it themselves.
+A value is validated in ``dbpool_mw.core.config``, read from Django's settings here, and
+reported as a system check message in ``dbpool_mw.checks``.
+
+The aliases and configurations that every request needs are cached until a setting
+changes: ``AppConfig.ready()`` connects :func:`reset_cache` to Django's signal
+``setting_changed``. Code that changes settings or ``DATABASES`` without sending that
+signal must call :func:`reset_cache` itself.
 """
 
 from __future__ import annotations
 
-import importlib.util
 import os
-import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
@@ -22,7 +23,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from django.db.utils import load_backend
 
-from dbpool_mw.control import paths
+from dbpool_mw.control import location
 from dbpool_mw.core.config import (
     APP_KEYS,
     POOL_KEYS,
@@ -38,7 +39,7 @@ KEYS = APP_KEYS + POOL_KEYS
 
 
 class DbpoolMwConf(AppConf):  # type: ignore[misc]
-    """Put the default of every setting that the project leaves out."""
+    """Add every setting that the project doesn't have, with its default."""
 
     ENABLED = True
     LAZY = False
@@ -60,13 +61,13 @@ class DbpoolMwConf(AppConf):  # type: ignore[misc]
     MAX_HOLD = None
 
     class Meta:
-        """Name the prefix, which AppConf would else guess."""
+        """The prefix, which AppConf would otherwise derive from the module."""
 
         prefix = "dbpool_mw"
 
 
 class RequestSettings(NamedTuple):
-    """What the middleware asks at every request."""
+    """The settings that the middleware reads at every request."""
 
     aliases: tuple[str, ...]
     lazy: bool
@@ -74,10 +75,11 @@ class RequestSettings(NamedTuple):
 
 
 class _Cache:
-    """Remember what settings say until one of them changes.
+    """Values computed from the settings, valid until a setting changes.
 
-    Threads fill it without a lock: two that meet compute the same. One that computes
-    while the settings change fills a cache that nobody reads any more.
+    Threads fill the cache without a lock: two threads at once compute equal values.
+    After a change of the settings :func:`reset_cache` replaces the whole object, so a
+    thread that began before the change can only write into the replaced one.
     """
 
     def __init__(self) -> None:
@@ -90,18 +92,21 @@ _cache = _Cache()
 
 
 def reset_cache(**signal: object) -> None:
-    """Forget what was read; a receiver of ``setting_changed``, cheap at any time."""
+    """Empty the cache. Any thread may call this receiver of ``setting_changed``."""
     global _cache
     _cache = _Cache()
 
 
 def value(key: str) -> Any:
-    """Return one setting by its key, which is its name without the prefix."""
+    """Return the setting ``DBPOOL_MW_<key>``."""
     return getattr(settings, PREFIX + key)
 
 
-def label(problem: Problem, alias: str | None = None) -> str:
-    """Return the problem as a sentence that names the setting as the project does."""
+def describe(problem: Problem, alias: str | None = None) -> str:
+    """Return a sentence that names the setting where it is written, and the problem.
+
+    ``alias`` is the alias that the setting is for, None for a general setting.
+    """
     if alias is None:
         return f"{PREFIX}{problem.key} {problem.message}"
     if problem.key in pool_options(alias):
@@ -110,14 +115,17 @@ def label(problem: Problem, alias: str | None = None) -> str:
 
 
 def general() -> dict[str, object]:
-    """Return the settings that every pool has unless its alias says otherwise."""
+    """Return the pool settings that apply to every alias which doesn't override them.
+
+    The values are not validated.
+    """
     return {key: value(key) for key in POOL_KEYS}
 
 
 def pool_options(alias: str) -> dict[str, object]:
-    """Return the pool's settings among the OPTIONS of an alias with an ENGINE of ours.
+    """Return the pool settings in the OPTIONS of an alias with an ENGINE of dbpool_mw.
 
-    With another ENGINE there are none: such keys go to libpq, which refuses them.
+    Empty for every other ENGINE, which passes such options to libpq.
     """
     if not has_pooling_engine(alias):
         return {}
@@ -125,28 +133,34 @@ def pool_options(alias: str) -> dict[str, object]:
     return {key: options[key] for key in POOL_KEYS if key in options}
 
 
-def own_settings(alias: str) -> dict[str, object]:
-    """Return what the project sets for the pool of one alias, wherever it does.
+def pools() -> Mapping[Any, Any]:
+    """Return ``POOLS``, or an empty dict if its value is invalid."""
+    by_alias = value("POOLS")
+    return {} if app_problems({"POOLS": by_alias}) else by_alias
 
-    ``POOLS`` must be known to be right.
+
+def own_settings(alias: str) -> dict[str, object]:
+    """Return the pool settings of one alias, from ``POOLS`` and from its OPTIONS.
+
+    The caller must have validated ``POOLS``; the values are not validated.
     """
     return {**pool_options(alias), **(value("POOLS").get(alias) or {})}
 
 
 def pool_problems(alias: str) -> list[Problem]:
-    """Return what is wrong with the settings of one alias, leaving out general faults.
+    """Return the problems in the settings of one alias.
 
-    A fault of the general settings would otherwise be told once for each alias.
-    ``POOLS`` must be known to be right.
+    A problem that the general settings have by themselves is left out: it would be
+    reported again for every alias. The caller must have validated ``POOLS``.
     """
-    everywhere = problems(general())
+    general_problems = problems(general())
     own = own_settings(alias)
     twice = [
         Problem(
             key,
             "twice",
             f"is set in {PREFIX}POOLS as well.",
-            "Keep one of the two.",
+            "Remove one of the two.",
         )
         for key in pool_options(alias)
         if key in (value("POOLS").get(alias) or {})
@@ -154,7 +168,7 @@ def pool_problems(alias: str) -> list[Problem]:
     return twice + [
         problem
         for problem in problems({**general(), **own})
-        if problem.key in own or problem not in everywhere
+        if problem.key in own or problem not in general_problems
     ]
 
 
@@ -162,90 +176,93 @@ def pooled_aliases() -> tuple[str, ...]:
     """Return the aliases that have a pool, in the order of ``DATABASES``.
 
     Empty when ``ENABLED`` is False. An alias has a pool when its ENGINE is PostgreSQL
-    and ``POOLS`` doesn't say None for it. Called at every request, from any thread.
-    Raises ImproperlyConfigured when ``ENABLED`` or ``POOLS`` is nothing to go by.
+    and ``POOLS`` has no None for it. Called at every request, from any thread. Raises
+    ImproperlyConfigured when ``ENABLED`` or ``POOLS`` is invalid.
     """
-    known = _cache
-    if known.aliases is None:
-        _refuse(app_problems({key: value(key) for key in ("ENABLED", "POOLS")}))
-        pools = value("POOLS")
-        known.aliases = tuple(
+    cached = _cache
+    if cached.aliases is None:
+        _raise_any(app_problems({key: value(key) for key in ("ENABLED", "POOLS")}))
+        by_alias = value("POOLS")
+        cached.aliases = tuple(
             alias
             for alias in (connections.settings if value("ENABLED") else ())
-            if pools.get(alias, {}) is not None and vendor(alias) == "postgresql"
+            if by_alias.get(alias, {}) is not None and vendor(alias) == "postgresql"
         )
-    return known.aliases
+    return cached.aliases
 
 
 def for_request() -> RequestSettings:
-    """Return what a request goes by. Called at every request, from any thread.
+    """Return the settings of the middleware. Called at every request, from any thread.
 
-    Raises ImproperlyConfigured when one of these settings is nothing to go by.
+    Raises ImproperlyConfigured when ``ENABLED``, ``POOLS``, ``LAZY`` or ``EXEMPT`` is
+    invalid.
     """
-    known = _cache
-    if known.request is None:
-        _refuse(app_problems({key: value(key) for key in ("LAZY", "EXEMPT")}))
-        known.request = RequestSettings(
+    cached = _cache
+    if cached.request is None:
+        _raise_any(app_problems({key: value(key) for key in ("LAZY", "EXEMPT")}))
+        cached.request = RequestSettings(
             pooled_aliases(), value("LAZY"), tuple(value("EXEMPT"))
         )
-    return known.request
+    return cached.request
 
 
 def config_for(alias: str) -> PoolConfig:
     """Return the configuration of one alias's pool.
 
-    Called at every request, from any thread. Raises ImproperlyConfigured naming every
-    wrong value with its hint, and when Django runs on psycopg 3: a server that starts
-    without running the system checks must not serve on half a pool.
+    Called at every request, from any thread. Raises ImproperlyConfigured with one line
+    per invalid value, and when Django uses psycopg 3. The values are validated here as
+    well as in the system checks, because a server such as gunicorn runs no checks.
     """
-    known = _cache
-    found = known.configs.get(alias)
-    if found is None:
-        _refuse(app_problems({"POOLS": value("POOLS")}))
-        _refuse(problems(general()), alias, pool_problems(alias))
+    cached = _cache
+    config = cached.configs.get(alias)
+    if config is None:
+        _raise_any(app_problems({"POOLS": value("POOLS")}))
+        _raise_any(problems(general()), alias, pool_problems(alias))
         if uses_psycopg3():
             raise ImproperlyConfigured(
-                "dbpool_mw pools psycopg2 connections, and Django runs on psycopg 3. "
-                "Uninstall psycopg, or leave the alias out with "
-                f"{PREFIX}POOLS = {{{alias!r}: None}}."
+                f"{alias!r} can't have a pool: dbpool_mw pools psycopg2 connections, "
+                "and Django runs on psycopg 3. Uninstall psycopg, or exclude the alias "
+                f"with {PREFIX}POOLS = {{{alias!r}: None}}."
             )
-        found = known.configs[alias] = build({**general(), **own_settings(alias)})
-    return found
+        config = cached.configs[alias] = build({**general(), **own_settings(alias)})
+    return config
 
 
 def vendor(alias: str) -> str | None:
-    """Return what kind of database an alias's ENGINE is for, None if it doesn't import.
+    """Return the vendor of an alias's ENGINE, such as "postgresql".
 
-    Asked of the ENGINE's class, so that engines built on Django's PostgreSQL one count
-    as PostgreSQL. One that can't be imported is not for us to report: Django does.
+    The vendor is an attribute of the ENGINE's class, so an ENGINE that is built on
+    Django's for PostgreSQL has the same vendor. None if there is no such alias or if
+    its ENGINE can't be imported, which Django itself reports.
     """
-    found = _engine(alias)
-    return None if found is None else found.vendor
+    wrapper_class = _wrapper_class(alias)
+    return None if wrapper_class is None else wrapper_class.vendor
 
 
 def has_pooling_engine(alias: str) -> bool:
-    """Say whether an alias's ENGINE is one of ours, or built on one."""
-    return getattr(_engine(alias), "takes_pool_options", False)
+    """Return whether an alias's ENGINE is one of dbpool_mw, or built on one."""
+    return getattr(_wrapper_class(alias), "takes_pool_options", False)
 
 
-def _engine(alias: str) -> Any:
-    """Return the wrapper class of an alias, None if there is none to be had."""
+def _wrapper_class(alias: str) -> Any:
+    """Return the DatabaseWrapper class of an alias, None if it can't be imported."""
     try:
-        return _load_engine(connections.settings[alias]["ENGINE"])
-    except Exception:  # whatever the import of somebody else's module may raise
+        return _load_wrapper_class(connections.settings[alias]["ENGINE"])
+    except Exception:  # importing a third-party module may raise anything
         return None
 
 
 @cache
-def _load_engine(engine: str) -> Any:
-    # An exception is not remembered: what failed in the middle of a start may work.
+def _load_wrapper_class(engine: str) -> Any:
+    # functools.cache doesn't cache exceptions, so an import that failed while Django
+    # was starting is tried again.
     return load_backend(engine).DatabaseWrapper
 
 
 def uses_psycopg3() -> bool:
-    """Say whether Django chose psycopg 3, which it does whenever it can import it.
+    """Return whether Django uses psycopg 3, which it prefers to psycopg2 if installed.
 
-    For a project that has an alias with a pool: Django's backend can be imported.
+    Django's PostgreSQL backend must be importable, which it is if any alias has a pool.
     """
     from django.db.backends.postgresql.psycopg_any import is_psycopg3
 
@@ -253,89 +270,64 @@ def uses_psycopg3() -> bool:
 
 
 def workers() -> int | None:
-    """Return how many worker processes serve the project, None when nothing says so.
+    """Return the number of worker processes of the project, None if it is not known.
 
-    ``WORKERS``, else the environment's WEB_CONCURRENCY, which gunicorn and uvicorn read
-    too and which some hosts set. One that is no number above 0 says nothing. Raises
-    ImproperlyConfigured when ``WORKERS`` is wrong.
+    The number is ``WORKERS`` or else the environment variable WEB_CONCURRENCY, which
+    gunicorn and uvicorn read and some hosting platforms set. A WEB_CONCURRENCY that is
+    not a number above 0 is ignored. Raises ImproperlyConfigured when ``WORKERS`` is
+    invalid.
     """
-    _refuse(app_problems({"WORKERS": value("WORKERS")}))
-    said = value("WORKERS")
-    if said is None:
+    number = value("WORKERS")
+    _raise_any(app_problems({"WORKERS": number}))
+    if number is None:
         text = os.environ.get("WEB_CONCURRENCY", "")
-        said = int(text) if text.isascii() and text.isdigit() else None
-    return said or None
+        number = int(text) if text.isascii() and text.isdigit() else None
+    return number or None
 
 
 def control_dir() -> Path:
-    """Return the directory where workers and commands meet.
+    """Return the directory of the control sockets, in which commands look for workers.
 
-    ``CONTROL_DIR``, else a directory of this user's for this project. A project is its
-    settings module together with the real path of that module's file: two checkouts of
-    one project on one host are two projects, because draining the wrong one is worse
-    than finding none. A deployment that puts each release in a directory of its own
-    must set ``CONTROL_DIR``, or the new release's commands won't find the workers of
-    the old one.
+    The directory is ``CONTROL_DIR`` or else one that belongs to the current user and
+    this project. A project is identified by its settings module and the real path of
+    that module's file, so two checkouts on one host have two directories, and
+    ``dbpool_drain`` in one can't drain the other. A deployment that puts each release
+    in a directory of its own must set ``CONTROL_DIR``: otherwise the commands of the
+    new release can't find the workers of the old one.
 
-    Raises ImproperlyConfigured when ``CONTROL_DIR`` is wrong.
+    Raises ImproperlyConfigured when ``CONTROL_DIR`` is invalid.
     """
-    _refuse(app_problems({"CONTROL_DIR": value("CONTROL_DIR")}))
-    said = value("CONTROL_DIR")
-    return paths.default_directory(_project_key()) if said is None else Path(said)
-
-
-def _project_key() -> str:
-    """Return a text that is the same in every process of this project and user.
-
-    Settings made by ``settings.configure()`` have no module. There the file of the URL
-    configuration stands for the project, by its path alone: a project of one file calls
-    it ``__main__`` when it runs as a script, and something else under a server. Without
-    one, what is left is the directory that the program was started from.
-    """
-    module = _settings_module()
-    if module is not None:
-        return f"{module}:{_file_of(module)}"
+    directory = value("CONTROL_DIR")
+    _raise_any(app_problems({"CONTROL_DIR": directory}))
+    if directory is not None:
+        return Path(directory)
     urls = getattr(settings, "ROOT_URLCONF", None)
-    if isinstance(urls, str):
-        file = _file_of(urls)
-        if file:
-            return f"urls:{file}"
-    return f"path:{os.path.realpath(sys.path[0] if sys.path else '')}:{urls}"
+    return location.default_directory(location.project_key(_settings_module(), urls))
 
 
 def _settings_module() -> str | None:
-    """Return the name of the settings module, also inside ``override_settings``.
+    """Return the name of the settings module, None after ``settings.configure()``.
 
-    Overridden settings say None for SETTINGS_MODULE, and so do those of
-    ``settings.configure()``; the first wrap others that may know.
+    Inside ``override_settings`` SETTINGS_MODULE is None; the settings that are
+    overridden have the name.
     """
-    source: Any = settings
-    while source is not None:
-        name = getattr(source, "SETTINGS_MODULE", None)
+    layer: Any = settings
+    while layer is not None:
+        name = getattr(layer, "SETTINGS_MODULE", None)
         if isinstance(name, str):
             return name
-        source = getattr(source, "default_settings", None)
+        layer = getattr(layer, "default_settings", None)
     return None
 
 
-def _file_of(module: str) -> str:
-    """Return the real path of a module's file, an empty text when it has none."""
-    loaded = sys.modules.get(module)
-    file = getattr(loaded, "__file__", None)
-    if file is None and loaded is None:
-        try:
-            spec = importlib.util.find_spec(module)
-        except (ImportError, ValueError):
-            spec = None
-        file = spec.origin if spec is not None else None
-    return os.path.realpath(file) if file else ""
-
-
-def _refuse(
+def _raise_any(
     found: list[Problem], alias: str | None = None, own: Sequence[Problem] = ()
 ) -> None:
-    """Raise ImproperlyConfigured with the problems found, and those of one alias."""
-    lines = [f"{label(problem)} {problem.hint}" for problem in found]
-    lines += [f"{label(problem, alias)} {problem.hint}" for problem in own]
+    """Raise ImproperlyConfigured if there are problems, with one line for each.
+
+    ``found`` are problems of general settings, ``own`` those of ``alias``.
+    """
+    lines = [f"{describe(problem)} {problem.hint}" for problem in found]
+    lines += [f"{describe(problem, alias)} {problem.hint}" for problem in own]
     if lines:
         raise ImproperlyConfigured("\n".join(lines))

@@ -1,72 +1,80 @@
-"""Compare what all workers may open with what each server allows."""
+"""Check that the pools of all workers fit into each server's max_connections."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+from django.core.checks import CheckMessage
 from django.core.exceptions import ImproperlyConfigured
 from django.db import Error as DatabaseError
 from django.db import connections
 
 from dbpool_mw import conf
+from dbpool_mw.checks.messages import message
 
 
 class _Server(NamedTuple):
-    room: int  # how many connections ordinary roles may have
-    is_far: bool  # a proxy stands in between
+    limit: int  # max_connections without those reserved for special roles
+    behind_proxy: bool
 
 
-def findings(databases: Collection[str]) -> Iterator[tuple[str, str, str]]:
-    """Yield a code of ``dbpool_mw.checks``, a text and a hint for what doesn't fit.
+def check_capacity(
+    databases: Sequence[str] | None = None, **kwargs: Any
+) -> list[CheckMessage]:
+    """Compare the connections that all workers may open with each server's limit.
 
-    Only the databases named are asked. When nothing says how many workers there are it
-    reckons with one. Aliases on the same host and port share one server's places. A
-    server that doesn't answer is no fault of the settings: it is left out. So is one
-    behind a proxy, which has more clients than it opens connections.
+    Django passes the aliases of ``manage.py check --database`` as ``databases``; no
+    other alias is queried. Aliases with the same host and port share one server's
+    limit. The number of workers is 1 if it is not known. A server that can't be reached
+    is skipped. A server behind a proxy is not compared, because the connections to the
+    proxy are not connections to the server.
     """
+    return list(_messages(databases or ()))
+
+
+def _messages(databases: Sequence[str]) -> Iterator[CheckMessage]:
     try:
         aliases = conf.pooled_aliases()
         workers = conf.workers() or 1
         sizes = {alias: conf.config_for(alias).max_conns for alias in aliases}
     except ImproperlyConfigured:
         return
-    servers: dict[tuple[Any, ...], list[str]] = {}
+    by_address: dict[tuple[Any, ...], list[str]] = {}
     for alias in aliases:
-        servers.setdefault(_address(alias), []).append(alias)
-    for sharing in servers.values():
-        asked = [alias for alias in sharing if alias in databases]
-        server = _ask(asked[0]) if asked else None
+        by_address.setdefault(_address(alias), []).append(alias)
+    for sharing in by_address.values():
+        selected = [alias for alias in sharing if alias in databases]
+        server = _query(selected[0]) if selected else None
         if server is None:
             continue
         names = ", ".join(repr(alias) for alias in sharing)
-        wanted = sum(sizes[alias] for alias in sharing)
-        if server.is_far:
-            yield (
+        per_worker = sum(sizes[alias] for alias in sharing)
+        total = workers * per_worker
+        if server.behind_proxy:
+            yield message(
                 "proxy",
-                f"Between this process and the server of {names} stands a proxy, such "
-                "as PgBouncer.",
-                "If it gives each client a server connection for as long as the client "
-                "is connected (session mode), there is nothing to set: let it open "
-                f"{workers * wanted}. If only for a transaction, set "
+                f"{names}: a proxy, such as PgBouncer, is between this process and the "
+                "server.",
+                "In session mode the proxy needs one server connection per client "
+                f"connection: let it open {total}. In transaction mode set "
                 f"{conf.PREFIX}RESET = 'never' and 'DISABLE_SERVER_SIDE_CURSORS': "
-                "True; docs/migrating.rst says what doesn't hold then.",
+                "True; docs/migrating.rst lists the limitations.",
             )
-        elif workers * wanted > server.room:
-            yield (
+        elif total > server.limit:
+            yield message(
                 "capacity",
-                f"{workers} worker process{'es' if workers > 1 else ''} may open "
-                f"{workers * wanted} connections ({wanted} each) to the server of "
-                f"{names}, which has room for {server.room}.",
-                f"Lower {conf.PREFIX}MAX_CONNS (to {max(server.room // workers, 1)} "
-                "over all these aliases), run fewer workers, or raise the server's "
-                "max_connections. "
-                f"{conf.PREFIX}WORKERS says how many workers there are.",
+                f"{names}: {workers} worker process{'es' if workers > 1 else ''} may "
+                f"open {total} connections ({per_worker} each), and the server accepts "
+                f"{server.limit}.",
+                f"Lower {conf.PREFIX}MAX_CONNS (to {max(server.limit // workers, 1)} "
+                "for these aliases together), run fewer workers, or raise the server's "
+                f"max_connections. {conf.PREFIX}WORKERS is the number of workers.",
             )
 
 
 def _address(alias: str) -> tuple[Any, ...]:
-    """Return what two aliases on one server have in common."""
+    """Return a value that is equal for two aliases on the same server."""
     database = connections.settings[alias]
     options = database["OPTIONS"]
     return (
@@ -76,28 +84,29 @@ def _address(alias: str) -> tuple[Any, ...]:
     )
 
 
-def _ask(alias: str) -> _Server | None:
-    """Ask a server for its limits; None for no answer.
+def _query(alias: str) -> _Server | None:
+    """Query a server for its limit, None if it can't be reached.
 
-    Leaves Django's wrapper as it was found: open or closed. A proxy invents the process
-    id that libpq is told when it connects, because it is what cancels a query.
+    A wrapper without a connection is closed again afterwards. A proxy is recognised by
+    the process id: a proxy sends libpq an id of its own when libpq connects, by which
+    it can identify a request to cancel, and pg_backend_pid() is the server's.
     """
-    connection = connections[alias]
-    closed = connection.connection is None
+    wrapper = connections[alias]
+    was_closed = wrapper.connection is None
     try:
-        with connection.cursor() as cursor:
-            # Only PostgreSQL 16 and later have reserved_connections.
+        with wrapper.cursor() as cursor:
+            # reserved_connections exists only in PostgreSQL 16 and later.
             cursor.execute(
                 "SELECT name, setting FROM pg_settings WHERE name IN "
                 "('max_connections', 'superuser_reserved_connections', "
                 "'reserved_connections') "
                 "UNION ALL SELECT 'pid', pg_backend_pid()::text"
             )
-            said = {name: int(setting) for name, setting in cursor.fetchall()}
-        is_far = said.pop("pid") != connection.connection.get_backend_pid()
+            numbers = {name: int(setting) for name, setting in cursor.fetchall()}
+        behind_proxy = numbers.pop("pid") != wrapper.connection.get_backend_pid()
     except (DatabaseError, ImproperlyConfigured):
         return None
     finally:
-        if closed:
-            connection.close()
-    return _Server(said.pop("max_connections") - sum(said.values()), is_far)
+        if was_closed:
+            wrapper.close()
+    return _Server(numbers.pop("max_connections") - sum(numbers.values()), behind_proxy)

@@ -1,7 +1,6 @@
-"""Notice settings left over from other ways to keep connections, and say what to write.
+"""Check for settings of other pool packages, and of Django to keep connections.
 
-A finding is a code of ``dbpool_mw.checks``, a text, and a hint that holds the project's
-own values. Nothing here imports psycopg2, directly or not.
+The hints contain the settings to write instead, with the project's own values.
 """
 
 from __future__ import annotations
@@ -11,216 +10,233 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from django.conf import settings
+from django.core.checks import CheckMessage
 from django.db import connections
 
 from dbpool_mw import conf
 from dbpool_mw.checks import other_pools
-from dbpool_mw.checks.other_pools import Elder
+from dbpool_mw.checks.messages import message
+from dbpool_mw.checks.other_pools import PoolPackage
 from dbpool_mw.core.config import POOL_KEYS, problems
-
-Finding = tuple[str, str, str]  # code, text, hint
 
 _POSTGRESQL = "django.db.backends.postgresql"
 _POSTGIS = "django.contrib.gis.db.backends.postgis"
-_DJANGOS = (_POSTGRESQL, f"{_POSTGRESQL}_psycopg2", _POSTGIS)
+_DJANGO_ENGINES = (_POSTGRESQL, f"{_POSTGRESQL}_psycopg2", _POSTGIS)
 
-_SEE = "docs/migrating.rst says what differs."
-
-
-def pooled_elsewhere(aliases: Iterable[str]) -> list[str]:
-    """Return which of these aliases have the ENGINE of another pool."""
-    return [alias for alias in aliases if other_pools.elder_of(alias) is not None]
+_SEE = "docs/migrating.rst lists the differences."
 
 
-def findings(aliases: Iterable[str]) -> Iterator[Finding]:
-    """Yield what is left over in these aliases and in the settings around them."""
+def with_other_pool(aliases: Iterable[str]) -> list[str]:
+    """Return the aliases whose ENGINE belongs to another pool package."""
+    return [alias for alias in aliases if other_pools.package_of(alias) is not None]
+
+
+def check_other_pools(aliases: Iterable[str]) -> Iterator[CheckMessage]:
+    """Check these aliases, and the project, for settings of other pool packages."""
     for alias in aliases:
-        elder = other_pools.elder_of(alias)
-        if elder is not None:
-            yield _engine(elder, alias)
+        package = other_pools.package_of(alias)
+        if package is not None:
+            yield _replace_engine(package, alias)
         elif conf.has_pooling_engine(alias):
-            yield from _options_of_ours(alias)
-            yield from _pool_options(alias)
-        elif other_pools.engine_name(alias) in _DJANGOS:
-            yield from _options_of_djangos(alias)
-            yield from _pool_options(alias)
+            yield from _options_of_pooling_engine(alias)
+            yield from _unread_pool_options(alias)
+        elif other_pools.engine_name(alias) in _DJANGO_ENGINES:
+            yield from _options_of_django_engine(alias)
+            yield from _unread_pool_options(alias)
         elif conf.vendor(alias) == "postgresql":
-            yield from _keeper(alias)
-    whose = [other_pools.elder_of(alias) for alias in connections.settings]
-    if not any(elder and elder.place == other_pools.ARGUMENTS for elder in whose):
-        yield from _arguments()
+            yield from _persistent_engine(alias)
+    packages = [other_pools.package_of(alias) for alias in connections.settings]
+    if not any(
+        package is not None and package.settings_in == other_pools.POOL_ARGS
+        for package in packages
+    ):
+        yield from _unread_pool_args()
 
 
-def kept_by_django(aliases: Iterable[str]) -> Iterator[Finding]:
-    """Yield where Django itself keeps connections of aliases that have a pool."""
+def check_django_persistence(aliases: Iterable[str]) -> Iterator[CheckMessage]:
+    """Check aliases that have a pool for Django's own pool and for CONN_MAX_AGE."""
     for alias in aliases:
         database = connections.settings[alias]
         native, age = database["OPTIONS"].get("pool"), database["CONN_MAX_AGE"]
         if native:
-            instead = _where(alias, other_pools.from_native(native))
-            yield (
+            instead = _assignment(alias, other_pools.from_psycopg_pool(native))
+            yield message(
                 "native_pool",
-                f"DATABASES[{alias!r}] has Django's own pool on as well.",
-                f'Remove "pool" from OPTIONS{_joined(" and write ", instead)}, or '
-                f"leave the alias to it with {_none(alias)}.",
+                f"DATABASES[{alias!r}] enables Django's own pool as well.",
+                f'Remove "pool" from OPTIONS{_prefixed(" and write ", instead)}, or '
+                f"keep Django's own pool with {_no_pool(alias)}.",
             )
         if age != 0:
-            instead = _where(alias, other_pools.without_faults({"MAX_LIFETIME": age}))
-            yield (
+            values = other_pools.valid_only({"MAX_LIFETIME": age})
+            instead = _assignment(alias, values)
+            yield message(
                 "conn_max_age",
-                f"DATABASES[{alias!r}] has CONN_MAX_AGE = {age!r}, and the pool needs "
-                "0.",
-                "Remove CONN_MAX_AGE. With it Django keeps a connection in each thread "
-                "that uses one outside the pool, beyond its limit. The pool keeps "
-                f"its own open for {conf.PREFIX}MAX_LIFETIME"
-                f"{_joined('; to keep that age, write ', instead)}.",
+                f"DATABASES[{alias!r}] has CONN_MAX_AGE = {age!r}; a pool requires 0.",
+                "Remove CONN_MAX_AGE. It makes Django keep one connection per thread "
+                "that queries without the pool, in addition to MAX_CONNS. The pool "
+                f"keeps its connections open for {conf.PREFIX}MAX_LIFETIME"
+                f"{_prefixed('; to keep the same age, write ', instead)}.",
             )
 
 
-def _engine(elder: Elder, alias: str) -> Finding:
-    name, ours = other_pools.engine_name(alias), other_pools.successor(alias)
-    values = other_pools.settings_of(elder, alias)
-    is_own = other_pools.elder_named(name) is None
-    if name == other_pools.TENANTS:
-        steps = "Write 'ENGINE': 'django_tenants.postgresql_backend', with the "
-        steps += f"middleware{_joined(' and ', _where(alias, values))}."
+def _replace_engine(package: PoolPackage, alias: str) -> CheckMessage:
+    """Return the error for an ENGINE that belongs to, or is built on, ``package``."""
+    name = other_pools.engine_name(alias)
+    replacement = other_pools.replacement_engine(alias)
+    values = other_pools.translated_settings(package, alias)
+    is_derived = other_pools.package_of_module(name) is None
+    if name == other_pools.DJANGO_TENANTS_ENGINE:
+        assignment = _prefixed(" and ", _assignment(alias, values))
+        steps = (
+            "Write 'ENGINE': 'django_tenants.postgresql_backend', with the "
+            f"middleware{assignment}."
+        )
     else:
-        steps = f"Write 'ENGINE': {ours!r}"
-        if is_own:
-            steps = f"Build its DatabaseWrapper on that of {ours + '.base'!r}, or "
-            steps += f"write 'ENGINE': {ours!r}"
-        if elder.place == other_pools.ARGUMENTS:
-            steps += f".{_arguments_instead(elder)}"
+        steps = f"Write 'ENGINE': {replacement!r}"
+        if is_derived:
+            steps = (
+                f"Derive its DatabaseWrapper from that of {replacement + '.base'!r}, "
+                f"or write 'ENGINE': {replacement!r}"
+            )
+        if package.settings_in == other_pools.POOL_ARGS:
+            steps += f".{_instead_of_pool_args(package)}"
         elif values:
             steps += f" and {_in_options(values)}."
         else:
             steps += "."
     database = connections.settings[alias]
-    gone = [key for key in other_pools.DROPPED if key in database["OPTIONS"]]
-    gone += [other_pools.POOL_OPTIONS] if other_pools.POOL_OPTIONS in database else []
-    if gone:
-        steps += f" Remove {', '.join(gone)}."
+    unused = [key for key in other_pools.OBSOLETE_OPTIONS if key in database["OPTIONS"]]
+    if other_pools.POOL_OPTIONS in database:
+        unused.append(other_pools.POOL_OPTIONS)
+    if unused:
+        steps += f" Remove {', '.join(unused)}."
     if "MAX_CONNS" not in values:
         steps += (
-            f" Unless you set MAX_CONNS it is {conf.value('MAX_CONNS')}; there the "
-            f"default was {elder.size + elder.overflow}."
+            f" Unless you set MAX_CONNS, it is {conf.value('MAX_CONNS')}; the default "
+            f"of {package.name} is {package.size + package.overflow}."
         )
-    return (
-        "leftover_engine",
-        f"The ENGINE of {alias!r}, {name!r}, is {'built on ' if is_own else ''}"
-        f"{elder.package}'s, which is a pool of its own.",
-        f"{steps} {_SEE} To stay with it, set {_none(alias)}.",
+    relation = "is built on" if is_derived else "belongs to"
+    return message(
+        "other_pool_engine",
+        f"DATABASES[{alias!r}]: the ENGINE {name!r} {relation} {package.name}, which "
+        "pools connections itself.",
+        f"{steps} {_SEE} To keep {package.name}, set {_no_pool(alias)}.",
     )
 
 
-def _options_of_ours(alias: str) -> Iterator[Finding]:
-    """Yield the options that an ENGINE of ours would hand to libpq, which refuses them.
+def _options_of_pooling_engine(alias: str) -> Iterator[CheckMessage]:
+    """Check for OPTIONS that an ENGINE of dbpool_mw would pass to libpq in vain.
 
-    libpq's own options are in lower case, and none is called as one of the pool's.
+    The names of libpq's options are in lower case, and differ from those of the pool
+    settings. So a name is reported if it is in upper case, or is a pool setting in
+    lower case.
     """
     for key, value in connections.settings[alias]["OPTIONS"].items():
-        at = f"DATABASES[{alias!r}]['OPTIONS']: {key}"
-        if key in other_pools.DROPPED:
-            yield "leftover_option", f"{at} is an option of another pool.", _remove(key)
+        option = f"DATABASES[{alias!r}]['OPTIONS']: {key}"
+        if key in other_pools.OBSOLETE_OPTIONS:
+            yield message(
+                "other_pool_option",
+                f"{option} is an option of another pool package.",
+                _remove(key),
+            )
         elif key not in POOL_KEYS and (
             str(key).isupper() or str(key).upper() in POOL_KEYS
         ):
             (problem,) = problems({key: value})
-            yield problem.code, f"{at} {problem.message}", problem.hint
+            yield message(problem.code, f"{option} {problem.message}", problem.hint)
 
 
-def _options_of_djangos(alias: str) -> Iterator[Finding]:
+def _options_of_django_engine(alias: str) -> Iterator[CheckMessage]:
+    """Check for OPTIONS of a pool that Django's ENGINE passes to libpq."""
     options = connections.settings[alias]["OPTIONS"]
     values = other_pools.pool_keys(options)
-    dropped = [key for key in other_pools.DROPPED if key in options]
-    hints = [_remove(key) for key in dropped]
+    obsolete = [key for key in other_pools.OBSOLETE_OPTIONS if key in options]
+    hints = [_remove(key) for key in obsolete]
     if values:
         hints.insert(
             0,
-            f"Write {_where(alias, values)}, or leave {', '.join(values)} there and "
-            f"write 'ENGINE': {other_pools.successor(alias)!r}.",
+            f"Write {_assignment(alias, values)}, or keep {', '.join(values)} there "
+            f"and write 'ENGINE': {other_pools.replacement_engine(alias)!r}.",
         )
     if hints:
-        yield (
-            "leftover_option",
-            f"DATABASES[{alias!r}]['OPTIONS'] has {', '.join([*values, *dropped])}, "
-            f"which the ENGINE {other_pools.engine_name(alias)!r} hands to libpq, and "
-            "libpq refuses.",
+        yield message(
+            "other_pool_option",
+            f"DATABASES[{alias!r}]['OPTIONS'] has {', '.join([*values, *obsolete])}, "
+            f"which the ENGINE {other_pools.engine_name(alias)!r} passes to libpq, and "
+            "libpq rejects.",
             " ".join(hints),
         )
 
 
-def _pool_options(alias: str) -> Iterator[Finding]:
+def _unread_pool_options(alias: str) -> Iterator[CheckMessage]:
+    """Check for POOL_OPTIONS, which only django-db-connection-pool reads."""
     database = connections.settings[alias]
     if other_pools.POOL_OPTIONS in database:
-        elder = other_pools.CONNECTION_POOL
-        values = other_pools.from_queue_pool(database[other_pools.POOL_OPTIONS], elder)
-        yield (
-            "leftover_setting",
-            f"DATABASES[{alias!r}] has {other_pools.POOL_OPTIONS}, which is "
-            f"{elder.package}'s, and nothing reads it.",
-            f"Remove it{_joined(' and write ', _where(alias, values))}. {_SEE}",
+        package = other_pools.CONNECTION_POOL
+        options = database[other_pools.POOL_OPTIONS]
+        values = other_pools.from_queue_pool(options, package)
+        yield message(
+            "other_pool_setting",
+            f"DATABASES[{alias!r}] has {other_pools.POOL_OPTIONS} of {package.name}, "
+            "which nothing reads.",
+            f"Remove it{_prefixed(' and write ', _assignment(alias, values))}. {_SEE}",
         )
 
 
-def _arguments() -> Iterator[Finding]:
-    elder = other_pools.POSTGRESPOOL2
-    for name in (other_pools.ARGUMENTS, "DATABASE_POOL_CLASS"):
+def _unread_pool_args() -> Iterator[CheckMessage]:
+    """Check for the settings that only the django-postgrespool packages read."""
+    package = other_pools.POSTGRESPOOL2
+    for name in (other_pools.POOL_ARGS, "DATABASE_POOL_CLASS"):
         if hasattr(settings, name):
-            instead = _arguments_instead(elder) if name == other_pools.ARGUMENTS else ""
-            yield (
-                "leftover_setting",
-                f"{name} is a setting of {elder.package}, and nothing reads it.",
+            is_args = name == other_pools.POOL_ARGS
+            instead = _instead_of_pool_args(package) if is_args else ""
+            yield message(
+                "other_pool_setting",
+                f"{name} is a setting of {package.name}, which nothing reads.",
                 f"Remove it.{instead} {_SEE}",
             )
 
 
-def _arguments_instead(elder: Elder) -> str:
-    values = other_pools.from_arguments(elder)
-    lines = [f"{conf.PREFIX}{key} = {value!r}" for key, value in values.items()]
-    written = f" In the place of {other_pools.ARGUMENTS} write {' and '.join(lines)}."
-    return written if lines else ""
+def _persistent_engine(alias: str) -> Iterator[CheckMessage]:
+    """Check whether a project's own ENGINE seems to keep connections.
 
-
-def _keeper(alias: str) -> Iterator[Finding]:
-    """Yield a warning for an ENGINE that seems to keep connections itself.
-
-    Such as a home-made one, with a connection in a module's global or in each thread:
-    one physical connection would stand in two places of the pool.
+    An example is an ENGINE that keeps a connection in a module global or per thread.
+    Two entries of the pool would then hold the same connection. The check can only
+    guess from the class, so it is a warning.
     """
     options = other_pools.pool_keys(connections.settings[alias]["OPTIONS"])
     reasons = [f"its OPTIONS have {key}" for key in options]
-    for each in other_pools.classes(alias):
-        if each.__module__.split(".")[0] == "django":
+    for cls in other_pools.engine_classes(alias):
+        if cls.__module__.split(".")[0] == "django":
             continue
-        if "_close" in vars(each):
-            reasons.append(f"{each.__module__} has a _close() of its own")
-        elif _only_pretends(vars(each).get("close")):
-            reasons.append(f"the close() of {each.__module__} closes nothing")
+        if "_close" in vars(cls):
+            reasons.append(f"{cls.__module__} overrides _close()")
+        elif _closes_nothing(vars(cls).get("close")):
+            reasons.append(f"the close() of {cls.__module__} closes nothing")
     if reasons:
-        ours = other_pools.successor(alias)
-        djangos = _POSTGIS if ours.endswith("postgis") else _POSTGRESQL
-        yield (
-            "keeper",
-            f"The ENGINE of {alias!r}, {other_pools.engine_name(alias)!r}, seems to "
-            f"keep connections itself: {', and '.join(reasons)}.",
-            f"Write 'ENGINE': {ours!r}, or 'ENGINE': {djangos!r} with the middleware. "
-            f"To stay with it, set {_none(alias)}. Silence this one if each of its "
-            f"connections is a new one. {_SEE}",
+        replacement = other_pools.replacement_engine(alias)
+        django_engine = _POSTGIS if replacement.endswith("postgis") else _POSTGRESQL
+        yield message(
+            "persistent_engine",
+            f"DATABASES[{alias!r}]: the ENGINE {other_pools.engine_name(alias)!r} "
+            f"seems to keep connections itself: {', and '.join(reasons)}.",
+            f"Write 'ENGINE': {replacement!r}, or 'ENGINE': {django_engine!r} with the "
+            f"middleware. To keep the ENGINE, set {_no_pool(alias)}. Silence this "
+            f"warning if the ENGINE opens a new connection on every connect. {_SEE}",
         )
 
 
-def _only_pretends(close: Any) -> bool:
-    """Tell whether a method called close() calls nothing of that name."""
+def _closes_nothing(close: Any) -> bool:
+    """Return whether a ``close`` method exists and calls neither close nor _close."""
     code = getattr(inspect.unwrap(close), "__code__", None) if close else None
     return code is not None and not {"close", "_close"} & set(code.co_names)
 
 
-# --- Phrases -------------------------------------------------------------------------
+# --- Parts of hints ------------------------------------------------------------------
 
 
-def _where(alias: str, values: Mapping[str, object]) -> str:
-    """Return how to write settings of one alias, an empty text for none."""
+def _assignment(alias: str, values: Mapping[str, object]) -> str:
+    """Return how to write pool settings of one alias, "" if there are none."""
     if not values:
         return ""
     if conf.has_pooling_engine(alias):
@@ -229,16 +245,25 @@ def _where(alias: str, values: Mapping[str, object]) -> str:
 
 
 def _in_options(values: Mapping[str, object]) -> str:
-    return f"'OPTIONS': {values!r} (besides what libpq is to have)"
+    return f"'OPTIONS': {values!r} (in addition to libpq's options)"
 
 
-def _none(alias: str) -> str:
+def _instead_of_pool_args(package: PoolPackage) -> str:
+    """Return a sentence with the settings that replace DATABASE_POOL_ARGS, or ""."""
+    values = other_pools.from_pool_args(package)
+    lines = [f"{conf.PREFIX}{key} = {value!r}" for key, value in values.items()]
+    if not lines:
+        return ""
+    return f" Instead of {other_pools.POOL_ARGS} write {' and '.join(lines)}."
+
+
+def _no_pool(alias: str) -> str:
     return f"{conf.PREFIX}POOLS = {{{alias!r}: None}}"
 
 
-def _joined(before: str, text: str) -> str:
-    return before + text if text else ""
+def _prefixed(prefix: str, text: str) -> str:
+    return prefix + text if text else ""
 
 
 def _remove(key: str) -> str:
-    return f"Remove {key}: {other_pools.DROPPED[key]}."
+    return f"Remove {key}: {other_pools.OBSOLETE_OPTIONS[key]}."

@@ -1,7 +1,8 @@
-"""Know the other packages that pool Django's connections, and their settings in ours.
+"""Recognise other packages that pool connections, and translate their settings.
 
-The names and defaults are those of the packages' own sources. None of them need be
-installed: an ENGINE is known by its name, and if it loads, by what it is built on.
+The names and defaults are taken from the sources of those packages. A package need not
+be installed: its ENGINE is recognised by name. An ENGINE of a project's own is
+recognised by the modules of its base classes, if it can be imported.
 """
 
 from __future__ import annotations
@@ -13,150 +14,158 @@ from django.conf import settings
 from django.db import connections
 from django.db.utils import load_backend
 
-from dbpool_mw.core.config import POOL_KEYS, problems
+from dbpool_mw.core.config import POOL_KEYS, PSYCOPG_POOL_NAMES, problems
 
-#: Where each of them keeps its settings.
-OPTIONS, POOL_OPTIONS, ARGUMENTS = "OPTIONS", "POOL_OPTIONS", "DATABASE_POOL_ARGS"
+#: Where a package has its settings: in two keys of DATABASES, or in a Django setting.
+OPTIONS, POOL_OPTIONS, POOL_ARGS = "OPTIONS", "POOL_OPTIONS", "DATABASE_POOL_ARGS"
 
 
-class Elder(NamedTuple):
+class PoolPackage(NamedTuple):
     """Another package that pools connections."""
 
-    package: str
-    place: str  # where its settings are
-    size: int  # how many connections its pool keeps at most, unless set
-    overflow: int  # how many it opens above that, unless set
+    name: str
+    settings_in: str  # OPTIONS, POOL_OPTIONS or POOL_ARGS
+    size: int  # default number of connections that its pool keeps
+    overflow: int  # default number of connections that it opens beyond ``size``
 
 
-CONNECTION_POOL = Elder("django-db-connection-pool", POOL_OPTIONS, 10, 10)
-POSTGRESPOOL2 = Elder("django-postgrespool2", ARGUMENTS, 5, 10)
+CONNECTION_POOL = PoolPackage("django-db-connection-pool", POOL_OPTIONS, 10, 10)
+POSTGRESPOOL2 = PoolPackage("django-postgrespool2", POOL_ARGS, 5, 10)
 
-# By the beginning of their ENGINEs' names.
-_ELDERS = {
-    "dbpool.db.backends": Elder("django-db-pool", OPTIONS, 1, 0),
-    "django_db_geventpool.backends": Elder("django-db-geventpool", OPTIONS, 4, 0),
-    "django_postgrespool": Elder("django-postgrespool", ARGUMENTS, 5, 10),
+# The key is the package part with which the names of its ENGINEs begin.
+_PACKAGES = {
+    "dbpool.db.backends": PoolPackage("django-db-pool", OPTIONS, 1, 0),
+    "django_db_geventpool.backends": PoolPackage("django-db-geventpool", OPTIONS, 4, 0),
+    "django_postgrespool": PoolPackage("django-postgrespool", POOL_ARGS, 5, 10),
     "django_postgrespool2": POSTGRESPOOL2,
-    # Its ENGINEs for other databases are no affair of ours.
+    # django-db-connection-pool has ENGINEs for other databases too. They can stay.
     "dj_db_conn_pool.backends.postgresql": CONNECTION_POOL,
     "dj_db_conn_pool.backends.postgis": CONNECTION_POOL,
 }
-#: The one of them that pools the ENGINE of a third package.
-TENANTS = "dj_db_conn_pool.backends.postgresql.django_tenants"
 
-#: Options of theirs that nothing takes the place of, and why they aren't missed.
-DROPPED = {
-    "REUSE_CONNS": "every idle connection is used again, until MAX_IDLE",
-    "TEST_ON_BORROW": "a dead connection is noticed without a query",
-    "TEST_ON_BORROW_QUERY": "a dead connection is noticed without a query",
+#: The ENGINE of django-db-connection-pool that is built on the one of django-tenants.
+DJANGO_TENANTS_ENGINE = "dj_db_conn_pool.backends.postgresql.django_tenants"
+
+#: Options of other packages that dbpool_mw doesn't have, and why it doesn't need them.
+OBSOLETE_OPTIONS = {
+    "REUSE_CONNS": "every idle connection is reused, until MAX_IDLE",
+    "TEST_ON_BORROW": "a dead connection is detected without a query",
+    "TEST_ON_BORROW_QUERY": "a dead connection is detected without a query",
 }
 
-# psycopg_pool's names for what Django's own pool takes, and its size unless set.
-_NATIVE = {
-    "min_size": "MIN_CONNS",
-    "max_size": "MAX_CONNS",
-    "timeout": "TIMEOUT",
-    "max_waiting": "MAX_WAITING",
-    "max_idle": "MAX_IDLE",
-    "max_lifetime": "MAX_LIFETIME",
-}
-_NATIVE_SIZE = 4
+# psycopg_pool's default of min_size, which is also its maximum unless max_size is set.
+_PSYCOPG_POOL_MIN_SIZE = 4
 
 
 def engine_name(alias: str) -> str:
-    """Return the ENGINE of an alias as the project writes it."""
+    """Return the ENGINE of an alias as it is written in DATABASES."""
     return str(connections.settings[alias]["ENGINE"])
 
 
-def classes(alias: str) -> tuple[type, ...]:
-    """Return the classes of an alias's ENGINE, none if it can't be imported."""
+def engine_classes(alias: str) -> tuple[type, ...]:
+    """Return the wrapper class of an alias's ENGINE and the base classes of it.
+
+    Empty if the ENGINE can't be imported.
+    """
     try:
         found: tuple[type, ...] = load_backend(engine_name(alias)).DatabaseWrapper.mro()
-    except Exception:  # whatever the import of somebody else's module may raise
+    except Exception:  # importing a third-party module may raise anything
         return ()
     return tuple(found)
 
 
-def elder_named(module: str) -> Elder | None:
-    """Return whose module this is, None if it is no elder's."""
-    for prefix, elder in _ELDERS.items():
+def package_of_module(module: str) -> PoolPackage | None:
+    """Return the pool package that a module belongs to, if any."""
+    for prefix, package in _PACKAGES.items():
         if f"{module}.".startswith(f"{prefix}."):
-            return elder
+            return package
     return None
 
 
-def elder_of(alias: str) -> Elder | None:
-    """Return whose ENGINE an alias has, or is built on; None if it is no elder's."""
-    return next(filter(None, map(elder_named, _modules(alias))), None)
+def package_of(alias: str) -> PoolPackage | None:
+    """Return the pool package that an alias's ENGINE belongs to or is built on."""
+    return next(filter(None, map(package_of_module, _modules(alias))), None)
 
 
-def successor(alias: str) -> str:
-    """Return the ENGINE of ours that stands for the one an alias has."""
+def replacement_engine(alias: str) -> str:
+    """Return the ENGINE of dbpool_mw that replaces the ENGINE of an alias."""
     is_gis = any("postgis" in module for module in _modules(alias))
     return f"dbpool_mw.backends.{'postgis' if is_gis else 'postgresql'}"
 
 
 def _modules(alias: str) -> list[str]:
-    return [engine_name(alias), *(each.__module__ for each in classes(alias))]
+    return [engine_name(alias), *(cls.__module__ for cls in engine_classes(alias))]
 
 
-# --- Their settings in our words -----------------------------------------------------
+# --- Translating settings ------------------------------------------------------------
+#
+# Each function returns settings of one pool by their keys, and leaves out what has no
+# equivalent or what dbpool_mw would reject as invalid.
 
 
-def settings_of(elder: Elder, alias: str) -> dict[str, object]:
-    """Return the project's settings for an elder's pool as settings of our pool."""
+def translated_settings(package: PoolPackage, alias: str) -> dict[str, object]:
+    """Translate the settings that ``package`` has for an alias."""
     database = connections.settings[alias]
-    if elder.place == OPTIONS:
+    if package.settings_in == OPTIONS:
         return pool_keys(database["OPTIONS"])
-    if elder.place == POOL_OPTIONS:
-        return from_queue_pool(database.get(POOL_OPTIONS), elder)
-    return from_arguments(elder)
+    if package.settings_in == POOL_OPTIONS:
+        return from_queue_pool(database.get(POOL_OPTIONS), package)
+    return from_pool_args(package)
 
 
 def pool_keys(options: Mapping[str, object]) -> dict[str, object]:
-    """Return the options that are called as our pool's settings are."""
+    """Return the options that have the names of pool settings, without validation."""
     return {key: options[key] for key in POOL_KEYS if key in options}
 
 
-def from_arguments(elder: Elder) -> dict[str, object]:
-    """Translate DATABASE_POOL_ARGS, which is for all aliases."""
-    return from_queue_pool(getattr(settings, ARGUMENTS, None), elder)
+def from_pool_args(package: PoolPackage) -> dict[str, object]:
+    """Translate the setting DATABASE_POOL_ARGS, which applies to all aliases."""
+    return from_queue_pool(getattr(settings, POOL_ARGS, None), package)
 
 
-def from_queue_pool(values: object, elder: Elder) -> dict[str, object]:
-    """Translate the arguments of SQLAlchemy's QueuePool.
+def from_queue_pool(values: object, package: PoolPackage) -> dict[str, object]:
+    """Translate the arguments of SQLAlchemy's QueuePool, in upper or lower case.
 
-    Its ``pool_size`` is how many it keeps and ``max_overflow`` how many it opens above
-    that; 0 and -1 set no limit, which we can't do. ``recycle`` of -1 is never.
+    A QueuePool keeps ``pool_size`` connections and opens ``max_overflow`` more. A
+    ``pool_size`` of 0 or a ``max_overflow`` of -1 means no limit, which dbpool_mw
+    doesn't have. A ``recycle`` of -1 means no maximum age.
     """
     if not isinstance(values, Mapping):
         return {}
-    said = {str(key).lower(): value for key, value in values.items()}
+    arguments = {str(key).lower(): value for key, value in values.items()}
     found: dict[str, object] = {}
-    if "pool_size" in said or "max_overflow" in said:
-        size = said.get("pool_size", elder.size)
-        overflow = said.get("max_overflow", elder.overflow)
-        are_whole = isinstance(size, int) and isinstance(overflow, int)
-        if are_whole and size > 0 and overflow >= 0:
+    if "pool_size" in arguments or "max_overflow" in arguments:
+        size = arguments.get("pool_size", package.size)
+        overflow = arguments.get("max_overflow", package.overflow)
+        are_ints = isinstance(size, int) and isinstance(overflow, int)
+        if are_ints and size > 0 and overflow >= 0:
             found["MAX_CONNS"] = size + overflow
-    if "timeout" in said:
-        found["TIMEOUT"] = said["timeout"]
-    if "recycle" in said:
-        found["MAX_LIFETIME"] = None if said["recycle"] == -1 else said["recycle"]
-    return without_faults(found)
+    if "timeout" in arguments:
+        found["TIMEOUT"] = arguments["timeout"]
+    if "recycle" in arguments:
+        recycle = arguments["recycle"]
+        found["MAX_LIFETIME"] = None if recycle == -1 else recycle
+    return valid_only(found)
 
 
-def from_native(options: object) -> dict[str, object]:
-    """Translate the arguments of psycopg_pool; without max_size it is min_size."""
+def from_psycopg_pool(options: object) -> dict[str, object]:
+    """Translate the arguments of psycopg_pool, which Django's own pool is given.
+
+    Without ``max_size`` such a pool has ``min_size`` connections at most.
+    """
     if not isinstance(options, Mapping):
         return {}
-    found = {ours: options[key] for key, ours in _NATIVE.items() if key in options}
+    found = {
+        key: options[name]
+        for name, key in PSYCOPG_POOL_NAMES.items()
+        if name in options
+    }
     if {"MIN_CONNS", "MAX_CONNS"} & found.keys() and found.get("MAX_CONNS") is None:
-        found["MAX_CONNS"] = found.get("MIN_CONNS", _NATIVE_SIZE)
-    return without_faults(found)
+        found["MAX_CONNS"] = found.get("MIN_CONNS", _PSYCOPG_POOL_MIN_SIZE)
+    return valid_only(found)
 
 
-def without_faults(values: Mapping[str, object]) -> dict[str, object]:
-    """Leave out what we would refuse: what was allowed there may not be here."""
-    wrong = {problem.key for problem in problems(values)}
-    return {key: value for key, value in values.items() if key not in wrong}
+def valid_only(values: Mapping[str, object]) -> dict[str, object]:
+    """Return the settings without the invalid ones."""
+    invalid = {problem.key for problem in problems(values)}
+    return {key: value for key, value in values.items() if key not in invalid}

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import os
 import re
 import secrets
@@ -31,16 +30,6 @@ class ControlDirError(Exception):
 
 class ControlDirMissing(ControlDirError):
     """The control directory doesn't exist: no worker has created it yet."""
-
-
-def default_directory(key: str) -> Path:
-    """Return the directory of the project `key` for the current user.
-
-    The base is fixed: a service and a shell rarely agree on TMPDIR or
-    XDG_RUNTIME_DIR, and then they would never meet.
-    """
-    digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
-    return Path("/tmp") / f"dbpool_mw-{os.geteuid()}" / digest[:16]
 
 
 def ensure_directory(directory: Path) -> None:

@@ -1,8 +1,8 @@
-"""Judge every setting's value and build the frozen configuration of one pool.
+"""Validate the value of every setting and build the configuration of one pool.
 
-This is the only place that says whether a value is right. It knows keys, not the names
-that a project writes in its settings: ``dbpool_mw.conf`` adds the prefix, and
-``dbpool_mw.checks`` turns each :class:`Problem` into a system check message.
+A value is validated here, read from Django's settings in ``dbpool_mw.conf``, and
+reported as a system check message in ``dbpool_mw.checks``. This file therefore works
+with keys such as ``MAX_CONNS``, without the prefix ``DBPOOL_MW_``.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from dataclasses import dataclass, fields
 from pathlib import PurePath
 from typing import Any
 
-# Linux allows 107 bytes in a Unix socket's path, macOS 103. What this leaves is for
-# the socket's own file name.
+# Linux allows 107 bytes in the path of a Unix socket, macOS 103. The bytes above this
+# limit are for the file name of the socket.
 MAX_CONTROL_DIR_BYTES = 80
 
-#: How a session is made fit for the next holder; a callable is the other way.
+#: The names that RESET accepts. It accepts a function as well.
 RESET_MODES = ("auto", "always", "never")
 
 _FROM_ENVIRONMENT = "Environment variables are strings: convert with "
@@ -28,12 +28,13 @@ _FROM_ENVIRONMENT = "Environment variables are strings: convert with "
 
 @dataclass(frozen=True, slots=True)
 class PoolConfig:
-    """Hold the settings of one pool; every duration is in seconds.
+    """The settings of one pool. All durations are in seconds.
 
-    One that is None in the settings, which means never, is ``math.inf`` here, so that
-    arithmetic and comparisons need no special case. A blocking call takes no infinite
-    time-out: cap it before you wait for it. ``reset`` is one of RESET_MODES or a
-    function of a connection and of whether its session was touched.
+    A duration that is None in the settings, which means "never", is ``math.inf`` here,
+    so that arithmetic and comparisons need no special case. Blocking calls reject an
+    infinite timeout: replace ``math.inf`` before passing a duration to one.
+    ``max_waiting`` of 0 means no limit. ``reset`` is one of RESET_MODES or a function
+    that is called with the connection and with whether its session is dirty.
     """
 
     min_conns: int = 0
@@ -50,10 +51,11 @@ class PoolConfig:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """Say what is wrong with one key.
+    """An invalid key or value, with the text that a user is shown.
 
-    ``message`` is worded to follow the setting's name. ``code`` is one of ``unknown``,
-    ``type``, ``range``, ``order``, ``pools``, ``exempt``, ``view`` and ``control_dir``.
+    ``message`` continues a sentence that begins with the name of the setting.
+    ``code`` is a key of ``dbpool_mw.checks.IDS``: this file uses ``unknown``, ``type``,
+    ``range``, ``order``, ``pools``, ``exempt``, ``view`` and ``control_dir``.
     """
 
     key: str
@@ -73,30 +75,39 @@ APP_KEYS = (
     "WORKERS",
 )
 
-# The names that other pools give to the same thing.
-_OTHER_NAMES = {
-    "MIN_SIZE": "MIN_CONNS",
-    "MINCONN": "MIN_CONNS",
-    "MAX_SIZE": "MAX_CONNS",
-    "MAXCONN": "MAX_CONNS",
-    "POOL_SIZE": "MAX_CONNS",
-    "POOL_TIMEOUT": "TIMEOUT",
-    "RECYCLE": "MAX_LIFETIME",
-    "CONN_MAX_AGE": "MAX_LIFETIME",
-    "RESET_ON_RETURN": "RESET",
+#: The arguments of psycopg_pool (and of Django's own pool) that are settings of ours.
+PSYCOPG_POOL_NAMES = {
+    "min_size": "MIN_CONNS",
+    "max_size": "MAX_CONNS",
+    "timeout": "TIMEOUT",
+    "max_waiting": "MAX_WAITING",
+    "max_idle": "MAX_IDLE",
+    "max_lifetime": "MAX_LIFETIME",
 }
 
-_Fault = tuple[str, str, str]  # code, message, hint
-_Judge = Callable[[Any], "_Fault | None"]
+# Names of the same settings in other pools, in upper case, to suggest the right key.
+_OTHER_NAMES = {
+    **{name.upper(): key for name, key in PSYCOPG_POOL_NAMES.items()},
+    "MINCONN": "MIN_CONNS",  # psycopg2.pool
+    "MAXCONN": "MAX_CONNS",
+    "POOL_SIZE": "MAX_CONNS",  # SQLAlchemy
+    "POOL_TIMEOUT": "TIMEOUT",
+    "RECYCLE": "MAX_LIFETIME",
+    "RESET_ON_RETURN": "RESET",
+    "CONN_MAX_AGE": "MAX_LIFETIME",  # Django
+}
+
+_Error = tuple[str, str, str]  # code, message, hint
+_Validator = Callable[[Any], "_Error | None"]
 
 
 def problems(values: Mapping[str, object]) -> list[Problem]:
-    """Judge the settings of one pool and return what is wrong with them.
+    """Validate the settings of one pool and return the problems, none if all is valid.
 
-    Keys are those of :class:`PoolConfig` in upper case; one that is missing has its
-    default and is right.
+    The keys of ``values`` are POOL_KEYS, the fields of :class:`PoolConfig` in upper
+    case. A missing key has its default value.
     """
-    found = _judge(values, POOL_KEYS)
+    found = _validate(values, POOL_KEYS)
     if not any(problem.key in ("MIN_CONNS", "MAX_CONNS") for problem in found):
         low: Any = values.get("MIN_CONNS", PoolConfig().min_conns)
         high: Any = values.get("MAX_CONNS", PoolConfig().max_conns)
@@ -114,34 +125,39 @@ def problems(values: Mapping[str, object]) -> list[Problem]:
 
 
 def app_problems(values: Mapping[str, object]) -> list[Problem]:
-    """Judge the settings that are not about one pool (``APP_KEYS``)."""
-    return _judge(values, APP_KEYS)
+    """Validate settings of the whole project (APP_KEYS) and return the problems."""
+    return _validate(values, APP_KEYS)
 
 
 def build(values: Mapping[str, object]) -> PoolConfig:
-    """Return the configuration of one pool; raise ValueError listing the problems."""
+    """Return the configuration of one pool.
+
+    The keys of ``values`` are POOL_KEYS. Raises ValueError with one line per problem.
+    """
     found = problems(values)
     if found:
         raise ValueError(
-            "\n".join(f"{each.key} {each.message} {each.hint}" for each in found)
+            "\n".join(
+                f"{problem.key} {problem.message} {problem.hint}" for problem in found
+            )
         )
-    return PoolConfig(**{key.lower(): _built(key, values[key]) for key in values})
+    return PoolConfig(**{key.lower(): _converted(key, values[key]) for key in values})
 
 
 def unknown(key: object, known: Sequence[str], prefix: str = "") -> Problem:
-    """Describe a key that is none of the known ones, with the one it may stand for.
+    """Return the problem of an unknown key, with the most similar known key as a hint.
 
-    ``prefix`` is what stands before a key where this one was written.
+    ``prefix`` is put before the keys in the hint.
     """
-    meant = _meant(key, known)
-    if meant is None:
-        hint = f"The settings are {', '.join(prefix + each for each in known)}."
+    suggestion = _suggestion(key, known)
+    if suggestion is None:
+        hint = f"The settings are {', '.join(prefix + name for name in known)}."
     else:
-        hint = f"Did you mean {prefix}{meant}?"
+        hint = f"Did you mean {prefix}{suggestion}?"
     return Problem(str(key), "unknown", "is not a setting.", hint)
 
 
-def _judge(values: Mapping[str, object], known: tuple[str, ...]) -> list[Problem]:
+def _validate(values: Mapping[str, object], known: tuple[str, ...]) -> list[Problem]:
     found = []
     for key, value in values.items():
         if key not in known:
@@ -151,26 +167,26 @@ def _judge(values: Mapping[str, object], known: tuple[str, ...]) -> list[Problem
                         key,
                         "unknown",
                         "can't be set for one alias.",
-                        f"{key} holds for all of them: make it a setting of its own.",
+                        f"{key} applies to all aliases: set it for the whole project.",
                     )
                 )
             else:
                 found.append(unknown(key, known))
             continue
-        fault = _JUDGES[key](value)
-        if fault is not None:
-            found.append(Problem(key, *fault))
+        error = _VALIDATORS[key](value)
+        if error is not None:
+            found.append(Problem(key, *error))
     return found
 
 
-def _meant(key: object, known: Sequence[str]) -> str | None:
+def _suggestion(key: object, known: Sequence[str]) -> str | None:
     if not isinstance(key, str):
         return None
     upper = key.upper()
     other = _OTHER_NAMES.get(upper)
     if other in known:
         return other
-    # Lower case, or a prefix that doesn't belong here.
+    # The right key in lower case or with a prefix.
     for candidate in known:
         if upper == candidate or upper.endswith(f"_{candidate}"):
             return candidate
@@ -178,19 +194,19 @@ def _meant(key: object, known: Sequence[str]) -> str | None:
     return close[0] if close else None
 
 
-def _built(key: str, value: Any) -> Any:
+def _converted(key: str, value: Any) -> Any:
     if value is None:
         return math.inf
-    as_it_is = ("MIN_CONNS", "MAX_CONNS", "MAX_WAITING", "RESET")
-    return value if key in as_it_is else float(value)
+    not_durations = ("MIN_CONNS", "MAX_CONNS", "MAX_WAITING", "RESET")
+    return value if key in not_durations else float(value)
 
 
 def _is_int(value: object) -> bool:
-    # True and False are ints to Python, never to a reader of settings.
+    # bool is a subclass of int, but MAX_CONNS = True is a mistake.
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _holds_number(value: object) -> bool:
+def _is_numeric_text(value: object) -> bool:
     if not isinstance(value, str):
         return False
     try:
@@ -204,7 +220,7 @@ def _not(value: object) -> str:
     return f"not {value!r}"
 
 
-def _flag(value: object) -> _Fault | None:
+def _flag(value: object) -> _Error | None:
     if isinstance(value, bool):
         return None
     hint = "Write True or False."
@@ -213,42 +229,42 @@ def _flag(value: object) -> _Fault | None:
     return "type", f"must be True or False, {_not(value)}.", hint
 
 
-def _whole(least: int, hint: str, *, or_none: bool = False) -> _Judge:
-    def judge(value: Any) -> _Fault | None:
+def _whole(least: int, hint: str, *, or_none: bool = False) -> _Validator:
+    def validate(value: Any) -> _Error | None:
         if value is None and or_none:
             return None
         if not _is_int(value):
-            said = f"must be a whole number, {_not(value)}."
-            if _holds_number(value):
-                return "type", said, f'{_FROM_ENVIRONMENT}int(os.environ["NAME"]).'
-            return "type", said, hint
+            message = f"must be a whole number, {_not(value)}."
+            if _is_numeric_text(value):
+                return "type", message, f'{_FROM_ENVIRONMENT}int(os.environ["NAME"]).'
+            return "type", message, hint
         if value < least:
             return "range", f"must be {least} or more, {_not(value)}.", hint
         return None
 
-    return judge
+    return validate
 
 
-def _seconds(hint: str, *, zero: bool = False, or_none: bool = False) -> _Judge:
-    def judge(value: Any) -> _Fault | None:
+def _seconds(hint: str, *, zero: bool = False, or_none: bool = False) -> _Validator:
+    def validate(value: Any) -> _Error | None:
         if value is None and or_none:
             return None
         if not _is_int(value) and not isinstance(value, float):
-            said = f"must be a number of seconds, {_not(value)}."
-            if _holds_number(value):
-                return "type", said, f'{_FROM_ENVIRONMENT}float(os.environ["NAME"]).'
-            return "type", said, hint
-        # Python refuses to wait longer than TIMEOUT_MAX. The comparison is written so
-        # that nan, which is neither more nor less than anything, is refused too.
+            message = f"must be a number of seconds, {_not(value)}."
+            if _is_numeric_text(value):
+                return "type", message, f'{_FROM_ENVIRONMENT}float(os.environ["NAME"]).'
+            return "type", message, hint
+        # Locks reject timeouts above TIMEOUT_MAX. "not 0 <= value" rejects nan as well,
+        # because every comparison with nan is false.
         if not 0 <= value <= threading.TIMEOUT_MAX or (value == 0 and not zero):
             least = "0 or more" if zero else "more than 0"
             return "range", f"must be {least} and finite, {_not(value)}.", hint
         return None
 
-    return judge
+    return validate
 
 
-def _exempt(value: object) -> _Fault | None:
+def _exempt(value: object) -> _Error | None:
     hint = 'Write a list of path prefixes, for example ["/health/", "/static/"].'
     if isinstance(value, str):
         hint = f"Put the text into a list: [{value!r}]."
@@ -259,13 +275,13 @@ def _exempt(value: object) -> _Fault | None:
             return (
                 "exempt",
                 f'must hold paths that start with "/", {_not(item)}.',
-                "A request's path starts with a slash; one that begins with one of "
-                "these gets no connection.",
+                "Write the beginning of the request's path with its leading slash, for "
+                'example "/health/".',
             )
     return None
 
 
-def _pools(value: object) -> _Fault | None:
+def _pools(value: object) -> _Error | None:
     hint = 'Write for example {"default": {"MAX_CONNS": 20}, "legacy": None}.'
     if not isinstance(value, dict):
         return "pools", f"must be a dict, {_not(value)}.", hint
@@ -274,34 +290,34 @@ def _pools(value: object) -> _Fault | None:
             return (
                 "pools",
                 f"must give a dict of settings or None for {alias!r}, {_not(item)}.",
-                "A dict sets what differs from the general settings ({} for nothing); "
-                "None leaves the alias without a pool.",
+                "Write a dict with the settings that differ for the alias, which may "
+                "be empty, or None for no pool.",
             )
     return None
 
 
-def _reset(value: object) -> _Fault | None:
+def _reset(value: object) -> _Error | None:
     if callable(value) or (isinstance(value, str) and value in RESET_MODES):
         return None
     return (
         "type",
-        f"must be one of {', '.join(map(repr, RESET_MODES))}, or a function of a "
-        f"connection and of whether its session was touched, {_not(value)}.",
-        'Write "auto" to reset the sessions that were changed.',
+        f"must be one of {', '.join(map(repr, RESET_MODES))}, or a function "
+        f"reset(connection, dirty), {_not(value)}.",
+        'Write "auto" to reset only the sessions that may have been changed.',
     )
 
 
-def _view(value: object) -> _Fault | None:
+def _view(value: object) -> _Error | None:
     if value is None or (isinstance(value, str) and "." in value.strip(".")):
         return None
     return (
         "view",
         f"must be the dotted path of a view, {_not(value)}.",
-        'Write for example "project.views.busy", or None for the built-in answer.',
+        'Write for example "project.views.busy", or None for the built-in response.',
     )
 
 
-def _control_dir(value: object) -> _Fault | None:
+def _control_dir(value: object) -> _Error | None:
     if value is None:
         return None
     if not isinstance(value, (str, PurePath)):
@@ -314,21 +330,21 @@ def _control_dir(value: object) -> _Fault | None:
         return (
             "control_dir",
             f"must be an absolute path, not {str(value)!r}.",
-            "The workers and the commands may run in different directories. Write the "
-            'path from "/" on, or None for the default directory.',
+            "The workers and the commands may have different working directories. "
+            'Write a path that starts with "/", or None for the default directory.',
         )
     size = len(os.fsencode(value))
     if size > MAX_CONTROL_DIR_BYTES:
         return (
             "control_dir",
-            f"is {size} bytes long, and at most {MAX_CONTROL_DIR_BYTES} fit.",
+            f"is {size} bytes long; the limit is {MAX_CONTROL_DIR_BYTES} bytes.",
             "The operating system limits the path of a Unix socket. Choose a shorter "
-            'one, for example "/run/myproject".',
+            'path, for example "/run/myproject".',
         )
     return None
 
 
-_JUDGES: dict[str, _Judge] = {
+_VALIDATORS: dict[str, _Validator] = {
     "ENABLED": _flag,
     "LAZY": _flag,
     "EXEMPT": _exempt,
@@ -337,34 +353,34 @@ _JUDGES: dict[str, _Judge] = {
     "CONTROL_DIR": _control_dir,
     "WORKERS": _whole(
         1,
-        "Give the number of worker processes, or None to go by WEB_CONCURRENCY.",
+        "Give the number of worker processes, or None to use WEB_CONCURRENCY.",
         or_none=True,
     ),
-    "MIN_CONNS": _whole(0, "0 opens connections only when they are needed."),
+    "MIN_CONNS": _whole(0, "Give a number; 0 opens connections only when needed."),
     "MAX_CONNS": _whole(
-        1, "Give the most connections that one process may have open at a time."
+        1, "Give the maximum number of open connections per process and alias."
     ),
-    "MAX_WAITING": _whole(0, "0 sets no limit to how many may wait."),
+    "MAX_WAITING": _whole(0, "Give a number of waiting requests; 0 sets no limit."),
     "TIMEOUT": _seconds(
         "Give the seconds that a request may wait for a connection, for example 5.0."
     ),
     "MAX_IDLE": _seconds(
-        "Give seconds, for example 600.0, or None to keep idle connections for good.",
+        "Give seconds, for example 600.0, or None to never close idle connections.",
         or_none=True,
     ),
     "MAX_LIFETIME": _seconds(
-        "Give seconds, for example 3600.0, or None to let connections grow old.",
+        "Give seconds, for example 3600.0, or None for no maximum age.",
         or_none=True,
     ),
     "RESET": _reset,
     "LEAK_AFTER": _seconds(
-        "Give seconds, for example 30.0, or None to look for no leaks.", or_none=True
+        "Give seconds, for example 30.0, or None to report no leaks.", or_none=True
     ),
     "MAX_HOLD": _seconds(
-        "Give seconds, for example 300.0, or None to cancel nothing.", or_none=True
+        "Give seconds, for example 300.0, or None for no limit.", or_none=True
     ),
     "CHECK_AFTER_IDLE": _seconds(
-        "Give seconds, for example 30.0. 0 asks the server at every checkout.",
+        "Give seconds, for example 30.0. 0 checks with a query at every checkout.",
         zero=True,
     ),
 }

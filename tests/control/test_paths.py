@@ -19,22 +19,6 @@ def mode(path: Path) -> int:
     return stat.S_IMODE(path.lstat().st_mode)
 
 
-def test_two_projects_never_share_a_default_directory() -> None:
-    one, other = paths.default_directory("one"), paths.default_directory("other")
-    assert one != other
-    assert one == paths.default_directory("one")
-    assert re.fullmatch(rf"/tmp/dbpool_mw-{os.geteuid()}/[0-9a-f]{{16}}", str(one))
-
-
-def test_the_default_directory_does_not_follow_the_environment(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    before = paths.default_directory("key")
-    for name in ("TMPDIR", "XDG_RUNTIME_DIR", "HOME"):
-        monkeypatch.setenv(name, "/elsewhere")
-    assert paths.default_directory("key") == before
-
-
 def test_a_new_directory_and_its_parents_are_private(directory: Path) -> None:
     made = directory / "a" / "b"
     paths.ensure_directory(made)

@@ -25,19 +25,19 @@ def only(found: list[Problem]) -> Problem:
     return found[0]
 
 
-def test_nothing_said_gives_the_defaults() -> None:
+def test_without_values_the_configuration_has_the_defaults() -> None:
     assert problems({}) == []
     assert build({}) == PoolConfig()
     assert PoolConfig() == PoolConfig(0, 10, 5.0, 0, 600.0, 3600.0, 30.0, "auto")
 
 
-def test_what_is_said_is_what_is_built_with_seconds_as_floats() -> None:
+def test_the_configuration_has_the_values_with_durations_as_floats() -> None:
     config = build({"MAX_CONNS": 20, "TIMEOUT": 3, "CHECK_AFTER_IDLE": 0})
     assert config == PoolConfig(max_conns=20, timeout=3.0, check_after_idle=0.0)
     assert isinstance(config.timeout, float)
 
 
-def test_none_means_never_and_is_an_infinite_time() -> None:
+def test_none_means_never_and_becomes_an_infinite_duration() -> None:
     never = ("MAX_IDLE", "MAX_LIFETIME", "LEAK_AFTER", "MAX_HOLD")
     config = build(dict.fromkeys(never))
     assert {getattr(config, key.lower()) for key in never} == {math.inf}
@@ -63,12 +63,12 @@ def test_a_count_has_a_least_value(key: str, least: int) -> None:
 
 
 @pytest.mark.parametrize("value", ["auto", "always", "never", print])
-def test_a_reset_is_a_mode_or_a_function(value: object) -> None:
+def test_reset_may_be_a_mode_or_a_function(value: object) -> None:
     assert build({"RESET": value}).reset == value
 
 
 @pytest.mark.parametrize("value", ["", "Auto", "discard", None, True, 1, b"auto"])
-def test_another_reset_is_refused(value: object) -> None:
+def test_any_other_reset_is_a_problem(value: object) -> None:
     problem = only(problems({"RESET": value}))
     assert (problem.key, problem.code) == ("RESET", "type")
     assert "'auto', 'always', 'never'" in problem.message
@@ -91,7 +91,7 @@ def test_a_duration_must_be_a_number(key: str, value: object) -> None:
 
 @pytest.mark.parametrize("key", SECONDS)
 @pytest.mark.parametrize("value", [-1, -0.5, math.inf, math.nan, 10**400])
-def test_a_duration_must_be_one_that_can_pass(key: str, value: float) -> None:
+def test_a_duration_must_be_positive_and_finite(key: str, value: float) -> None:
     assert only(problems({key: value})).code == "range"
 
 
@@ -101,13 +101,13 @@ def test_a_duration_may_be_any_other_number(key: str, value: float) -> None:
     assert problems({key: value}) == []
 
 
-def test_only_the_check_may_be_due_after_no_time_at_all() -> None:
+def test_only_check_after_idle_may_be_zero() -> None:
     assert problems({"CHECK_AFTER_IDLE": 0}) == []
     found = problems({"TIMEOUT": 0, "MAX_IDLE": 0.0, "MAX_LIFETIME": 0})
     assert [problem.code for problem in found] == ["range"] * 3
 
 
-def test_only_idle_time_and_lifetime_may_be_none() -> None:
+def test_timeout_and_check_after_idle_may_not_be_none() -> None:
     found = problems(dict.fromkeys(SECONDS))
     assert [problem.key for problem in found] == ["TIMEOUT", "CHECK_AFTER_IDLE"]
 
@@ -115,7 +115,7 @@ def test_only_idle_time_and_lifetime_may_be_none() -> None:
 @pytest.mark.parametrize(
     ("key", "convert"), [("MAX_CONNS", "int"), ("TIMEOUT", "float")]
 )
-def test_a_number_in_a_text_is_told_about_the_environment(
+def test_the_hint_for_a_number_in_a_string_is_to_convert_it(
     key: str, convert: str
 ) -> None:
     problem = only(problems({key: "20"}))
@@ -124,7 +124,7 @@ def test_a_number_in_a_text_is_told_about_the_environment(
     assert f"{convert}(os.environ" in problem.hint
 
 
-def test_the_minimum_may_reach_the_maximum_and_not_pass_it() -> None:
+def test_the_minimum_may_equal_the_maximum_and_not_exceed_it() -> None:
     assert problems({"MIN_CONNS": 10}) == []
     problem = only(problems({"MIN_CONNS": 11}))
     assert (problem.key, problem.code) == ("MIN_CONNS", "order")
@@ -132,13 +132,13 @@ def test_the_minimum_may_reach_the_maximum_and_not_pass_it() -> None:
     assert "Lower MIN_CONNS or raise MAX_CONNS" in problem.hint
 
 
-def test_a_bound_that_is_wrong_by_itself_is_not_compared() -> None:
+def test_an_invalid_minimum_or_maximum_is_not_compared() -> None:
     assert only(problems({"MIN_CONNS": 5, "MAX_CONNS": "2"})).code == "type"
     assert only(problems({"MIN_CONNS": 5, "MAX_CONNS": 0})).code == "range"
 
 
 @pytest.mark.parametrize(
-    ("key", "meant"),
+    ("key", "suggestion"),
     [
         ("max_conns", "MAX_CONNS"),
         ("DBPOOL_MW_MAX_CONNS", "MAX_CONNS"),
@@ -150,21 +150,25 @@ def test_a_bound_that_is_wrong_by_itself_is_not_compared() -> None:
         ("CONN_MAX_AGE", "MAX_LIFETIME"),
     ],
 )
-def test_a_key_that_is_nearly_right_is_asked_about(key: str, meant: str) -> None:
+def test_an_unknown_key_that_resembles_a_known_one_is_answered_with_that(
+    key: str, suggestion: str
+) -> None:
     problem = only(problems({key: 5}))
     assert (problem.key, problem.code) == (key, "unknown")
     assert problem.message == "is not a setting."
-    assert problem.hint == f"Did you mean {meant}?"
+    assert problem.hint == f"Did you mean {suggestion}?"
 
 
 @pytest.mark.parametrize("key", ["COLOUR", 7, None])
-def test_a_key_like_no_other_is_told_all_of_them(key: object) -> None:
+def test_an_unknown_key_that_resembles_none_is_answered_with_all_keys(
+    key: object,
+) -> None:
     problem = unknown(key, POOL_KEYS)
     assert problem.key == str(key)
     assert problem.hint == f"The settings are {', '.join(POOL_KEYS)}."
 
 
-def test_every_key_is_judged_whatever_came_before_it() -> None:
+def test_every_key_is_validated_even_after_a_problem() -> None:
     found = problems({"COLOUR": 1, "LAZY": True, "MAX_CONNS": 0})
     assert [problem.key for problem in found] == ["COLOUR", "LAZY", "MAX_CONNS"]
 
@@ -178,48 +182,50 @@ def test_every_key_is_judged_whatever_came_before_it() -> None:
         ("MAX_CONNS", 0, "1 or more, not 0"),
     ],
 )
-def test_a_number_out_of_its_range_is_told_the_range(
+def test_the_message_for_a_number_out_of_range_has_the_range(
     key: str, value: float, least: str
 ) -> None:
     assert only(problems({key: value})).message == f"must be {least}."
 
 
-def test_the_longest_time_that_python_can_wait_is_allowed() -> None:
+def test_the_longest_timeout_that_python_accepts_is_valid() -> None:
     assert problems({"TIMEOUT": threading.TIMEOUT_MAX}) == []
     only(problems({"TIMEOUT": threading.TIMEOUT_MAX * 2}))
 
 
-@pytest.mark.parametrize(("value", "asked"), [("7", True), ("x", False), ([7], False)])
-def test_a_text_that_is_a_number_is_taken_for_one_of_the_environment(
-    value: object, asked: bool
+@pytest.mark.parametrize(
+    ("value", "converts"), [("7", True), ("x", False), ([7], False)]
+)
+def test_only_a_string_with_a_number_has_the_hint_about_the_environment(
+    value: object, converts: bool
 ) -> None:
-    assert ("os.environ" in only(problems({"TIMEOUT": value})).hint) is asked
+    assert ("os.environ" in only(problems({"TIMEOUT": value})).hint) is converts
 
 
-def test_what_pools_and_threads_share_can_not_be_changed() -> None:
+def test_a_configuration_is_immutable() -> None:
     with pytest.raises(dataclasses.FrozenInstanceError):
         PoolConfig().max_conns = 7  # type: ignore[misc]
 
 
-def test_the_hint_writes_the_prefix_where_the_key_had_one() -> None:
+def test_the_suggestion_has_the_prefix() -> None:
     assert unknown("TIMEOT", POOL_KEYS, "APP_").hint == "Did you mean APP_TIMEOUT?"
 
 
-def test_what_holds_for_all_aliases_is_refused_for_one() -> None:
+def test_a_project_wide_setting_is_a_problem_for_one_alias() -> None:
     problem = only(problems({"LAZY": True}))
     assert problem.code == "unknown"
     assert problem.message == "can't be set for one alias."
-    assert "LAZY holds for all of them" in problem.hint
+    assert "LAZY applies to all aliases" in problem.hint
 
 
-def test_build_refuses_with_every_problem_and_its_hint() -> None:
+def test_build_raises_an_error_with_every_problem_and_its_hint() -> None:
     with pytest.raises(ValueError, match="MAX_CONNS must be 1 or more") as caught:
         build({"MAX_CONNS": 0, "TIMEOUT": None})
     assert "TIMEOUT must be a number of seconds" in str(caught.value)
     assert "for example 5.0" in str(caught.value)
 
 
-GOOD: dict[str, list[object]] = {
+VALID: dict[str, list[object]] = {
     "ENABLED": [True, False],
     "LAZY": [True, False],
     "EXEMPT": [(), [], ["/health/"], ("/a", "/b/")],
@@ -228,7 +234,7 @@ GOOD: dict[str, list[object]] = {
     "CONTROL_DIR": [None, "/run/project", Path("/run/project")],
     "WORKERS": [None, 1, 64],
 }
-BAD: dict[str, list[tuple[object, str]]] = {
+INVALID: dict[str, list[tuple[object, str]]] = {
     "ENABLED": [(None, "type"), (1, "type"), ("True", "type")],
     "LAZY": [(0, "type"), ("", "type")],
     "EXEMPT": [
@@ -260,21 +266,21 @@ BAD: dict[str, list[tuple[object, str]]] = {
 }
 
 
-def test_every_setting_of_the_app_has_cases_here() -> None:
-    assert set(GOOD) == set(BAD) == set(APP_KEYS)
+def test_every_project_wide_setting_has_cases_in_this_file() -> None:
+    assert set(VALID) == set(INVALID) == set(APP_KEYS)
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [(key, value) for key in GOOD for value in GOOD[key]]
+    ("key", "value"), [(key, value) for key in VALID for value in VALID[key]]
 )
-def test_a_good_value_is_no_problem(key: str, value: object) -> None:
+def test_a_valid_value_is_no_problem(key: str, value: object) -> None:
     assert app_problems({key: value}) == []
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "code"), [(key, *case) for key in BAD for case in BAD[key]]
+    ("key", "value", "code"), [(key, *case) for key in INVALID for case in INVALID[key]]
 )
-def test_a_bad_value_is_a_problem_with_a_hint(
+def test_an_invalid_value_is_a_problem_with_a_hint(
     key: str, value: object, code: str
 ) -> None:
     problem = only(app_problems({key: value}))
@@ -283,16 +289,16 @@ def test_a_bad_value_is_a_problem_with_a_hint(
     assert problem.hint.endswith((".", "]."))
 
 
-def test_a_lone_path_is_shown_in_a_list() -> None:
+def test_the_hint_for_a_single_exempt_path_is_a_list() -> None:
     problem = only(app_problems({"EXEMPT": "/health/"}))
     assert problem.hint == "Put the text into a list: ['/health/']."
 
 
-def test_a_path_at_the_limit_still_fits() -> None:
+def test_a_control_directory_as_long_as_the_limit_is_valid() -> None:
     path = "/" + "x" * (MAX_CONTROL_DIR_BYTES - 1)
     assert app_problems({"CONTROL_DIR": path}) == []
 
 
-def test_a_flag_in_a_text_is_told_about_the_environment() -> None:
+def test_the_hint_for_a_flag_in_a_string_is_to_convert_it() -> None:
     problem = only(app_problems({"ENABLED": "False"}))
     assert 'os.environ.get("NAME") == "1"' in problem.hint

@@ -1,4 +1,4 @@
-"""A project whose settings a test chooses, for the system checks."""
+"""Fixtures that give the tests of the system checks a project with chosen settings."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ Project = Callable[..., None]
 
 @pytest.fixture
 def defaults() -> Iterator[None]:
-    """Take the defaults for every setting, and notice the changes of a test."""
+    """Give every setting its default, and reset the cache when a test changes one."""
     setting_changed.connect(conf.reset_cache, dispatch_uid="test_checks")
     with override_settings(
         MIDDLEWARE=[checks.MIDDLEWARE], **conf.DbpoolMwConf._meta.defaults
@@ -33,13 +33,19 @@ def defaults() -> Iterator[None]:
 
 @pytest.fixture
 def project(monkeypatch: pytest.MonkeyPatch) -> Project:
-    """Give the project other databases; "default" is on PostgreSQL unless said."""
+    """Return a function that replaces DATABASES by its keyword arguments.
 
-    def put(**said: dict[str, Any]) -> None:
-        copies = {"default": POSTGRESQL, **said}
-        made = ConnectionHandler({each: dict(copies[each]) for each in copies}).settings
-        monkeypatch.setitem(connections.__dict__, "settings", made)
+    Unless given, "default" is on PostgreSQL.
+    """
+
+    def set_databases(**databases: dict[str, Any]) -> None:
+        copies = {
+            alias: dict(database)
+            for alias, database in {"default": POSTGRESQL, **databases}.items()
+        }
+        handler = ConnectionHandler(copies)
+        monkeypatch.setitem(connections.__dict__, "settings", handler.settings)
         conf.reset_cache()
 
-    put()
-    return put
+    set_databases()
+    return set_databases

@@ -1,4 +1,4 @@
-"""The check of what the workers may open against what the server allows."""
+"""The check that the pools of all workers fit into the server's max_connections."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("defaults")
 
 
 class FakeConnection:
-    """Stand for a wrapper of Django's on a server with some settings."""
+    """A fake of Django's wrapper, connected to a server with the settings ``rows``."""
 
     def __init__(
         self, rows: dict[str, str], *, is_open: bool = False, pid: int = 7
@@ -29,8 +29,7 @@ class FakeConnection:
         self.connection = self if is_open else None
         self.rows = rows
         self.closed = 0
-        self.asked = 0
-
+        self.queries = 0
         self.pid = pid
 
     def get_backend_pid(self) -> int:
@@ -47,7 +46,7 @@ class FakeConnection:
         pass
 
     def execute(self, sql: str) -> None:
-        self.asked += 1
+        self.queries += 1
         if not self.rows:
             raise OperationalError("connection refused")
 
@@ -60,7 +59,7 @@ class FakeConnection:
 
 @pytest.fixture
 def server(project: Project, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
-    """Put a server behind aliases, which are all on PostgreSQL."""
+    """Return a function that gives aliases, by their names, a fake connection."""
     monkeypatch.delenv("WEB_CONCURRENCY", raising=False)
 
     class Connections:
@@ -73,12 +72,12 @@ def server(project: Project, monkeypatch: pytest.MonkeyPatch) -> Callable[..., A
         def settings(self) -> Any:
             return connections.settings
 
-    def put(**made: FakeConnection) -> None:
+    def set_connections(**made: FakeConnection) -> None:
         fake = Connections()
         fake.made = made
         monkeypatch.setattr("dbpool_mw.checks.capacity.connections", fake)
 
-    return put
+    return set_connections
 
 
 def capacity(*databases: str) -> list[CheckMessage]:
@@ -92,68 +91,72 @@ SMALL = {
 }
 
 
-def test_what_fits_the_server_exactly_is_no_warning(server: Any) -> None:
+def test_connections_that_just_fit_the_server_are_no_warning(server: Any) -> None:
     server(default=FakeConnection(SMALL))
     with override_settings(DBPOOL_MW_WORKERS=5, DBPOOL_MW_MAX_CONNS=19):
         assert capacity("default") == []
 
 
-def test_more_workers_than_the_server_has_room_for_are_a_warning(server: Any) -> None:
+def test_more_connections_than_the_server_accepts_are_a_warning(server: Any) -> None:
     server(default=FakeConnection(SMALL))
     with override_settings(DBPOOL_MW_WORKERS=4, DBPOOL_MW_MAX_CONNS=24):
         (message,) = capacity("default")
     assert isinstance(message, Warning)
     assert message.id == checks.IDS["capacity"]
     assert message.msg == (
-        "4 worker processes may open 96 connections (24 each) to the server of "
-        "'default', which has room for 95."
+        "'default': 4 worker processes may open 96 connections (24 each), and the "
+        "server accepts 95."
     )
     assert "Lower DBPOOL_MW_MAX_CONNS (to 23 " in str(message.hint)
 
 
-def test_an_old_server_reserves_nothing_for_ordinary_roles(server: Any) -> None:
+def test_an_old_server_has_no_reserved_connections(server: Any) -> None:
     rows = {"max_connections": "20", "superuser_reserved_connections": "3"}
     server(default=FakeConnection(rows))
     with override_settings(DBPOOL_MW_MAX_CONNS=17):
         assert capacity("default") == []
     with override_settings(DBPOOL_MW_MAX_CONNS=18):
         (message,) = capacity("default")
-    assert message.msg.startswith("1 worker process may open 18 connections")
+    assert message.msg.startswith("'default': 1 worker process may open 18 connections")
 
 
-def test_the_workers_of_the_environment_count(
+def test_the_number_of_workers_may_come_from_the_environment(
     server: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server(default=FakeConnection(SMALL))
     monkeypatch.setenv("WEB_CONCURRENCY", "10")
-    assert capacity("default")[0].msg.startswith("10 worker processes may open 100")
+    (message,) = capacity("default")
+    assert message.msg.startswith("'default': 10 worker processes may open 100")
 
 
-def test_aliases_on_one_server_share_its_room(server: Any, project: Project) -> None:
+def test_aliases_on_one_server_share_its_limit(server: Any, project: Project) -> None:
     far = {**POSTGRESQL, "HOST": "far", "PORT": 5433}
     project(one=far, two={**far, "PORT": "5433", "NAME": "stock"})
     made = {alias: FakeConnection(SMALL) for alias in ("default", "one", "two")}
     server(**made)
     with override_settings(DBPOOL_MW_MAX_CONNS=50):
         (message,) = capacity("default", "two")
-    assert "100 connections (100 each) to the server of 'one', 'two'" in message.msg
-    assert [each.asked for each in made.values()] == [1, 0, 1]
+    assert message.msg == (
+        "'one', 'two': 1 worker process may open 100 connections (100 each), and the "
+        "server accepts 95."
+    )
+    assert [wrapper.queries for wrapper in made.values()] == [1, 0, 1]
 
 
-def test_only_the_databases_asked_for_are_asked(server: Any) -> None:
+def test_only_the_given_databases_are_queried(server: Any) -> None:
     made = FakeConnection(SMALL)
     server(default=made)
     with override_settings(DBPOOL_MW_MAX_CONNS=1000):
         assert capacity() == []
         assert capacity("other") == []
-    assert made.asked == 0
+    assert made.queries == 0
 
 
-def test_a_server_that_doesnt_answer_is_left_out(server: Any) -> None:
+def test_a_server_that_cant_be_reached_is_skipped(server: Any) -> None:
     made = FakeConnection({})
     server(default=made)
     assert capacity("default") == []
-    assert made.asked == made.closed == 1
+    assert made.queries == made.closed == 1
 
 
 @pytest.mark.parametrize("is_open", [True, False])
@@ -167,7 +170,7 @@ def test_the_connection_is_left_open_or_closed_as_it_was(
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "invalid",
     [
         {"DBPOOL_MW_ENABLED": False},
         {"DBPOOL_MW_POOLS": None},
@@ -175,35 +178,35 @@ def test_the_connection_is_left_open_or_closed_as_it_was(
         {"DBPOOL_MW_MAX_CONNS": "many"},
     ],
 )
-def test_a_pool_that_is_off_or_wrong_has_no_capacity(
-    server: Any, wrong: dict[str, object]
+def test_invalid_or_disabled_settings_query_no_server(
+    server: Any, invalid: dict[str, object]
 ) -> None:
     made = FakeConnection(SMALL)
     server(default=made)
-    with override_settings(**wrong):
+    with override_settings(**invalid):
         assert capacity("default") == []
-    assert made.asked == 0
+    assert made.queries == 0
 
 
-def test_a_real_server_is_asked_and_the_wrapper_left_closed(
+def test_a_real_server_is_queried_and_the_wrapper_left_closed(
     databases: Databases,
 ) -> None:
     connection = connections["default"]
     connection.close()
     with connection.cursor() as cursor:
         cursor.execute("SHOW max_connections")
-        most = int(cursor.fetchone()[0])
+        limit = int(cursor.fetchone()[0])
     connection.close()
-    with override_settings(DBPOOL_MW_WORKERS=most, DBPOOL_MW_MAX_CONNS=1):
+    with override_settings(DBPOOL_MW_WORKERS=limit, DBPOOL_MW_MAX_CONNS=1):
         # "replica" is on the same server.
         (message,) = capacity("default")
-    assert f"may open {2 * most} connections (2 each)" in message.msg
+    assert f"may open {2 * limit} connections (2 each)" in message.msg
     assert connection.connection is None
     with override_settings(DBPOOL_MW_WORKERS=1, DBPOOL_MW_MAX_CONNS=1):
         assert capacity("default", "replica") == []
 
 
-def test_a_real_server_that_is_down_is_left_out(
+def test_a_real_server_that_is_down_is_skipped(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     nowhere = {**POSTGRESQL, "HOST": "127.0.0.1", "PORT": "1"}
@@ -214,20 +217,20 @@ def test_a_real_server_that_is_down_is_left_out(
     assert handler["default"].connection is None
 
 
-def test_behind_a_proxy_the_servers_room_says_nothing(server: Any) -> None:
+def test_a_server_behind_a_proxy_is_not_compared(server: Any) -> None:
     server(default=FakeConnection(SMALL, pid=8))
     with override_settings(DBPOOL_MW_WORKERS=2, DBPOOL_MW_MAX_CONNS=500):
         (message,) = capacity("default")
     assert isinstance(message, Info)
     assert message.id == checks.IDS["proxy"]
-    assert "the server of 'default' stands a proxy" in message.msg
+    assert message.msg.startswith("'default': a proxy, such as PgBouncer, is between")
     assert "let it open 1000." in str(message.hint)
     assert "docs/migrating.rst" in str(message.hint)
 
 
 @needs_pgbouncer
 @pytest.mark.parametrize("mode", ["session", "transaction"])
-def test_a_real_pgbouncer_is_noticed(
+def test_a_real_pgbouncer_is_recognised(
     postgres: Server, database: str, mode: str
 ) -> None:
     with (

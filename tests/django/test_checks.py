@@ -27,7 +27,7 @@ def found() -> list[CheckMessage]:
 
 
 def only(code: str) -> CheckMessage:
-    """Return the one message there is, which must be of this kind."""
+    """Return the only message, which must have the id of ``code``."""
     messages = found()
     assert [message.id for message in messages] == [checks.IDS[code]], messages
     return messages[0]
@@ -44,7 +44,7 @@ def takes_a_request(request: HttpRequest) -> HttpResponse:
 not_callable = 503
 
 
-def test_a_clean_project_hears_nothing(project: Project) -> None:
+def test_a_project_without_problems_gets_no_message(project: Project) -> None:
     project(replica=POSTGRESQL, local=SQLITE)
     with override_settings(
         DBPOOL_MW_POOLS={"default": {"MAX_CONNS": 20}, "replica": None},
@@ -57,14 +57,14 @@ def test_a_clean_project_hears_nothing(project: Project) -> None:
         assert found() == []
 
 
-def test_every_id_is_one_of_its_own_and_in_the_documentation() -> None:
+def test_every_id_is_unique_and_documented() -> None:
     assert len(set(checks.IDS.values())) == len(checks.IDS)
     text = (Path(__file__).parents[2] / "docs" / "settings.rst").read_text()
-    assert [each for each in checks.IDS.values() if each not in text] == []
+    assert [check_id for check_id in checks.IDS.values() if check_id not in text] == []
     assert [key for key in conf.KEYS if f"{conf.PREFIX}{key}" not in text] == []
 
 
-def test_an_unknown_setting_is_told_what_it_may_stand_for() -> None:
+def test_an_unknown_setting_is_an_error_that_suggests_the_right_name() -> None:
     with override_settings(DBPOOL_MW_MAX_CONN=5):
         message = only("unknown")
     assert isinstance(message, Error)
@@ -72,7 +72,7 @@ def test_an_unknown_setting_is_told_what_it_may_stand_for() -> None:
     assert message.hint == "Did you mean DBPOOL_MW_MAX_CONNS?"
 
 
-def test_an_unknown_key_of_an_alias_is_told_what_it_may_stand_for() -> None:
+def test_an_unknown_key_of_an_alias_is_an_error_that_suggests_the_right_key() -> None:
     with override_settings(DBPOOL_MW_POOLS={"default": {"DBPOOL_MW_TIMEOUT": 5}}):
         message = only("unknown")
     assert message.msg == (
@@ -106,7 +106,7 @@ def test_a_minimum_above_the_maximum_is_an_error() -> None:
     assert "Lower MIN_CONNS or raise MAX_CONNS" in str(message.hint)
 
 
-def test_an_alias_can_be_what_sets_the_minimum_above_the_maximum() -> None:
+def test_the_maximum_of_an_alias_below_the_general_minimum_is_an_error() -> None:
     with override_settings(
         DBPOOL_MW_MIN_CONNS=5, DBPOOL_MW_POOLS={"default": {"MAX_CONNS": 2}}
     ):
@@ -114,7 +114,7 @@ def test_an_alias_can_be_what_sets_the_minimum_above_the_maximum() -> None:
     assert "MIN_CONNS of 'default' is 5" in message.msg
 
 
-def test_a_general_fault_is_told_once_however_many_aliases_there_are(
+def test_an_invalid_general_setting_is_reported_once_for_all_aliases(
     project: Project,
 ) -> None:
     project(replica=POSTGRESQL)
@@ -125,21 +125,21 @@ def test_a_general_fault_is_told_once_however_many_aliases_there_are(
 
 
 @pytest.mark.parametrize("pools", [None, ["default"], {"default": 20}])
-def test_pools_of_another_shape_are_an_error(pools: object) -> None:
+def test_pools_that_are_not_a_dict_of_dicts_are_an_error(pools: object) -> None:
     with override_settings(DBPOOL_MW_POOLS=pools):
         message = only("pools")
     assert message.msg.startswith("DBPOOL_MW_POOLS must ")
     assert "None" in str(message.hint)
 
 
-def test_a_lone_exempt_path_is_an_error() -> None:
+def test_an_exempt_path_that_is_not_in_a_list_is_an_error() -> None:
     with override_settings(DBPOOL_MW_EXEMPT="/health/"):
         message = only("exempt")
     assert message.hint == "Put the text into a list: ['/health/']."
 
 
 @pytest.mark.parametrize(
-    ("view", "said"),
+    ("view", "text"),
     [
         ("busy", "must be the dotted path of a view"),
         ("no.such.view", "can't be imported: No module named"),
@@ -149,29 +149,29 @@ def test_a_lone_exempt_path_is_an_error() -> None:
         ("django.views.View", "can't be called with a request and"),
     ],
 )
-def test_a_view_that_cant_answer_is_an_error(view: str, said: str) -> None:
+def test_a_view_that_cant_be_called_is_an_error(view: str, text: str) -> None:
     with override_settings(DBPOOL_MW_UNAVAILABLE_VIEW=view):
         message = only("view")
     assert message.msg.startswith("DBPOOL_MW_UNAVAILABLE_VIEW ")
-    assert said in message.msg
+    assert text in message.msg
     assert message.hint
 
 
-def test_a_view_that_doesnt_tell_how_it_is_called_is_believed() -> None:
-    # Compiled functions needn't.
+def test_a_view_without_a_signature_is_accepted() -> None:
+    # Functions of extension modules may have none.
     with override_settings(DBPOOL_MW_UNAVAILABLE_VIEW="builtins.max"):
         assert found() == []
 
 
 @pytest.mark.parametrize("directory", ["run/shop", "/" + "x" * 90])
-def test_a_control_directory_where_no_socket_can_be_is_an_error(directory: str) -> None:
+def test_a_relative_or_too_long_control_directory_is_an_error(directory: str) -> None:
     with override_settings(DBPOOL_MW_CONTROL_DIR=directory):
         message = only("control_dir")
     assert message.msg.startswith("DBPOOL_MW_CONTROL_DIR ")
     assert message.hint
 
 
-def test_an_alias_that_is_not_there_is_an_error(project: Project) -> None:
+def test_an_alias_that_databases_doesnt_have_is_an_error(project: Project) -> None:
     project(replica=POSTGRESQL)
     with override_settings(DBPOOL_MW_POOLS={"replcia": None}):
         message = only("alias")
@@ -186,7 +186,7 @@ def test_a_pool_for_another_database_is_an_error(project: Project) -> None:
     with override_settings(DBPOOL_MW_POOLS={"local": {}}):
         message = only("engine")
     assert "'local', whose ENGINE 'django.db.backends.sqlite3'" in message.msg
-    assert message.hint == "Take 'local' out of DBPOOL_MW_POOLS, or say None for it."
+    assert message.hint == "Remove 'local' from DBPOOL_MW_POOLS, or set None for it."
     with override_settings(DBPOOL_MW_POOLS={"local": None}):
         assert found() == []
 
@@ -197,8 +197,8 @@ def test_an_engine_that_cant_be_imported_is_left_to_django(project: Project) -> 
         assert found() == []
 
 
-def test_a_project_without_a_driver_is_told_what_to_install() -> None:
-    # In a process of its own: here Django has chosen its driver already.
+def test_a_missing_driver_is_an_error_that_names_what_to_install() -> None:
+    # In another process, because Django has chosen its driver in this one.
     program = """
 import sys
 sys.modules.update({"psycopg2": None, "psycopg": None})
@@ -241,10 +241,10 @@ def test_psycopg_3_is_an_error(
     assert "DBPOOL_MW_POOLS = {'default': None}" in str(message.hint)
 
 
-def test_djangos_own_pool_besides_ours_is_an_error(project: Project) -> None:
+def test_djangos_own_pool_on_an_alias_with_a_pool_is_an_error(project: Project) -> None:
     project(default={**POSTGRESQL, "OPTIONS": {"pool": True}})
     message = only("native_pool")
-    assert message.msg == "DATABASES['default'] has Django's own pool on as well."
+    assert message.msg == "DATABASES['default'] enables Django's own pool as well."
     assert "DBPOOL_MW_POOLS = {'default': None}" in str(message.hint)
     with override_settings(DBPOOL_MW_POOLS={"default": None}):
         assert only("no_alias")
@@ -253,7 +253,7 @@ def test_djangos_own_pool_besides_ours_is_an_error(project: Project) -> None:
 
 
 @pytest.mark.parametrize("age", [None, 600])
-def test_connections_that_django_keeps_are_an_error(
+def test_conn_max_age_other_than_0_is_an_error(
     project: Project, age: int | None
 ) -> None:
     project(default={**POSTGRESQL, "CONN_MAX_AGE": age})
@@ -262,7 +262,7 @@ def test_connections_that_django_keeps_are_an_error(
     assert "Remove CONN_MAX_AGE" in str(message.hint)
 
 
-def test_what_an_alias_without_a_pool_does_is_its_own_affair(project: Project) -> None:
+def test_aliases_without_a_pool_are_not_checked(project: Project) -> None:
     legacy = {**POSTGRESQL, "CONN_MAX_AGE": 60, "OPTIONS": {"pool": True}}
     project(local={**SQLITE, "CONN_MAX_AGE": 60}, legacy=legacy)
     with override_settings(DBPOOL_MW_POOLS={"legacy": None}):
@@ -281,30 +281,34 @@ def test_a_middleware_that_is_not_first_is_a_warning(project: Project) -> None:
     with override_settings(MIDDLEWARE=[OTHER_MIDDLEWARE, checks.MIDDLEWARE]):
         message = only("not_first")
     assert isinstance(message, Warning)
-    assert f"before it stands '{OTHER_MIDDLEWARE}'" in message.msg
+    assert message.msg.endswith(f"Before it: '{OTHER_MIDDLEWARE}'.")
     assert "Move it to the top" in str(message.hint)
 
 
 def test_a_subclass_of_the_middleware_counts(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Ours:
+    class Middleware:
         pass
 
-    class Theirs(Ours):
+    class Subclass(Middleware):
         pass
 
-    classes = {checks.MIDDLEWARE: Ours, "shop.Theirs": Theirs, "shop.function": busy}
-    monkeypatch.setattr(checks, "import_string", classes.__getitem__)
-    with override_settings(MIDDLEWARE=["shop.Theirs"]):
+    classes = {
+        checks.MIDDLEWARE: Middleware,
+        "shop.Subclass": Subclass,
+        "shop.function": busy,
+    }
+    monkeypatch.setattr("dbpool_mw.checks.project.import_string", classes.__getitem__)
+    with override_settings(MIDDLEWARE=["shop.Subclass"]):
         assert found() == []
-    with override_settings(MIDDLEWARE=["shop.function", "shop.Theirs"]):
+    with override_settings(MIDDLEWARE=["shop.function", "shop.Subclass"]):
         assert only("not_first")
     with override_settings(MIDDLEWARE=["shop.function", "shop.missing"]):
         assert only("no_middleware")
 
 
-def test_a_project_without_any_pool_is_warned_of_that_alone(project: Project) -> None:
+def test_a_project_without_any_pool_gets_only_that_warning(project: Project) -> None:
     project(default=SQLITE)
     with override_settings(MIDDLEWARE=[]):
         message = only("no_alias")
@@ -312,7 +316,7 @@ def test_a_project_without_any_pool_is_warned_of_that_alone(project: Project) ->
     assert "DBPOOL_MW_ENABLED = False" in str(message.hint)
 
 
-def test_when_disabled_only_the_settings_themselves_are_judged(
+def test_when_disabled_only_the_settings_themselves_are_checked(
     project: Project,
 ) -> None:
     project(default={**POSTGRESQL, "CONN_MAX_AGE": 60}, local=SQLITE)
@@ -326,7 +330,7 @@ def test_when_disabled_only_the_settings_themselves_are_judged(
             assert only("type")
 
 
-def test_what_is_registered_shows_without_a_database_save_for_the_capacity(
+def test_only_the_check_of_the_capacity_is_registered_for_databases(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     registry = CheckRegistry()
@@ -340,7 +344,9 @@ def test_what_is_registered_shows_without_a_database_save_for_the_capacity(
     }
 
 
-def test_djangos_command_shows_what_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_djangos_command_check_shows_the_messages(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     registry = CheckRegistry()
     registry.register(checks.check_settings, checks.TAG)
     monkeypatch.setattr("django.core.checks.run_checks", registry.run_checks)

@@ -17,7 +17,7 @@ from django.db.utils import ConnectionHandler
 from django.test import override_settings
 
 from dbpool_mw import conf
-from dbpool_mw.control import paths
+from dbpool_mw.control import location
 from dbpool_mw.core.config import POOL_KEYS, PoolConfig
 
 POSTGRESQL = "django.db.backends.postgresql"
@@ -28,7 +28,7 @@ Engines = Callable[..., None]
 
 @pytest.fixture(autouse=True)
 def defaults() -> Iterator[None]:
-    """Take the defaults for every setting, and notice the changes of a test."""
+    """Give every setting its default, and reset the cache when a test changes one."""
     setting_changed.connect(conf.reset_cache, dispatch_uid="test_conf")
     with override_settings(**conf.DbpoolMwConf._meta.defaults):
         yield
@@ -38,23 +38,23 @@ def defaults() -> Iterator[None]:
 
 @pytest.fixture
 def engines(monkeypatch: pytest.MonkeyPatch) -> Engines:
-    """Give the project other databases: an ENGINE for each alias."""
+    """Return a function that replaces DATABASES; it takes an ENGINE for each alias."""
 
-    def put(**aliases: str) -> None:
-        said = {alias: {"ENGINE": engine} for alias, engine in aliases.items()}
-        made = ConnectionHandler({"default": {}, **said}).settings
-        monkeypatch.setitem(connections.__dict__, "settings", made)
+    def set_engines(**engines: str) -> None:
+        databases = {alias: {"ENGINE": engine} for alias, engine in engines.items()}
+        handler = ConnectionHandler({"default": {}, **databases})
+        monkeypatch.setitem(connections.__dict__, "settings", handler.settings)
         conf.reset_cache()
 
-    return put
+    return set_engines
 
 
-def test_a_setting_that_the_project_leaves_out_has_its_default() -> None:
+def test_a_setting_that_the_project_doesnt_have_has_its_default() -> None:
     config = PoolConfig()
     for key in POOL_KEYS:
         default = conf.DbpoolMwConf._meta.defaults[conf.PREFIX + key]
-        never = math.inf if default is None else default
-        assert never == getattr(config, key.lower())
+        expected = math.inf if default is None else default
+        assert getattr(config, key.lower()) == expected
     assert set(conf.DbpoolMwConf._meta.names) == set(conf.KEYS)
     assert settings.DBPOOL_MW_ENABLED is True
 
@@ -64,26 +64,26 @@ def test_the_aliases_on_postgresql_have_a_pool(engines: Engines) -> None:
     assert conf.pooled_aliases() == ("default", "stock")
 
 
-def test_none_leaves_an_alias_out_and_a_dict_does_not(engines: Engines) -> None:
+def test_none_excludes_an_alias_and_an_empty_dict_does_not(engines: Engines) -> None:
     engines(default=POSTGRESQL, legacy=POSTGRESQL)
     with override_settings(DBPOOL_MW_POOLS={"default": {}, "legacy": None}):
         assert conf.pooled_aliases() == ("default",)
 
 
-def test_naming_an_alias_does_not_make_it_postgresql(engines: Engines) -> None:
+def test_an_alias_in_pools_that_is_not_postgresql_has_no_pool(engines: Engines) -> None:
     engines(default=SQLITE)
     with override_settings(DBPOOL_MW_POOLS={"default": {}, "other": {}}):
         assert conf.pooled_aliases() == ()
 
 
-def test_a_disabled_pool_has_no_aliases(engines: Engines) -> None:
+def test_when_disabled_no_alias_has_a_pool(engines: Engines) -> None:
     engines(default=POSTGRESQL)
     with override_settings(DBPOOL_MW_ENABLED=False):
         assert conf.pooled_aliases() == ()
     assert conf.pooled_aliases() == ("default",)
 
 
-def test_an_engine_built_on_postgresql_counts(
+def test_an_engine_built_on_djangos_for_postgresql_has_a_pool(
     engines: Engines, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from django.db.backends.postgresql.base import DatabaseWrapper
@@ -98,35 +98,37 @@ def test_an_engine_built_on_postgresql_counts(
 
 
 @pytest.mark.parametrize("engine", ["no.such.engine", "json", "django", ""])
-def test_an_engine_that_is_none_has_no_pool(engines: Engines, engine: str) -> None:
+def test_an_engine_that_cant_be_imported_has_no_pool(
+    engines: Engines, engine: str
+) -> None:
     engines(default=engine)
     assert conf.vendor("default") != "postgresql"
     assert conf.pooled_aliases() == ()
 
 
-def test_an_alias_that_is_not_there_has_no_vendor() -> None:
+def test_an_alias_that_databases_doesnt_have_has_no_vendor() -> None:
     assert conf.vendor("no such alias") is None
 
 
 @pytest.mark.parametrize(
-    ("name", "wrong", "said"),
+    ("name", "invalid", "text"),
     [
         ("DBPOOL_MW_ENABLED", "False", "DBPOOL_MW_ENABLED must be True or False"),
         ("DBPOOL_MW_POOLS", ["default"], "DBPOOL_MW_POOLS must be a dict"),
         ("DBPOOL_MW_POOLS", {"default": 3}, "DBPOOL_MW_POOLS must give a dict"),
     ],
 )
-def test_aliases_that_cant_be_told_are_an_error(
-    name: str, wrong: object, said: str
+def test_pooled_aliases_raises_when_enabled_or_pools_is_invalid(
+    name: str, invalid: object, text: str
 ) -> None:
     with (
-        override_settings(**{name: wrong}),
-        pytest.raises(ImproperlyConfigured, match=said),
+        override_settings(**{name: invalid}),
+        pytest.raises(ImproperlyConfigured, match=text),
     ):
         conf.pooled_aliases()
 
 
-def test_the_configuration_of_an_alias_differs_where_it_says_so() -> None:
+def test_the_settings_of_an_alias_override_the_general_ones() -> None:
     with override_settings(
         DBPOOL_MW_TIMEOUT=2, DBPOOL_MW_POOLS={"stock": {"MAX_CONNS": 20}}
     ):
@@ -134,7 +136,7 @@ def test_the_configuration_of_an_alias_differs_where_it_says_so() -> None:
         assert conf.config_for("stock") == PoolConfig(timeout=2.0, max_conns=20)
 
 
-def test_the_configuration_follows_the_settings_and_is_kept_between() -> None:
+def test_the_configuration_is_cached_until_a_setting_changes() -> None:
     first = conf.config_for("default")
     assert conf.config_for("default") is first
     with override_settings(DBPOOL_MW_MAX_CONNS=3):
@@ -142,7 +144,7 @@ def test_the_configuration_follows_the_settings_and_is_kept_between() -> None:
     assert conf.config_for("default") == first
 
 
-def test_a_wrong_configuration_is_refused_with_everything_that_is_wrong() -> None:
+def test_an_invalid_configuration_raises_an_error_with_every_problem() -> None:
     with (
         override_settings(
             DBPOOL_MW_TIMEOUT="5",
@@ -162,7 +164,7 @@ def test_a_wrong_configuration_is_refused_with_everything_that_is_wrong() -> Non
     assert "Did you mean MAX_CONNS?" in lines[2]
 
 
-def test_a_maximum_of_an_alias_below_the_general_minimum_is_refused() -> None:
+def test_a_maximum_of_an_alias_below_the_general_minimum_raises() -> None:
     with override_settings(
         DBPOOL_MW_MIN_CONNS=5, DBPOOL_MW_POOLS={"stock": {"MAX_CONNS": 2}}
     ):
@@ -171,7 +173,9 @@ def test_a_maximum_of_an_alias_below_the_general_minimum_is_refused() -> None:
             conf.config_for("stock")
 
 
-def test_no_pool_is_configured_on_psycopg_3(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_psycopg_3_raises_an_error_instead_of_a_configuration(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr("django.db.backends.postgresql.psycopg_any.is_psycopg3", True)
     with pytest.raises(ImproperlyConfigured, match="Django runs on psycopg 3"):
         conf.config_for("default")
@@ -182,7 +186,7 @@ def test_the_driver_of_this_test_run_is_psycopg2() -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "environment", "workers"),
+    ("setting", "environment", "workers"),
     [
         (None, None, None),
         (None, "4", 4),
@@ -194,18 +198,18 @@ def test_the_driver_of_this_test_run_is_psycopg2() -> None:
 )
 def test_the_number_of_workers_comes_from_the_setting_then_the_environment(
     monkeypatch: pytest.MonkeyPatch,
-    said: int | None,
+    setting: int | None,
     environment: str | None,
     workers: int | None,
 ) -> None:
     monkeypatch.delenv("WEB_CONCURRENCY", raising=False)
     if environment is not None:
         monkeypatch.setenv("WEB_CONCURRENCY", environment)
-    with override_settings(DBPOOL_MW_WORKERS=said):
+    with override_settings(DBPOOL_MW_WORKERS=setting):
         assert conf.workers() == workers
 
 
-def test_a_number_of_workers_that_is_none_is_refused() -> None:
+def test_an_invalid_number_of_workers_raises() -> None:
     with (
         override_settings(DBPOOL_MW_WORKERS="4"),
         pytest.raises(ImproperlyConfigured, match="DBPOOL_MW_WORKERS must be"),
@@ -213,13 +217,15 @@ def test_a_number_of_workers_that_is_none_is_refused() -> None:
         conf.workers()
 
 
-@pytest.mark.parametrize("said", ["/run/shop", Path("/run/shop")])
-def test_the_control_directory_is_the_one_that_is_set(said: str | Path) -> None:
-    with override_settings(DBPOOL_MW_CONTROL_DIR=said):
+@pytest.mark.parametrize("directory", ["/run/shop", Path("/run/shop")])
+def test_the_control_directory_is_the_one_that_is_set(
+    directory: str | Path,
+) -> None:
+    with override_settings(DBPOOL_MW_CONTROL_DIR=directory):
         assert conf.control_dir() == Path("/run/shop")
 
 
-def test_a_wrong_control_directory_is_refused() -> None:
+def test_an_invalid_control_directory_raises() -> None:
     with (
         override_settings(DBPOOL_MW_CONTROL_DIR="run"),
         pytest.raises(ImproperlyConfigured, match="must be an absolute path"),
@@ -227,12 +233,12 @@ def test_a_wrong_control_directory_is_refused() -> None:
         conf.control_dir()
 
 
-def test_the_default_control_directory_is_that_of_the_settings_file() -> None:
+def test_the_default_control_directory_depends_on_the_settings_file() -> None:
     name = os.environ["DJANGO_SETTINGS_MODULE"]
     file = os.path.realpath(str(sys.modules[name].__file__))
-    assert conf.control_dir() == paths.default_directory(f"{name}:{file}")
+    assert conf.control_dir() == location.default_directory(f"{name}:{file}")
     with override_settings(DEBUG=True), override_settings(USE_TZ=False):
-        assert conf.control_dir() == paths.default_directory(f"{name}:{file}")
+        assert conf.control_dir() == location.default_directory(f"{name}:{file}")
 
 
 def control_dir_in(directory: Path, *command: str) -> str:
@@ -259,7 +265,7 @@ print(conf.control_dir())
 """
 
 
-def test_a_project_of_one_file_is_the_same_as_a_script_and_as_a_module(
+def test_a_project_of_one_file_has_one_directory_as_a_script_and_as_a_module(
     tmp_path: Path,
 ) -> None:
     for checkout in ("one", "two"):
@@ -288,7 +294,7 @@ def test_two_checkouts_of_one_project_have_two_control_directories(
     assert one == control_dir_in(tmp_path / "current", "-c", code)
 
 
-def test_without_settings_module_and_urls_the_directory_of_the_program_counts(
+def test_without_settings_module_and_urls_the_programs_directory_decides(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "bare.py").write_text(ONE_FILE.replace("ROOT_URLCONF=__name__", ""))
@@ -305,7 +311,7 @@ print(conf.control_dir())
 """
 
 
-def test_without_settings_module_the_file_of_the_urls_counts_loaded_or_not(
+def test_without_settings_module_the_file_of_the_urls_decides_loaded_or_not(
     tmp_path: Path,
 ) -> None:
     (tmp_path / "shop_urls.py").write_text("urlpatterns = []\n")
@@ -317,7 +323,9 @@ def test_without_settings_module_the_file_of_the_urls_counts_loaded_or_not(
 
 
 @pytest.mark.parametrize("urls", ["nowhere", "nowhere.urls"])
-def test_urls_that_cant_be_found_are_left_to_django(tmp_path: Path, urls: str) -> None:
+def test_urls_that_cant_be_imported_raise_no_error_here(
+    tmp_path: Path, urls: str
+) -> None:
     program = WITH_URLS.format(urls=urls)
     directory = control_dir_in(tmp_path, "-c", program)
     assert directory.startswith("/tmp/dbpool_mw-")

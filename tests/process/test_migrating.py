@@ -28,12 +28,12 @@ TOGETHER = "Together with PgBouncer"
 
 # What the checks say of the settings before.
 LEFT_OVER = {
-    "django-db-pool": ["leftover_engine"],
-    "django-db-geventpool": ["leftover_engine"],
-    "django-postgrespool and django-postgrespool2": ["leftover_engine"],
-    "django-db-connection-pool": ["leftover_engine"],
+    "django-db-pool": ["other_pool_engine"],
+    "django-db-geventpool": ["other_pool_engine"],
+    "django-postgrespool and django-postgrespool2": ["other_pool_engine"],
+    "django-db-connection-pool": ["other_pool_engine"],
     "CONN_MAX_AGE": ["conn_max_age"],
-    "A home-made ENGINE": ["keeper"],
+    "A home-made ENGINE": ["persistent_engine"],
     "Django's own pool": ["native_pool"],
     "From PgBouncer": [],
     TOGETHER: [],

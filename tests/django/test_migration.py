@@ -1,4 +1,4 @@
-"""What the checks say of settings that were another pool's."""
+"""The checks for settings of other pool packages, and what their hints say."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("defaults")
 DBPOOL = "dbpool.db.backends.postgresql_psycopg2"
 GEVENTPOOL = "django_db_geventpool.backends.postgresql_psycopg2"
 CONN_POOL = "dj_db_conn_pool.backends.postgresql"
-OURS = "dbpool_mw.backends.postgresql"
+REPLACEMENT = "dbpool_mw.backends.postgresql"
 
 Install = Callable[..., None]
 
@@ -31,7 +31,7 @@ def found() -> list[CheckMessage]:
 
 
 def only(code: str) -> CheckMessage:
-    """Return the one message there is, which must be of this kind."""
+    """Return the only message, which must have the id of ``code``."""
     messages = found()
     assert [message.id for message in messages] == [checks.IDS[code]], messages
     return messages[0]
@@ -39,40 +39,40 @@ def only(code: str) -> CheckMessage:
 
 @pytest.fixture
 def install(monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Have an ENGINE be there to be loaded, with this class."""
+    """Return a function that makes an ENGINE importable, with a given class."""
 
-    def put(engine: str, wrapper: type) -> None:
+    def add(engine: str, wrapper: type) -> None:
         names = f"{engine}.base".split(".")
-        for at in range(1, len(names) + 1):
-            module = ModuleType(".".join(names[:at]))
+        for end in range(1, len(names) + 1):
+            module = ModuleType(".".join(names[:end]))
             module.__path__ = []  # type: ignore[attr-defined]
             monkeypatch.setitem(sys.modules, module.__name__, module)
         module.DatabaseWrapper = wrapper  # type: ignore[attr-defined]
         wrapper.__module__ = module.__name__
 
-    return put
+    return add
 
 
 @pytest.mark.parametrize(
-    ("engine", "package", "ours"),
+    ("engine", "package", "replacement"),
     [
-        (DBPOOL, "django-db-pool", OURS),
+        (DBPOOL, "django-db-pool", REPLACEMENT),
         ("dbpool.db.backends.postgis", "django-db-pool", "dbpool_mw.backends.postgis"),
-        (GEVENTPOOL, "django-db-geventpool", OURS),
+        (GEVENTPOOL, "django-db-geventpool", REPLACEMENT),
         (
             "django_db_geventpool.backends.postgis",
             "django-db-geventpool",
             "dbpool_mw.backends.postgis",
         ),
-        ("django_postgrespool", "django-postgrespool", OURS),
-        ("django_postgrespool2", "django-postgrespool2", OURS),
-        ("django_postgrespool2.psycopg2", "django-postgrespool2", OURS),
+        ("django_postgrespool", "django-postgrespool", REPLACEMENT),
+        ("django_postgrespool2", "django-postgrespool2", REPLACEMENT),
+        ("django_postgrespool2.psycopg2", "django-postgrespool2", REPLACEMENT),
         (
             "django_postgrespool2.postgis",
             "django-postgrespool2",
             "dbpool_mw.backends.postgis",
         ),
-        (CONN_POOL, "django-db-connection-pool", OURS),
+        (CONN_POOL, "django-db-connection-pool", REPLACEMENT),
         (
             "dj_db_conn_pool.backends.postgis",
             "django-db-connection-pool",
@@ -81,22 +81,21 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Install:
     ],
 )
 def test_the_engine_of_another_package_is_an_error_even_if_it_is_not_installed(
-    project: Project, engine: str, package: str, ours: str
+    project: Project, engine: str, package: str, replacement: str
 ) -> None:
     project(default={"ENGINE": engine, "NAME": "shop"})
-    message = only("leftover_engine")
+    message = only("other_pool_engine")
     assert isinstance(message, Error)
     assert message.msg.startswith(
-        f"The ENGINE of 'default', {engine!r}, is {package}'s"
+        f"DATABASES['default']: the ENGINE {engine!r} belongs to {package}, which"
     )
-    assert str(message.hint).startswith(f"Write 'ENGINE': {ours!r}.")
-    assert "Unless you set MAX_CONNS it is 10; there the default was" in str(
-        message.hint
-    )
-    assert "DBPOOL_MW_POOLS = {'default': None}" in str(message.hint)
+    hint = str(message.hint)
+    assert hint.startswith(f"Write 'ENGINE': {replacement!r}.")
+    assert f"Unless you set MAX_CONNS, it is 10; the default of {package} is" in hint
+    assert "DBPOOL_MW_POOLS = {'default': None}" in hint
 
 
-def test_one_that_is_installed_is_an_error_and_nothing_else_is_told(
+def test_the_engine_of_an_installed_package_is_reported_and_nothing_else(
     project: Project, install: Install
 ) -> None:
     class DatabaseWrapper(base.DatabaseWrapper):
@@ -107,19 +106,19 @@ def test_one_that_is_installed_is_an_error_and_nothing_else_is_told(
     project(default={"ENGINE": GEVENTPOOL, "NAME": "shop", "CONN_MAX_AGE": 60})
     assert conf.vendor("default") == "postgresql"
     with override_settings(MIDDLEWARE=[]):
-        assert only("leftover_engine")
+        assert only("other_pool_engine")
 
 
-def test_an_engine_of_the_projects_own_that_is_built_on_one_is_an_error(
+def test_a_projects_own_engine_built_on_another_packages_is_an_error(
     project: Project, install: Install
 ) -> None:
-    class Theirs(base.DatabaseWrapper):
+    class OtherPool(base.DatabaseWrapper):
         pass
 
-    class DatabaseWrapper(Theirs):
+    class DatabaseWrapper(OtherPool):
         pass
 
-    install("dj_db_conn_pool.backends.postgis", Theirs)
+    install("dj_db_conn_pool.backends.postgis", OtherPool)
     install("shop.db", DatabaseWrapper)
     project(
         default={
@@ -128,21 +127,26 @@ def test_an_engine_of_the_projects_own_that_is_built_on_one_is_an_error(
             "POOL_OPTIONS": {"POOL_SIZE": 3, "MAX_OVERFLOW": 0},
         }
     )
-    message = only("leftover_engine")
-    assert "'shop.db', is built on django-db-connection-pool's" in message.msg
+    message = only("other_pool_engine")
+    assert (
+        "the ENGINE 'shop.db' is built on django-db-connection-pool, which"
+        in message.msg
+    )
     assert str(message.hint).startswith(
-        "Build its DatabaseWrapper on that of 'dbpool_mw.backends.postgis.base', or "
+        "Derive its DatabaseWrapper from that of 'dbpool_mw.backends.postgis.base', or "
         "write 'ENGINE': 'dbpool_mw.backends.postgis' and 'OPTIONS': {'MAX_CONNS': 3}"
     )
     assert "Remove POOL_OPTIONS." in str(message.hint)
 
 
-def test_the_packages_name_must_be_whole(project: Project) -> None:
+def test_a_name_that_only_begins_like_a_packages_is_not_reported(
+    project: Project,
+) -> None:
     project(default={"ENGINE": "django_postgrespool3", "NAME": "shop"})
     assert only("no_alias")
 
 
-def test_an_alias_that_stays_with_another_pool_is_left_alone(project: Project) -> None:
+def test_an_alias_that_keeps_another_pool_is_not_reported(project: Project) -> None:
     project(other={"ENGINE": "django_postgrespool2", "NAME": "shop"})
     with override_settings(
         DBPOOL_MW_POOLS={"other": None}, DATABASE_POOL_ARGS={"pool_size": 5}
@@ -150,38 +154,38 @@ def test_an_alias_that_stays_with_another_pool_is_left_alone(project: Project) -
         assert found() == []
 
 
-def test_pools_for_other_databases_are_no_affair_of_ours(project: Project) -> None:
+def test_pools_for_other_databases_are_not_reported(project: Project) -> None:
     mysql = {"ENGINE": "dj_db_conn_pool.backends.mysql", "POOL_OPTIONS": {}}
     project(other={**mysql, "NAME": "shop"})
     assert found() == []
 
 
-def test_the_values_are_the_projects_own_and_their_secrets_are_not_told(
+def test_the_hint_has_the_projects_values_without_its_secrets(
     project: Project,
 ) -> None:
     options = {"MAX_CONNS": 7, "MIN_CONNS": 3, "TEST_ON_BORROW": True, "password": "p0"}
     project(default={"ENGINE": DBPOOL, "NAME": "shop", "OPTIONS": options})
-    hint = str(only("leftover_engine").hint)
+    hint = str(only("other_pool_engine").hint)
     assert "'OPTIONS': {'MIN_CONNS': 3, 'MAX_CONNS': 7}" in hint
     assert "Remove TEST_ON_BORROW." in hint
     assert "p0" not in hint
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "text"),
     [
         ({"pool_size": 3}, "DBPOOL_MW_MAX_CONNS = 13."),
         ({"max_overflow": 3}, "DBPOOL_MW_MAX_CONNS = 8."),
         ({"timeout": 3, "recycle": -1}, "_TIMEOUT = 3 and DBPOOL_MW_MAX_LIFETIME = No"),
     ],
 )
-def test_the_arguments_of_a_queue_pool_are_counted_with_their_defaults(
-    project: Project, arguments: dict[str, int], said: str
+def test_the_arguments_of_a_queue_pool_are_added_up_with_their_defaults(
+    project: Project, arguments: dict[str, int], text: str
 ) -> None:
     with override_settings(DATABASE_POOL_ARGS=arguments):
-        assert said in str(only("leftover_setting").hint)
+        assert text in str(only("other_pool_setting").hint)
         project(default={"ENGINE": "django_postgrespool", "NAME": "shop"})
-        assert said in str(only("leftover_engine").hint)
+        assert text in str(only("other_pool_engine").hint)
 
 
 @pytest.mark.parametrize(
@@ -196,25 +200,25 @@ def test_the_arguments_of_a_queue_pool_are_counted_with_their_defaults(
         None,
     ],
 )
-def test_what_has_no_counterpart_is_not_put_into_our_words(
+def test_a_value_without_an_equivalent_is_not_translated(
     project: Project, arguments: object
 ) -> None:
     with override_settings(DATABASE_POOL_ARGS=arguments):
-        message = only("leftover_setting")
+        message = only("other_pool_setting")
     assert isinstance(message, Warning)
     assert str(message.hint).startswith("Remove it. docs/")
 
 
 def test_a_pool_class_that_nothing_reads_is_a_warning(project: Project) -> None:
     with override_settings(DATABASE_POOL_CLASS="sqlalchemy.pool.NullPool"):
-        assert only("leftover_setting").msg.startswith("DATABASE_POOL_CLASS is a ")
+        assert only("other_pool_setting").msg.startswith("DATABASE_POOL_CLASS is a ")
 
 
-def test_tenants_get_their_engine_back(project: Project) -> None:
+def test_the_hint_for_tenants_is_the_engine_of_django_tenants(project: Project) -> None:
     engine = f"{CONN_POOL}.django_tenants"
     pool = {"POOL_SIZE": 4, "MAX_OVERFLOW": 4}
     project(default={"ENGINE": engine, "NAME": "shop", "POOL_OPTIONS": pool})
-    assert str(only("leftover_engine").hint).startswith(
+    assert str(only("other_pool_engine").hint).startswith(
         "Write 'ENGINE': 'django_tenants.postgresql_backend', with the middleware and "
         "DBPOOL_MW_POOLS = {'default': {'MAX_CONNS': 8}}."
     )
@@ -228,30 +232,33 @@ def test_tenants_get_their_engine_back(project: Project) -> None:
         "django.contrib.gis.db.backends.postgis",
     ],
 )
-def test_pool_settings_that_djangos_engine_would_hand_to_libpq_are_an_error(
+def test_pool_settings_in_the_options_of_djangos_engine_are_an_error(
     project: Project, engine: str
 ) -> None:
     options = {"MAX_CONNS": 9, "REUSE_CONNS": 4, "connect_timeout": 5}
     project(other={"ENGINE": engine, "NAME": "shop", "OPTIONS": options})
-    message = only("leftover_option")
+    message = only("other_pool_option")
     assert isinstance(message, Error)
     assert "has MAX_CONNS, REUSE_CONNS, which the ENGINE" in message.msg
     hint = str(message.hint)
-    assert "Write DBPOOL_MW_POOLS = {'other': {'MAX_CONNS': 9}}, or leave" in hint
+    assert "Write DBPOOL_MW_POOLS = {'other': {'MAX_CONNS': 9}}, or keep" in hint
     kind = "postgis" if "gis" in engine else "postgresql"
     assert f"'ENGINE': 'dbpool_mw.backends.{kind}'" in hint
-    assert "Remove REUSE_CONNS: every idle connection is used again" in hint
+    assert "Remove REUSE_CONNS: every idle connection is reused" in hint
 
 
-def test_an_option_without_a_successor_is_only_to_be_removed(project: Project) -> None:
+def test_the_hint_for_an_option_without_an_equivalent_is_to_remove_it(
+    project: Project,
+) -> None:
     options = {"TEST_ON_BORROW": True}
     project(default={**POSTGRESQL, "OPTIONS": options})
-    assert only("leftover_option").hint == (
-        "Remove TEST_ON_BORROW: a dead connection is noticed without a query."
+    assert only("other_pool_option").hint == (
+        "Remove TEST_ON_BORROW: a dead connection is detected without a query."
     )
-    project(default={"ENGINE": OURS, "NAME": "shop", "OPTIONS": options})
-    assert only("leftover_option").msg == (
-        "DATABASES['default']['OPTIONS']: TEST_ON_BORROW is an option of another pool."
+    project(default={"ENGINE": REPLACEMENT, "NAME": "shop", "OPTIONS": options})
+    assert only("other_pool_option").msg == (
+        "DATABASES['default']['OPTIONS']: TEST_ON_BORROW is an option of another pool "
+        "package."
     )
 
 
@@ -261,27 +268,27 @@ def test_an_option_without_a_successor_is_only_to_be_removed(project: Project) -
         ("MAX_CONN", "Did you mean MAX_CONNS?"),
         ("max_conns", "Did you mean MAX_CONNS?"),
         ("POOL_SIZE", "Did you mean MAX_CONNS?"),
-        ("LAZY", "LAZY holds for all of them: make it a setting of its own."),
+        ("LAZY", "LAZY applies to all aliases: set it for the whole project."),
     ],
 )
-def test_a_misspelt_option_of_an_engine_of_ours_is_told_what_it_may_stand_for(
+def test_a_misspelt_option_of_a_pooling_engine_is_an_error_with_a_suggestion(
     project: Project, key: str, hint: str
 ) -> None:
     options = {key: 5, "MIN_CONNS": 1, "connect_timeout": 5, "pool": False}
-    project(default={"ENGINE": OURS, "NAME": "shop", "OPTIONS": options})
+    project(default={"ENGINE": REPLACEMENT, "NAME": "shop", "OPTIONS": options})
     message = only("unknown")
     assert message.msg.startswith(f"DATABASES['default']['OPTIONS']: {key} ")
     assert message.hint == hint
 
 
 def test_pool_options_that_nothing_reads_are_a_warning(project: Project) -> None:
-    said = {"NAME": "shop", "POOL_OPTIONS": {"POOL_SIZE": 2, "TIMEOUT": 3}}
-    project(default={"ENGINE": OURS, **said})
+    database = {"NAME": "shop", "POOL_OPTIONS": {"POOL_SIZE": 2, "TIMEOUT": 3}}
+    project(default={"ENGINE": REPLACEMENT, **database})
     hint = "write 'OPTIONS': {'MAX_CONNS': 12, 'TIMEOUT': 3}"
-    assert hint in str(only("leftover_setting").hint)
-    project(default={**POSTGRESQL, **said})
+    assert hint in str(only("other_pool_setting").hint)
+    project(default={**POSTGRESQL, **database})
     hint = "write DBPOOL_MW_POOLS = {'default': {'MAX_CONNS': 12, 'TIMEOUT': 3}}."
-    assert hint in str(only("leftover_setting").hint)
+    assert hint in str(only("other_pool_setting").hint)
 
 
 @pytest.mark.parametrize(
@@ -293,7 +300,7 @@ def test_pool_options_that_nothing_reads_are_a_warning(project: Project) -> None
         ({"max_idle": 60, "num_workers": 2}, {"MAX_IDLE": 60}),
     ],
 )
-def test_djangos_own_pool_is_put_into_our_words(
+def test_the_settings_of_djangos_own_pool_are_translated(
     project: Project, pool: dict[str, Any], instead: dict[str, Any]
 ) -> None:
     project(default={**POSTGRESQL, "OPTIONS": {"pool": pool}})
@@ -301,17 +308,17 @@ def test_djangos_own_pool_is_put_into_our_words(
     assert f" and write DBPOOL_MW_POOLS = {{'default': {instead!r}}}, or " in hint
 
 
-def test_the_age_that_django_allowed_can_be_kept(project: Project) -> None:
+def test_the_hint_keeps_the_value_of_conn_max_age(project: Project) -> None:
     project(default={**POSTGRESQL, "CONN_MAX_AGE": 60})
     hint = str(only("conn_max_age").hint)
     assert hint.endswith("write DBPOOL_MW_POOLS = {'default': {'MAX_LIFETIME': 60}}.")
-    project(default={"ENGINE": OURS, "NAME": "shop", "CONN_MAX_AGE": None})
+    project(default={"ENGINE": REPLACEMENT, "NAME": "shop", "CONN_MAX_AGE": None})
     hint = str(only("conn_max_age").hint)
     assert "write 'OPTIONS': {'MAX_LIFETIME': None}" in hint
 
 
 class Global(base.DatabaseWrapper):
-    """Keeps one connection for all."""
+    """Keeps one connection for all threads."""
 
     kept: Any = None
 
@@ -328,14 +335,14 @@ class Global(base.DatabaseWrapper):
 class ThreadLocal(base.DatabaseWrapper):
     """Keeps one connection in each thread."""
 
-    here = threading.local()
+    thread = threading.local()
 
     def _close(self) -> None:
-        self.here.kept = self.connection
+        self.thread.kept = self.connection
 
 
-class Honest(base.DatabaseWrapper):
-    """Forgets what it knew of a session, as ENGINEs for tenants do."""
+class Tenants(base.DatabaseWrapper):
+    """Resets an attribute at close() and closes, as ENGINEs for tenants do."""
 
     def close(self) -> None:
         self.search_path_set = False
@@ -346,29 +353,30 @@ class Honest(base.DatabaseWrapper):
     ("wrapper", "reason"),
     [
         (Global, "the close() of shop.db.base closes nothing."),
-        (ThreadLocal, "shop.db.base has a _close() of its own."),
+        (ThreadLocal, "shop.db.base overrides _close()."),
     ],
 )
-def test_an_engine_that_keeps_connections_is_a_warning(
+def test_an_engine_that_seems_to_keep_connections_is_a_warning(
     project: Project, install: Install, wrapper: type, reason: str
 ) -> None:
     install("shop.db", wrapper)
     project(default={"ENGINE": "shop.db", "NAME": "shop"})
-    message = only("keeper")
+    message = only("persistent_engine")
     assert isinstance(message, Warning)
     assert message.msg.endswith(f"seems to keep connections itself: {reason}")
     assert str(message.hint).startswith(
-        f"Write 'ENGINE': {OURS!r}, or 'ENGINE': 'django.db.backends.postgresql' with "
+        f"Write 'ENGINE': {REPLACEMENT!r}, or "
+        "'ENGINE': 'django.db.backends.postgresql' with "
     )
     with override_settings(DBPOOL_MW_POOLS={"default": None}):
         assert only("no_alias")
 
 
-def test_an_engine_that_takes_a_pools_options_is_a_warning(
+def test_an_engine_with_pool_options_is_a_warning(
     project: Project, install: Install
 ) -> None:
-    install("shop.db", Honest)
+    install("shop.db", Tenants)
     project(default={"ENGINE": "shop.db", "NAME": "shop"})
     assert found() == []
     project(default={"ENGINE": "shop.db", "NAME": "shop", "OPTIONS": {"MAX_CONNS": 2}})
-    assert only("keeper").msg.endswith("itself: its OPTIONS have MAX_CONNS.")
+    assert only("persistent_engine").msg.endswith("itself: its OPTIONS have MAX_CONNS.")

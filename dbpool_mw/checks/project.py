@@ -1,0 +1,174 @@
+"""Check what the pools depend on: aliases, ENGINEs, the driver, the middleware."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from importlib import import_module
+from typing import Any
+
+from django.conf import settings
+from django.core.checks import CheckMessage
+from django.core.exceptions import ImproperlyConfigured
+from django.db import connections
+from django.utils.module_loading import import_string
+
+from dbpool_mw import conf
+from dbpool_mw.checks import migration
+from dbpool_mw.checks.messages import message
+
+MIDDLEWARE = "dbpool_mw.middleware.ConnectionPoolMiddleware"
+
+_INSTALL = 'pip install "django-dbpool-mw[binary]"'
+
+
+def check_project(**kwargs: Any) -> list[CheckMessage]:
+    """Check the aliases, their ENGINEs and options, the driver and the middleware.
+
+    Returns nothing when ``ENABLED`` is False. Returns nothing either when ``ENABLED``
+    or ``POOLS`` is invalid, because it is then unknown which aliases have a pool;
+    ``check_settings`` reports the invalid value.
+    """
+    try:
+        pooled = conf.pooled_aliases()
+    except ImproperlyConfigured:
+        return []
+    if not conf.value("ENABLED"):
+        return []
+    wanted = [
+        alias
+        for alias in connections.settings
+        if conf.pools().get(alias, {}) is not None
+    ]
+    with_other_pool = migration.with_other_pool(wanted)
+    # Until the ENGINE of another pool package is replaced, only the ENGINE is reported.
+    pooled_here = tuple(alias for alias in pooled if alias not in with_other_pool)
+    driver = _check_driver(pooled)
+    found = [
+        *_check_aliases(),
+        *migration.check_django_persistence(pooled_here),
+        *migration.check_other_pools(wanted),
+        *driver,
+    ]
+    if not driver and not pooled_here and not with_other_pool:
+        found.append(
+            message(
+                "no_alias",
+                "dbpool_mw is enabled, but no database alias has a pool.",
+                "An alias has a pool if its ENGINE is PostgreSQL and "
+                f"{conf.PREFIX}POOLS has no None for it. Set "
+                f"{conf.PREFIX}ENABLED = False if no alias needs a pool.",
+            )
+        )
+    if pooled_here:
+        found += _check_middleware(pooled_here)
+    return found
+
+
+def _check_aliases() -> Iterator[CheckMessage]:
+    known = list(connections.settings)
+    for alias, values in conf.pools().items():
+        if alias not in known:
+            close = difflib.get_close_matches(str(alias), known, n=1)
+            hint = f"Did you mean {close[0]!r}?" if close else ""
+            yield message(
+                "alias",
+                f"{conf.PREFIX}POOLS names the alias {alias!r}, which DATABASES "
+                "doesn't have.",
+                hint or f"The aliases are {', '.join(map(repr, known))}.",
+            )
+        elif values is not None and conf.vendor(alias) not in (None, "postgresql"):
+            yield message(
+                "engine",
+                f"{conf.PREFIX}POOLS configures a pool for {alias!r}, whose ENGINE "
+                f"{connections.settings[alias]['ENGINE']!r} is not PostgreSQL.",
+                f"Remove {alias!r} from {conf.PREFIX}POOLS, or set None for it.",
+            )
+
+
+# --- The driver ----------------------------------------------------------------------
+
+
+def _check_driver(pooled: Sequence[str]) -> list[CheckMessage]:
+    """Check that psycopg2 is installed and that Django uses it.
+
+    ``pooled`` are the aliases that have a pool, those with another package's included.
+    """
+    if pooled and conf.uses_psycopg3():
+        without_pool = ", ".join(f"{alias!r}: None" for alias in pooled)
+        return [
+            message(
+                "psycopg3",
+                "dbpool_mw pools psycopg2 connections, and Django runs on psycopg 3.",
+                "Django prefers psycopg 3 if it is installed. Run: pip uninstall "
+                f"psycopg && {_INSTALL}. Or exclude the aliases: {conf.PREFIX}POOLS = "
+                f"{{{without_pool}}}.",
+            )
+        ]
+    # Without a driver Django's PostgreSQL backend can't be imported. Its aliases are
+    # then among those whose vendor is unknown.
+    unknown_vendor = [
+        alias
+        for alias in connections.settings
+        if conf.vendor(alias) is None and conf.pools().get(alias, {}) is not None
+    ]
+    if unknown_vendor and not _can_import("psycopg2") and not _can_import("psycopg"):
+        return [
+            message(
+                "no_driver",
+                "psycopg2 can't be imported, and dbpool_mw pools its connections.",
+                f"Run: {_INSTALL}. The extra [psycopg2] compiles it on this machine "
+                "instead.",
+            )
+        ]
+    return []
+
+
+def _can_import(module: str) -> bool:
+    try:
+        import_module(module)
+    except ImportError:  # the module is missing, or the libpq that it loads
+        return False
+    return True
+
+
+# --- The middleware ------------------------------------------------------------------
+
+
+def _check_middleware(pooled: Sequence[str]) -> Iterator[CheckMessage]:
+    entries = list(settings.MIDDLEWARE)
+    position = next(
+        (index for index, entry in enumerate(entries) if _is_pool_middleware(entry)),
+        None,
+    )
+    if position is None:
+        if all(map(conf.has_pooling_engine, pooled)):
+            return
+        yield message(
+            "no_middleware",
+            f"MIDDLEWARE doesn't contain {MIDDLEWARE!r}, so no request uses a pool.",
+            f"Put it first in MIDDLEWARE, or set {conf.PREFIX}ENABLED = False. Silence "
+            "this warning if only code outside requests uses the pools.",
+        )
+    elif position > 0:
+        before = ", ".join(map(repr, entries[:position]))
+        yield message(
+            "not_first",
+            f"{entries[position]!r} is not first in MIDDLEWARE. Before it: {before}.",
+            "Move it to the top. Middleware above it bypasses the pool, and runs "
+            "even for requests that get no connection.",
+        )
+
+
+def _is_pool_middleware(entry: str) -> bool:
+    """Return whether an entry of MIDDLEWARE is the pool's middleware or a subclass.
+
+    False for an entry that can't be imported, which Django itself reports.
+    """
+    if entry == MIDDLEWARE:
+        return True
+    try:
+        middleware, candidate = import_string(MIDDLEWARE), import_string(entry)
+    except Exception:  # importing a third-party module may raise anything
+        return False
+    return isinstance(candidate, type) and issubclass(candidate, middleware)
