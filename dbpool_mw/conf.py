@@ -23,6 +23,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from django.db.utils import load_backend
 
+from dbpool_mw import drivers
 from dbpool_mw.control import location
 from dbpool_mw.core.config import (
     APP_KEYS,
@@ -33,6 +34,7 @@ from dbpool_mw.core.config import (
     build,
     problems,
 )
+from dbpool_mw.drivers import Driver
 
 PREFIX = "DBPOOL_MW_"
 KEYS = APP_KEYS + POOL_KEYS
@@ -210,18 +212,19 @@ def config_for(alias: str) -> PoolConfig:
     """Return the configuration of one alias's pool.
 
     Called at every request, from any thread. Raises ImproperlyConfigured with one line
-    per invalid value, and when Django uses psycopg 3. The values are validated here as
-    well as in the system checks, because a server such as gunicorn runs no checks.
+    per invalid value, and when the alias's database library has no driver. The values
+    are validated here as well as in the system checks, because a server such as
+    gunicorn runs no checks.
     """
     cached = _cache
     config = cached.configs.get(alias)
     if config is None:
         _raise_any(app_problems({"POOLS": value("POOLS")}))
         _raise_any(problems(general()), alias, pool_problems(alias))
-        if uses_psycopg3():
+        if driver_for(alias) is None:
+            problem, hint = drivers.NOT_SUPPORTED
             raise ImproperlyConfigured(
-                f"{alias!r} can't have a pool: dbpool_mw pools psycopg2 connections, "
-                "and Django runs on psycopg 3. Uninstall psycopg, or exclude the alias "
+                f"{alias!r} can't have a pool: {problem} {hint} Or exclude the alias "
                 f"with {PREFIX}POOLS = {{{alias!r}: None}}."
             )
         config = cached.configs[alias] = build({**general(), **own_settings(alias)})
@@ -259,14 +262,12 @@ def _load_wrapper_class(engine: str) -> Any:
     return load_backend(engine).DatabaseWrapper
 
 
-def uses_psycopg3() -> bool:
-    """Return whether Django uses psycopg 3, which it prefers to psycopg2 if installed.
+def driver_for(alias: str) -> Driver | None:
+    """Return the driver for the database library of an alias's ENGINE, None if none.
 
-    Django's PostgreSQL backend must be importable, which it is if any alias has a pool.
+    The alias must have a pool, so that its ENGINE can be imported.
     """
-    from django.db.backends.postgresql.psycopg_any import is_psycopg3
-
-    return bool(is_psycopg3)
+    return drivers.find(_wrapper_class(alias).Database.__name__)
 
 
 def workers() -> int | None:

@@ -23,7 +23,7 @@ from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils.asyncio import async_unsafe
 
-from dbpool_mw import conf, drivers
+from dbpool_mw import conf
 from dbpool_mw.binding import connecting, recording, registry, testing
 from dbpool_mw.binding.errors import for_django
 from dbpool_mw.core.entry import Holder, PoolEntry
@@ -137,9 +137,8 @@ def _make_pool(wrapper: Any, database: str) -> ConnectionPool:
     """Make the pool of a wrapper's alias, which opens connections as wrappers do."""
     _check_locals()
     alias = wrapper.alias
-    conf.config_for(alias)
-    driver = drivers.find(wrapper.Database.__name__)
-    assert driver is not None
+    config, driver = conf.config_for(alias), conf.driver_for(alias)
+    assert driver is not None, "config_for() has refused the alias"
 
     def connect(entry: PoolEntry, holder: Holder | None) -> None:
         entry.connection, entry.recorded = connecting.open_connection(
@@ -150,7 +149,7 @@ def _make_pool(wrapper: Any, database: str) -> ConnectionPool:
         wrapper = _wrapper_of(entry.holder)
         connecting.reset_session(driver, alias, wrapper, entry)
 
-    return registry.make_pool(alias, database, driver, connect, reset)
+    return registry.make_pool(alias, config, database, driver, connect, reset)
 
 
 def _wrapper_of(holder: Holder | None) -> Any:

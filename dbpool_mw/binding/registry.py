@@ -25,6 +25,7 @@ from dbpool_mw.binding import testing
 from dbpool_mw.control import protocol
 from dbpool_mw.control.server import ControlServer
 from dbpool_mw.core.background import Maintenance
+from dbpool_mw.core.config import PoolConfig
 from dbpool_mw.core.entry import Holder, PoolEntry
 from dbpool_mw.core.pool import ConnectionPool
 from dbpool_mw.drivers import Driver
@@ -82,7 +83,12 @@ def get_pool(alias: str, database: str) -> ConnectionPool | None:
 
 
 def make_pool(
-    alias: str, database: str, driver: Driver, connect: Connect, reset: Reset
+    alias: str,
+    config: PoolConfig,
+    database: str,
+    driver: Driver,
+    connect: Connect,
+    reset: Reset,
 ) -> ConnectionPool:
     """Make the pool of an alias; one for another database is replaced and closed.
 
@@ -90,7 +96,7 @@ def make_pool(
     this at the same time get the same pool. Raises ImproperlyConfigured when the
     settings are wrong.
     """
-    config, directory = conf.config_for(alias), conf.control_dir()
+    directory = conf.control_dir()
     state = _state
     with state.lock:
         old = state.pools.get(alias)

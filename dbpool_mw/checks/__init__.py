@@ -3,8 +3,8 @@
 A value is validated in ``dbpool_mw.core.config``, read from Django's settings in
 ``dbpool_mw.conf``, and reported here. ``docs/settings.rst`` explains every id.
 
-Nothing in this package imports psycopg2, directly or indirectly: one of the checks
-reports that psycopg2 can't be imported.
+Nothing in this package imports a database library, directly or indirectly: one of the
+checks reports that there is none.
 """
 
 from __future__ import annotations

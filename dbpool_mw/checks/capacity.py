@@ -103,7 +103,9 @@ def _query(alias: str) -> _Server | None:
                 "UNION ALL SELECT 'pid', pg_backend_pid()::text"
             )
             numbers = {name: int(setting) for name, setting in cursor.fetchall()}
-        behind_proxy = numbers.pop("pid") != wrapper.connection.get_backend_pid()
+        driver = conf.driver_for(alias)
+        assert driver is not None, "config_for() has refused the alias"
+        behind_proxy = numbers.pop("pid") != driver.backend_pid(wrapper.connection)
     except (DatabaseError, ImproperlyConfigured):
         return None
     finally:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator, Sequence
-from importlib import import_module
 from typing import Any
 
 from django.conf import settings
@@ -13,7 +12,7 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from django.utils.module_loading import import_string
 
-from dbpool_mw import conf
+from dbpool_mw import conf, drivers
 from dbpool_mw.checks import migration
 from dbpool_mw.checks.messages import message
 
@@ -90,46 +89,31 @@ def _check_aliases() -> Iterator[CheckMessage]:
 
 
 def _check_driver(pooled: Sequence[str]) -> list[CheckMessage]:
-    """Check that psycopg2 is installed and that Django uses it.
+    """Check that a database library with a driver is installed, and Django uses it.
 
     ``pooled`` are the aliases that have a pool, those with another package's included.
     """
-    if pooled and conf.uses_psycopg3():
+    if any(conf.driver_for(alias) is None for alias in pooled):
+        problem, hint = drivers.NOT_SUPPORTED
         without_pool = ", ".join(f"{alias!r}: None" for alias in pooled)
         return [
             message(
-                "psycopg3",
-                "dbpool_mw pools psycopg2 connections, and Django runs on psycopg 3.",
-                "Django prefers psycopg 3 if it is installed. Run: pip uninstall "
-                f"psycopg && {_INSTALL}. Or exclude the aliases: {conf.PREFIX}POOLS = "
+                "no_driver_for_library",
+                problem,
+                f"{hint} Or exclude the aliases: {conf.PREFIX}POOLS = "
                 f"{{{without_pool}}}.",
             )
         ]
-    # Without a driver Django's PostgreSQL backend can't be imported. Its aliases are
-    # then among those whose vendor is unknown.
+    # Without a database library Django's PostgreSQL backend can't be imported. Its
+    # aliases are then among those whose vendor is unknown.
     unknown_vendor = [
         alias
         for alias in connections.settings
         if conf.vendor(alias) is None and conf.pools().get(alias, {}) is not None
     ]
-    if unknown_vendor and not _can_import("psycopg2") and not _can_import("psycopg"):
-        return [
-            message(
-                "no_driver",
-                "psycopg2 can't be imported, and dbpool_mw pools its connections.",
-                f"Run: {_INSTALL}. The extra [psycopg2] compiles it on this machine "
-                "instead.",
-            )
-        ]
+    if unknown_vendor and not drivers.can_import(*drivers.OF_DJANGO):
+        return [message("no_library", *drivers.NOT_INSTALLED)]
     return []
-
-
-def _can_import(module: str) -> bool:
-    try:
-        import_module(module)
-    except ImportError:  # the module is missing, or the libpq that it loads
-        return False
-    return True
 
 
 # --- The middleware ------------------------------------------------------------------

@@ -81,8 +81,7 @@ def _of_pools(pools: Sequence[tuple[Labels, Mapping[str, Any]]]) -> Iterator[str
 
 def _figures() -> list[Metric]:
     """Return the exported gauges and counters, OpenTelemetry's first."""
-    ordered = metrics.moved(metrics.METRICS, "opened", before="connect_errors")
-    found = [m for m in ordered if m.exported and m.kind != "histogram"]
+    found = [m for m in metrics.METRICS if m.exported and m.kind != "histogram"]
     # A pool closes no connection for being one idle too many: both maxima are one.
     (most,) = (m for m in found if m.key == "max")
     idle_max = most._replace(
@@ -93,9 +92,7 @@ def _figures() -> list[Metric]:
 
 
 def _histograms() -> list[Metric]:
-    """Return the histograms in the order of a connection's life."""
-    ordered = metrics.moved(metrics.METRICS, "connect_seconds", before="wait_seconds")
-    return [m for m in ordered if m.kind == "histogram"]
+    return [m for m in metrics.METRICS if m.kind == "histogram"]
 
 
 def _buckets(name: str, labels: Labels, histogram: Mapping[str, Any]) -> Iterator[str]:

@@ -62,8 +62,7 @@ def table(answers: Sequence[Answer]) -> str:
 
 def _columns() -> list[Metric]:
     """Return the figures that the table shows, in the order of its columns."""
-    ordered = metrics.moved(metrics.METRICS, "max", before="connecting")
-    return [metric for metric in ordered if metric.column is not None]
+    return [metric for metric in metrics.METRICS if metric.column is not None]
 
 
 def _figures(pool: Mapping[str, Any], columns: Sequence[Metric]) -> list[str]:

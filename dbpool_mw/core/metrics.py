@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal, NamedTuple
 
 #: Upper edges of the histogram's buckets, in seconds: 10 µs to about 20 minutes, each
@@ -46,6 +46,16 @@ class Metric(NamedTuple):
 #: check of a worker's reply, the commands' table and the Prometheus export all read
 #: this table: a new counter needs a line here and the code that counts it.
 METRICS: tuple[Metric, ...] = (
+    # Exported together, as db_client_connection_count by state.
+    Metric(
+        "size",
+        "gauge",
+        "Connections open or being opened.",
+        exported=False,
+        column="SIZE",
+    ),
+    Metric("in_use", "gauge", "Connections in use.", exported=False, column="USED"),
+    Metric("idle", "gauge", "Idle connections.", exported=False, column="IDLE"),
     Metric(
         "min",
         "gauge",
@@ -59,16 +69,6 @@ METRICS: tuple[Metric, ...] = (
         exported_as="db_client_connection_max",
         column="MAX",
     ),
-    # Exported together, as db_client_connection_count by state.
-    Metric(
-        "size",
-        "gauge",
-        "Connections open or being opened.",
-        exported=False,
-        column="SIZE",
-    ),
-    Metric("in_use", "gauge", "Connections in use.", exported=False, column="USED"),
-    Metric("idle", "gauge", "Idle connections.", exported=False, column="IDLE"),
     Metric("connecting", "gauge", "Connections being opened."),
     Metric(
         "waiting",
@@ -133,17 +133,6 @@ HISTOGRAMS: tuple[str, ...] = tuple(m.key for m in METRICS if m.kind == "histogr
 COUNTED: tuple[str, ...] = tuple(
     m.key for m in METRICS if m.kind == "counter" and not m.computed
 )
-
-
-def moved(metrics: Sequence[Metric], key: str, *, before: str) -> list[Metric]:
-    """Return the metrics with that of ``key`` placed before that of ``before``.
-
-    The table and the Prometheus export differ in places from the report's order.
-    """
-    (metric,) = (m for m in metrics if m.key == key)
-    others = [m for m in metrics if m.key != key]
-    place = [m.key for m in others].index(before)
-    return [*others[:place], metric, *others[place:]]
 
 
 class Histogram:

@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from dbpool_mw.core import driver
 
@@ -56,10 +56,40 @@ def find(library: str) -> Driver | None:
     return found  # type: ignore[no-any-return]
 
 
-def can_import() -> bool:
-    """Tell whether a database library that has a driver can be imported."""
-    for library in _MODULES:
+def can_import(*libraries: str) -> bool:
+    """Tell whether any of these database libraries can be imported.
+
+    Without an argument: any that has a driver.
+    """
+    for library in libraries or _MODULES:
+        # It may be there, and lack the C library that it loads.
         with contextlib.suppress(ImportError):
             import_module(library)
             return True
     return False
+
+
+class Advice(NamedTuple):
+    """What is wrong with a project's database library, and what to do about it."""
+
+    problem: str
+    hint: str
+
+
+_INSTALL = 'pip install "django-dbpool-mw[binary]"'
+
+#: For a project without a database library.
+NOT_INSTALLED = Advice(
+    "psycopg2 can't be imported, and dbpool_mw pools its connections.",
+    f"Run: {_INSTALL}. The extra [psycopg2] compiles it on this machine instead.",
+)
+
+#: For a project whose database library has no driver.
+NOT_SUPPORTED = Advice(
+    "dbpool_mw pools psycopg2 connections, and Django runs on psycopg 3.",
+    "Django prefers psycopg 3 if it is installed. Run: pip uninstall psycopg && "
+    f"{_INSTALL}.",
+)
+
+#: The database libraries that Django's own PostgreSQL ENGINEs can run on.
+OF_DJANGO = ("psycopg", "psycopg2")

@@ -38,7 +38,7 @@ from tests.control.messages import (
 )
 from tests.control.query import ask_one
 from tests.control.test_prometheus import parse
-from tests.core.fakes import Owner, make_pool
+from tests.core.fakes import Holder, make_pool
 from tests.soak import soaked
 
 PATIENCE = 10.0
@@ -100,8 +100,8 @@ def test_a_message_that_can_be_encoded_arrives_unchanged(
 def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[ConnectionPool]:
     """Give this process a pool of a fake driver, with a connection in use."""
     found, _, _ = make_pool(max_conns=2)
-    found.checkin(found.checkout(Owner()))
-    found.checkout(Owner("\x1b[2J"))
+    found.checkin(found.checkout(Holder()))
+    found.checkout(Holder("\x1b[2J"))
     monkeypatch.setattr(registry, "_state", registry._ProcessState())
     monkeypatch.setitem(registry._state.pools, "default", found)
     yield found

@@ -14,7 +14,7 @@ from tests.control.fakes import pool as report
 from tests.control.fakes import reply
 from tests.control.test_prometheus import parse
 from tests.control.test_render import answered
-from tests.core.fakes import Owner, make_pool
+from tests.core.fakes import Holder, make_pool
 
 
 def histogram(*durations):
@@ -53,7 +53,7 @@ def test_totals_add_up_counts_reasons_and_histograms():
     for number in (1, 2):
         pool, _, _ = make_pool()
         for _ in range(number):
-            pool.discard(pool.checkout(Owner()), "test")
+            pool.discard(pool.checkout(Holder()), "test")
         reports.append(pool.stats())
     total = metrics.merge(reports)
     assert total["opened"] == 3
@@ -90,7 +90,7 @@ def test_totals_have_the_sum_of_all_sums_and_the_largest_maximum():
     reports = []
     for seconds in (3.0, 4.0):
         pool, _, clock = make_pool()
-        entry = pool.checkout(Owner())
+        entry = pool.checkout(Holder())
         clock.advance(seconds)
         pool.checkin(entry)
         reports.append(pool.stats())
@@ -184,9 +184,3 @@ def test_the_names_in_the_table_are_unique():
         [m.column for m in metrics.METRICS if m.column],
     ):
         assert len(names) == len(set(names))
-
-
-def test_a_metric_is_moved_before_another():
-    keys = [m.key for m in metrics.moved(metrics.METRICS, "max", before="connecting")]
-    assert keys[:6] == ["min", "size", "in_use", "idle", "max", "connecting"]
-    assert sorted(keys) == sorted(m.key for m in metrics.METRICS)

@@ -4,12 +4,14 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from django.core.checks import CheckMessage, Error, Tags, Warning
 from django.core.checks.registry import CheckRegistry
 from django.core.management import call_command
 from django.core.management.base import SystemCheckError
+from django.db.backends.postgresql.base import DatabaseWrapper
 from django.http import HttpRequest, HttpResponse
 from django.test import override_settings
 
@@ -226,7 +228,7 @@ for message in checks.check_project():
         check=True,
     )
     first, second = done.stdout.splitlines()
-    assert first.startswith(checks.IDS["no_driver"])
+    assert first.startswith(checks.IDS["no_library"])
     assert 'Run: pip install "django-dbpool-mw[binary]"' in first
     assert second == checks.IDS["no_alias"]
 
@@ -234,8 +236,8 @@ for message in checks.check_project():
 def test_psycopg_3_is_an_error(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("django.db.backends.postgresql.psycopg_any.is_psycopg3", True)
-    message = only("psycopg3")
+    monkeypatch.setattr(DatabaseWrapper, "Database", ModuleType("psycopg"))
+    message = only("no_driver_for_library")
     assert "Django runs on psycopg 3" in message.msg
     assert "pip uninstall psycopg" in str(message.hint)
     assert "DBPOOL_MW_POOLS = {'default': None}" in str(message.hint)

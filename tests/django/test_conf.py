@@ -7,12 +7,15 @@ import sys
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 
+import psycopg2
 import pytest
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import setting_changed
 from django.db import connections
+from django.db.backends.postgresql.base import DatabaseWrapper
 from django.db.utils import ConnectionHandler
 from django.test import override_settings
 
@@ -176,13 +179,15 @@ def test_a_maximum_of_an_alias_below_the_general_minimum_raises() -> None:
 def test_psycopg_3_raises_an_error_instead_of_a_configuration(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("django.db.backends.postgresql.psycopg_any.is_psycopg3", True)
+    monkeypatch.setattr(DatabaseWrapper, "Database", ModuleType("psycopg"))
     with pytest.raises(ImproperlyConfigured, match="Django runs on psycopg 3"):
         conf.config_for("default")
 
 
 def test_the_driver_of_this_test_run_is_psycopg2() -> None:
-    assert conf.uses_psycopg3() is False
+    driver = conf.driver_for("default")
+    assert driver is not None
+    assert driver.OperationalError is psycopg2.OperationalError
 
 
 @pytest.mark.parametrize(
