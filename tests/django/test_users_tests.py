@@ -23,7 +23,7 @@ POOLS = [MIDDLEWARE, ENGINE, BOTH]
 
 
 class Project:
-    """Runs the tests of the user's project, and lists the test databases left behind."""
+    """Runs the tests of the user's project, and lists its test databases."""
 
     def __init__(self, databases, directory):
         self.databases = databases
@@ -32,7 +32,7 @@ class Project:
         self.early = directory / "early"
 
     def manage(self, *options, pool, only="", **environ):
-        """Run the tests with Django's runner; without a pool, only those of shelf.tests."""
+        """Run the tests with Django's runner; without a pool, only shelf.tests."""
         label = LABEL + (only if pool else ".shelf.tests")
         command = [str(USERS / "manage.py"), "test", label, "--noinput"]
         done = self._run([*command, *options], pool, environ)
