@@ -1,4 +1,4 @@
-"""Check for settings of other pool packages, and of Django to keep connections.
+"""Check for settings of other pool packages, Django's own pool and CONN_MAX_AGE.
 
 The hints contain the settings to write instead, with the project's own values.
 """
@@ -125,7 +125,7 @@ def _replace_engine(package: PoolPackage, alias: str) -> CheckMessage:
 
 
 def _options_of_pooling_engine(alias: str) -> Iterator[CheckMessage]:
-    """Check for OPTIONS that an ENGINE of dbpool_mw would pass to libpq in vain.
+    """Check the OPTIONS of an ENGINE of dbpool_mw for names that libpq would reject.
 
     The names of libpq's options are in lower case, and differ from those of the pool
     settings. So a name is reported if it is in upper case, or is a pool setting in

@@ -75,7 +75,7 @@ APP_KEYS = (
     "WORKERS",
 )
 
-#: The arguments of psycopg_pool (and of Django's own pool) that are settings of ours.
+#: Arguments of psycopg_pool, and so of Django's own pool, with the equivalent key.
 PSYCOPG_POOL_NAMES = {
     "min_size": "MIN_CONNS",
     "max_size": "MAX_CONNS",

@@ -1,4 +1,4 @@
-"""A user's own tests pass unchanged, and leave nothing behind."""
+"""The tests of a user's project pass unchanged, and leave no test database behind."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ POOLS = [MIDDLEWARE, ENGINE, BOTH]
 
 
 class Project:
-    """The user's project: runs its tests, and says what they left."""
+    """Runs the tests of the user's project, and lists its test databases."""
 
     def __init__(self, databases, directory):
         self.databases = databases
@@ -32,7 +32,7 @@ class Project:
         self.early = directory / "early"
 
     def manage(self, *options, pool, only="", **environ):
-        """Run the tests with Django's runner; without a pool, those without one."""
+        """Run the tests with Django's runner; without a pool, only shelf.tests."""
         label = LABEL + (only if pool else ".shelf.tests")
         command = [str(USERS / "manage.py"), "test", label, "--noinput"]
         done = self._run([*command, *options], pool, environ)
@@ -79,7 +79,7 @@ class Project:
         connection.close()
 
     def test_databases(self):
-        """Give the names of those that are left."""
+        """Return the names of the test databases that exist."""
         names = [self.databases.default, self.databases.replica]
         with self._cursor() as cursor:
             cursor.execute(
@@ -89,7 +89,7 @@ class Project:
             return sorted(name for (name,) in cursor.fetchall())
 
     def allow_connections(self, allowed):
-        """Let nobody connect to the project's real databases, or everybody again."""
+        """Allow or forbid connections to the project's real databases."""
         with self._cursor() as cursor:
             for name in (self.databases.default, self.databases.replica):
                 cursor.execute(
@@ -106,32 +106,32 @@ def project(databases, tmp_path):
 
 @pytest.fixture
 def closed_project(project):
-    """Give the project with real databases that refuse everybody."""
+    """Return the project while its real databases reject all connections."""
     project.allow_connections(False)
     yield project
     project.allow_connections(True)
 
 
 @pytest.mark.parametrize("pool", ["", *POOLS])
-def test_they_pass_and_the_test_databases_are_dropped(closed_project, pool):
+def test_the_tests_pass_and_the_test_databases_are_dropped(closed_project, pool):
     closed_project.manage(pool=pool)
     assert closed_project.test_databases() == []
 
 
 @pytest.mark.parametrize("only", [".shelf.tests_pooled.Forbidden", ".shelf.tests.Live"])
-def test_an_alias_without_a_test_database_is_left_alone(closed_project, only):
+def test_an_alias_without_a_test_database_is_not_connected_to(closed_project, only):
     closed_project.manage(pool=MIDDLEWARE, only=only)
     assert closed_project.test_databases() == []
 
 
-def test_they_pass_on_test_databases_with_the_configured_names(closed_project):
+def test_the_tests_pass_on_test_databases_with_the_configured_names(closed_project):
     closed_project.manage(pool=BOTH, TEST_SAME_NAME="1")
     closed_project.pytest(pool=BOTH, TEST_SAME_NAME="1")
     assert closed_project.test_databases() == []
 
 
 @pytest.mark.parametrize("pool", POOLS)
-def test_they_pass_in_parallel_and_on_databases_kept(closed_project, pool):
+def test_the_tests_pass_in_parallel_and_with_keepdb(closed_project, pool):
     for _ in range(2 if pool == BOTH else 1):
         closed_project.manage("--keepdb", pool=pool)
         assert len(closed_project.test_databases()) == 2
@@ -140,7 +140,7 @@ def test_they_pass_in_parallel_and_on_databases_kept(closed_project, pool):
 
 
 @pytest.mark.parametrize("pool", POOLS)
-def test_they_pass_under_pytest_django(closed_project, pool):
+def test_the_tests_pass_under_pytest_django(closed_project, pool):
     for _ in range(2 if pool == BOTH else 1):
         closed_project.pytest("--reuse-db", pool=pool)
         assert len(closed_project.test_databases()) == 2
@@ -148,7 +148,7 @@ def test_they_pass_under_pytest_django(closed_project, pool):
     assert closed_project.test_databases() == []
 
 
-def test_they_pass_under_pytest_in_parallel(closed_project):
+def test_the_tests_pass_under_pytest_in_parallel(closed_project):
     closed_project.pytest("-n", "2", pool=BOTH)
     assert closed_project.test_databases() == []
 
@@ -163,7 +163,9 @@ def test_they_pass_under_pytest_in_parallel(closed_project):
         (MIDDLEWARE, "import-request"),
     ],
 )
-def test_a_query_before_there_is_a_test_database(project, pool, early):
+def test_a_query_before_the_test_database_exists_uses_the_real_one(
+    project, pool, early
+):
     project.manage("--parallel", "2", pool=pool, TEST_EARLY=early)
     (name,) = set(project.early.read_text(encoding="utf-8").split())
     assert name == project.databases.default
@@ -171,7 +173,9 @@ def test_a_query_before_there_is_a_test_database(project, pool, early):
 
 
 @pytest.mark.parametrize("early", ["ready", "ready-thread"])
-def test_a_query_before_pytest_django_makes_a_test_database(project, early):
+def test_a_query_before_pytest_django_creates_the_test_database_is_possible(
+    project, early
+):
     project.pytest(pool=BOTH, TEST_EARLY=early)
     assert project.early.exists()
     assert project.test_databases() == []

@@ -1,8 +1,8 @@
-"""A project on settings that a test wrote: what the checks say, and what it serves.
+"""Run the system checks, and optionally requests, on the settings of a test.
 
-Run as a program with DJANGO_SETTINGS_MODULE set, it prints JSON. The names of databases
-that ``manage.py check --database`` would be given are its arguments. With ``serve``
-first, each pooled alias then serves more requests at once than it has connections.
+A program that needs DJANGO_SETTINGS_MODULE and prints JSON. The arguments are aliases,
+like those of ``manage.py check --database``. If the first argument is ``serve``, each
+pooled alias also serves one request more at once than its pool may have connections.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ held = threading.Event()
 
 
 def view(request: Any, alias: str) -> JsonResponse:
-    """Query, and keep the connection until the last request is there."""
+    """Query, and hold the connection until the last request waits for one."""
     with connections[alias].cursor() as cursor:
         cursor.execute("SELECT pg_backend_pid(), current_setting('timezone')")
         _, zone = cursor.fetchone()
@@ -44,7 +44,7 @@ urlpatterns = [path("<alias>/", view)]
 
 
 def get(alias: str) -> Any:
-    """Serve one request from its start to its end."""
+    """Serve one request, from request_started to request_finished."""
     handler = WSGIHandler()
     request = RequestFactory().get(f"/{alias}/")
     request_started.send(sender=type(handler), environ=request.environ)
@@ -56,12 +56,12 @@ def get(alias: str) -> Any:
 
 
 def pool_of(alias: str) -> Any:
-    """Return the pool of an alias, None as long as there is none."""
+    """Return the pool of an alias, None until it is made."""
     return next((pool for pool in registry.pools() if pool.name == alias), None)
 
 
 def is_full(alias: str, number: int) -> bool:
-    """Tell whether so many requests hold a connection and one waits."""
+    """Return whether ``number`` requests hold a connection and one waits."""
     pool = pool_of(alias)
     stats = pool.stats() if pool is not None else {"in_use": 0, "waiting": 0}
     return (stats["in_use"], stats["waiting"]) == (number, 1)
@@ -82,7 +82,7 @@ def serve(alias: str) -> dict[str, Any]:
             held.set()
         served = [answer.result() for answer in answers]
     pool = pool_of(alias)
-    wait_until(lambda: pool.stats()["in_use"] == 0, "all connections were given back")
+    wait_until(lambda: pool.stats()["in_use"] == 0, "all connections were returned")
     return {
         "config": asdict(pool.config),
         "served": len(served),
@@ -92,7 +92,7 @@ def serve(alias: str) -> dict[str, Any]:
 
 
 def main(serves: bool, databases: list[str]) -> None:
-    """Print what there is to say."""
+    """Print the messages of the checks, and what was served."""
     django.setup()
     messages = run_checks(databases=databases or None)
     print(

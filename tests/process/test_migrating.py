@@ -1,8 +1,8 @@
-"""The settings of docs/migrating.rst, run as they stand there, each in a process.
+"""The settings of docs/migrating.rst, each run unchanged in a process.
 
-What is put in is the address of a database and what a project has besides. On the
-settings "before" the app and its middleware are installed, as the document's first step
-has it; those "after" are all there is.
+The tests add the address of a database and settings that every project has. To the
+settings "before" they also add the middleware, because the document's first step is to
+install dbpool_mw; the settings "after" must be complete.
 """
 
 from __future__ import annotations
@@ -26,21 +26,20 @@ from tests.pgbouncer import needs_pgbouncer, pgbouncer
 DOCUMENT = "docs/migrating.rst"
 TOGETHER = "Together with PgBouncer"
 
-# What the checks say of the settings before.
-LEFT_OVER = {
+# The ids that the checks report for the settings before.
+REPORTED = {
     "django-db-pool": ["other_pool_engine"],
     "django-db-geventpool": ["other_pool_engine"],
     "django-postgrespool and django-postgrespool2": ["other_pool_engine"],
     "django-db-connection-pool": ["other_pool_engine"],
     "CONN_MAX_AGE": ["conn_max_age"],
-    "A home-made ENGINE": ["persistent_engine"],
+    "A persistent ENGINE of your own": ["persistent_engine"],
     "Django's own pool": ["native_pool"],
     "From PgBouncer": [],
     TOGETHER: [],
 }
 
-
-BESIDES = """
+PROJECT = """
 SECRET_KEY = "only for tests"
 USE_TZ = True
 INSTALLED_APPS = ["dbpool_mw"]
@@ -50,7 +49,7 @@ DBPOOL_MW_CONTROL_DIR = {directory!r}
 
 
 class Move(NamedTuple):
-    """The files of a section before and after, by their paths."""
+    """The files of a section of the document before and after, by their paths."""
 
     before: dict[str, str]
     after: dict[str, str]
@@ -72,21 +71,21 @@ MOVES = moves()
 
 
 class Project:
-    """Write projects and run them."""
+    """Writes the files of a project and runs it."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
     def run(
-        self, files: dict[str, str], *words: str, server: Server | None = None
+        self, files: dict[str, str], *arguments: str, server: Server | None = None
     ) -> dict[str, Any]:
-        """Return what tests.process.moved prints on these files."""
+        """Return the output of tests.process.moved in a project of these files."""
         for name, text in files.items():
             path = self.directory / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text)
         with (self.directory / "settings.py").open("a") as settings:
-            settings.write(BESIDES.format(directory=str(self.directory)))
+            settings.write(PROJECT.format(directory=str(self.directory)))
             if server is not None:
                 address = {
                     "HOST": server.host,
@@ -97,7 +96,7 @@ class Project:
                 }
                 settings.write(f"DATABASES['default'].update({address!r})\n")
         done = subprocess.run(
-            [sys.executable, "-W", "error", "-m", "tests.process.moved", *words],
+            [sys.executable, "-W", "error", "-m", "tests.process.moved", *arguments],
             env={
                 **{k: v for k, v in os.environ.items() if not k.startswith("PG")},
                 "DJANGO_SETTINGS_MODULE": "settings",
@@ -119,9 +118,11 @@ def project(short_directory: Path) -> Project:
 
 
 def database_server(databases: Databases) -> Server:
-    """Return the address of the tests' database itself."""
-    at = databases.server
-    return Server(at.host, at.port, at.user, at.password, databases.default)
+    """Return the address of the default database of the tests."""
+    server = databases.server
+    return Server(
+        server.host, server.port, server.user, server.password, databases.default
+    )
 
 
 def values(settings: str) -> dict[str, Any]:
@@ -131,27 +132,29 @@ def values(settings: str) -> dict[str, Any]:
 
 
 def pool_settings(names: dict[str, Any]) -> dict[str, Any]:
-    """Return the settings of the pool of "default", wherever they are."""
+    """Return the settings for the pool of "default", from all places."""
     options = names["DATABASES"]["default"].get("OPTIONS", {})
     own = {**options, **names.get("DBPOOL_MW_POOLS", {}).get("default", {})}
     general = {key: names.get(f"DBPOOL_MW_{key}") for key in POOL_KEYS}
-    said = {key: value for key, value in general.items() if value is not None}
-    return {**said, **{key: own[key] for key in POOL_KEYS if key in own}}
+    given = {key: value for key, value in general.items() if value is not None}
+    return {**given, **{key: own[key] for key in POOL_KEYS if key in own}}
 
 
 def test_every_section_has_settings_before_and_after() -> None:
-    assert list(MOVES) == list(LEFT_OVER)
+    assert list(MOVES) == list(REPORTED)
     assert all("settings.py" in files for move in MOVES.values() for files in move)
 
 
-@pytest.mark.parametrize("title", LEFT_OVER)
-def test_the_checks_notice_what_is_left_over_and_say_what_to_write(
+@pytest.mark.parametrize("title", REPORTED)
+def test_the_checks_report_the_settings_before_and_hint_at_those_after(
     title: str, project: Project
 ) -> None:
     before, after = MOVES[title]
     settings = before["settings.py"] + f"\nMIDDLEWARE = [{MIDDLEWARE!r}]\n"
     messages = project.run({**before, "settings.py": settings})["messages"]
-    assert [each[0] for each in messages] == [IDS[code] for code in LEFT_OVER[title]]
+    assert [message[0] for message in messages] == [
+        IDS[code] for code in REPORTED[title]
+    ]
     if not messages:
         return
     (_, _, hint), names = messages[0], values(after["settings.py"])
@@ -160,11 +163,11 @@ def test_the_checks_notice_what_is_left_over_and_say_what_to_write(
         assert f"'ENGINE': {engine!r}" in hint
     for key, value in pool_settings(names).items():
         general = f"DBPOOL_MW_{key}"
-        said = f"{general} = " if general in names else f"{key!r}: "
-        assert said + repr(value) in hint
+        assignment = f"{general} = " if general in names else f"{key!r}: "
+        assert assignment + repr(value) in hint
 
 
-@pytest.mark.parametrize("title", [title for title in LEFT_OVER if title != TOGETHER])
+@pytest.mark.parametrize("title", [title for title in REPORTED if title != TOGETHER])
 def test_on_the_settings_after_a_process_serves_within_its_limits(
     title: str, project: Project, databases: Databases
 ) -> None:
@@ -175,9 +178,9 @@ def test_on_the_settings_after_a_process_serves_within_its_limits(
 
 
 def check_pool(found: dict[str, Any], after: dict[str, str]) -> None:
-    said = pool_settings(values(after["settings.py"]))
+    expected = pool_settings(values(after["settings.py"]))
     pool = found["pools"]["default"]
-    config: PoolConfig = build(said)
+    config: PoolConfig = build(expected)
     assert PoolConfig(**pool["config"]) == config
     assert pool["connections"] == config.max_conns
     assert pool["served"] == config.max_conns + 1
@@ -192,7 +195,7 @@ def test_behind_pgbouncer_in_transaction_mode_a_process_serves_within_its_limits
     with pgbouncer(postgres, "transaction", size=2) as front:
         front.dbname = database
         found = project.run(after, "serve", "default", server=front)
-    assert [each[0] for each in found["messages"]] == [IDS["proxy"]]
+    assert [message[0] for message in found["messages"]] == [IDS["proxy"]]
     hint = found["messages"][0][2]
     assert "DBPOOL_MW_RESET = 'never'" in hint
     assert "'DISABLE_SERVER_SIDE_CURSORS': True" in hint

@@ -1,4 +1,4 @@
-"""A query that a project makes before there is a test database."""
+"""A query that a project makes before its test database exists."""
 
 import os
 import threading
@@ -9,14 +9,16 @@ from django.test import Client
 
 
 def query(moment):
-    """Query if it is this moment that the environment names, maybe in a thread.
+    """Query if ``moment`` is the one in the environment variable TEST_EARLY.
 
-    Or send a request, which makes no query and may still connect.
+    TEST_EARLY is "ready" or "import". With "-thread" appended the query is made in
+    another thread; with "-request" a request without queries is made instead, at whose
+    start the middleware may connect.
     """
     wanted, _, where = os.environ.get("TEST_EARLY", "").partition("-")
     if wanted == moment:
         with warnings.catch_warnings():
-            # Django's, who discourages it.
+            # Django warns of queries before all apps are ready.
             warnings.filterwarnings("ignore", "Accessing the database during app")
             if where == "thread":
                 thread = threading.Thread(target=_query)
@@ -37,6 +39,6 @@ def _query():
 
 
 def _note(name):
-    """Write the database's name to a file, which shows that it came so far."""
+    """Append the name of the queried database to the file that the tests read."""
     with open(os.environ["TEST_EARLY_DONE"], "a", encoding="utf-8") as file:
         file.write(f"{name}\n")

@@ -1,8 +1,8 @@
-"""The user's settings; the environment says how much of the pool is installed.
+"""The settings of the user's project, which depend on environment variables.
 
-``TEST_POOL`` names any of "middleware" and "engine"; ``TEST_EARLY`` when the project
-queries its database before there is a test database; ``TEST_SAME_NAME`` when its test
-database has the name that is configured.
+``TEST_POOL`` contains "middleware", "engine", both or nothing. With ``TEST_SAME_NAME``
+the test databases have the names that are configured. ``TEST_EARLY`` is described in
+``early.py``.
 """
 
 import os

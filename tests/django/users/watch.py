@@ -1,10 +1,10 @@
-"""Write down which threads of the pool's a process starts."""
+"""Record which threads of dbpool_mw a process starts."""
 
 import threading
 
 
 def start(file):
-    """Write the name of each to a file, from here on and in forks too."""
+    """Append the name of every thread that starts to a file, in forks too."""
     original = threading.Thread.start
 
     def start(self):

@@ -1,4 +1,4 @@
-"""The user's tests of code that is pooled outside of requests."""
+"""The user's tests of pooled code outside of requests."""
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -112,7 +112,7 @@ class Live(LiveServerTestCase):
 
 
 class Counted(PoolAssertions, TransactionTestCase):
-    """Tests in the order that could spoil the counts: each leaves something behind."""
+    """Each test may leave connections that could change the count of the next test."""
 
     def test_1_a_query_of_the_test_before_the_first_request(self):
         Book.objects.create(title="mine")
