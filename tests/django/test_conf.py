@@ -133,10 +133,10 @@ def test_pooled_aliases_raises_when_enabled_or_pools_is_invalid(
 
 def test_the_settings_of_an_alias_override_the_general_ones() -> None:
     with override_settings(
-        DBPOOL_MW_TIMEOUT=2, DBPOOL_MW_POOLS={"stock": {"MAX_CONNS": 20}}
+        DBPOOL_MW_TIMEOUT=2, DBPOOL_MW_POOLS={"replica": {"MAX_CONNS": 20}}
     ):
         assert conf.config_for("default") == PoolConfig(timeout=2.0)
-        assert conf.config_for("stock") == PoolConfig(timeout=2.0, max_conns=20)
+        assert conf.config_for("replica") == PoolConfig(timeout=2.0, max_conns=20)
 
 
 def test_the_configuration_is_cached_until_a_setting_changes() -> None:
