@@ -158,8 +158,8 @@ def pools() -> list[ConnectionPool]:
 def stats() -> list[dict[str, Any]]:
     """Return the figures of each pool of this process, as plain data at one moment.
 
-    One dict a pool, the same as in ``dbpool_stats --format json``; docs/metrics.rst has
-    their keys. Empty before the first checkout. May be called from any thread; makes no
+    One dict a pool, under the keys that ``dbpool_stats --format json`` has too; see
+    ``core.metrics.METRICS``. Empty before the first checkout. May be called from any thread; makes no
     round trip.
     """
     return [pool.stats() for pool in pools()]

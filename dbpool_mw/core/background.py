@@ -1,4 +1,4 @@
-"""The thread that keeps a process's pools in shape."""
+"""The thread that maintains the pools of a process."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ INTERVAL = 1.0
 
 
 class Maintenance:
-    """One daemon thread that maintains pools from time to time.
+    """One daemon thread that calls ``maintain`` of every pool, every second.
 
-    ``pools()`` gives the pools as they are at each round. The thread survives whatever
-    a round raises.
+    ``pools()`` returns the pools of the process, and is called in each round;
+    ``interval`` is in seconds. An Exception of one pool is logged, and the thread goes
+    on with the next.
     """
 
     def __init__(
@@ -38,7 +39,7 @@ class Maintenance:
         self._thread.start()
 
     def stop(self, timeout: float = 1.0) -> None:
-        """End the thread, and wait for its end at most ``timeout`` seconds."""
+        """End the thread; wait at most ``timeout`` seconds for its end."""
         self._stopped.set()
         self._thread.join(timeout)
 
