@@ -6,6 +6,10 @@ instead of closing it. Everything else is Django's. So ``ensure_connection()``,
 ``close()``, ``close_old_connections()``, ``atomic()`` and whatever an ENGINE adds to
 them work as without a pool. A connection that is closed in the middle of a request
 returns to the pool, and the next query checks one out again.
+
+Two methods on the instance and no class of this package's, because
+``connection_created`` is sent with the wrapper's class, and because third-party ENGINEs
+are to stay what they are.
 """
 
 from __future__ import annotations
