@@ -159,8 +159,8 @@ def stats() -> list[dict[str, Any]]:
     """Return the figures of each pool of this process, as plain data at one moment.
 
     One dict a pool, under the keys that ``dbpool_stats --format json`` has too; see
-    ``core.metrics.METRICS``. Empty before the first checkout. May be called from any thread; makes no
-    round trip.
+    ``core.metrics.METRICS``. Empty before the first checkout. May be called from any
+    thread; makes no round trip.
     """
     return [pool.stats() for pool in pools()]
 
