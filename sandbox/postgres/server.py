@@ -241,18 +241,18 @@ class PostgresServer(Server):
         )
 
     @classmethod
-    def _forget_in_child(cls) -> None:
+    def _detach_in_child(cls) -> None:
         for server in cls._servers:
             if server._watchdog is None:
                 continue
-            server._watchdog.forget()
+            server._watchdog.detach()
             # The server is no child of this process, so waiting for it would fail.
             if server._process is not None:
                 server._process.returncode = 0
             server._watchdog = server._process = None
 
 
-os.register_at_fork(after_in_child=PostgresServer._forget_in_child)
+os.register_at_fork(after_in_child=PostgresServer._detach_in_child)
 
 
 def _setting(value: object) -> str:

@@ -30,7 +30,7 @@ class Watchdog:
     """Remove a directory, and end the server in it, when this process has ended.
 
     A separate process does that, so it works after kill -9 too. A forked child has to
-    call ``forget``.
+    call ``detach``.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -57,7 +57,7 @@ class Watchdog:
         os.close(self._write_end)
         self._process.wait(seconds)
 
-    def forget(self) -> None:
+    def detach(self) -> None:
         """Leave the watchdog to the parent of this forked process."""
         # The watchdog acts when every process has closed the write end of the pipe.
         os.close(self._write_end)

@@ -1,4 +1,4 @@
-"""What the shop sells, and what is said of it."""
+"""The shop's categories, products and reviews."""
 
 # Only the plugin of django-stubs knows the types of a model's fields, and the plugin
 # would have to import these settings.
@@ -42,7 +42,7 @@ class Product(models.Model):
 
 
 class Review(models.Model):
-    """What one buyer says of a product, in stars and words."""
+    """One buyer's review of a product, in stars and words."""
 
     product = models.ForeignKey(
         Product, on_delete=models.CASCADE, related_name="reviews"

@@ -23,7 +23,7 @@ LONGEST_SLEEP = 30.0
 
 
 class OutOfStockError(Exception):
-    """What ``/fail/`` raises, after a query."""
+    """The exception that ``/fail/`` raises after a query."""
 
 
 def home(request: HttpRequest) -> HttpResponse:

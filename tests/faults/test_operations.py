@@ -40,7 +40,7 @@ def test_a_failover_behind_a_pause_fails_no_request(under, project, figures):
     with under.traffic() as (_, traffic):
         paused = project.manage("dbpool_drain", "--pause")
         assert paused.returncode == 0, paused.stderr
-        wait_until(lambda: project.backends() == [], "nobody is connected")
+        wait_until(lambda: project.backends() == [], "no connection is left")
         project.databases.server.restart()
         assert project.manage("dbpool_drain", "--resume").returncode == 0
         traffic.wait_for_200(50)

@@ -8,7 +8,7 @@ import threading
 
 import psycopg2
 
-from tests.process.projects import OURS, Project
+from tests.process.projects import APPLICATION_NAME, Project
 from tests.process.servers import wait_until
 
 #: Seconds between two counts.
@@ -99,7 +99,8 @@ class Watch:
         databases = self.project.databases
         with self.project.session() as cursor:
             while True:
-                cursor.execute(COUNTED, [databases.default, databases.replica, OURS])
+                names = [databases.default, databases.replica, APPLICATION_NAME]
+                cursor.execute(COUNTED, names)
                 found = {port for (port,) in cursor.fetchall()}
                 if self.only_connected:
                     found &= connected_to(databases.server.port)

@@ -23,7 +23,7 @@ from tests.process.servers import ROOT, Server, wait_until
 
 MANAGE = str(ROOT / "tests" / "process" / "project" / "manage.py")
 #: The application_name of the tests' sessions, which are not counted.
-OURS = "dbpool_mw tests"
+APPLICATION_NAME = "dbpool_mw tests"
 GUNICORN = [sys.executable, "-m", "gunicorn", "--graceful-timeout", "10"]
 APPLICATION = "tests.process.project.wsgi:application"
 #: The gunicorn.conf.py of docs/gevent.rst.
@@ -142,7 +142,7 @@ class Project:
     def session(self) -> Iterator[Any]:
         """Give a cursor on the default database, in autocommit, for the test itself."""
         dsn = self.databases.server.dsn(self.databases.default)
-        connection = psycopg2.connect(dsn, application_name=OURS)
+        connection = psycopg2.connect(dsn, application_name=APPLICATION_NAME)
         connection.autocommit = True
         try:
             yield connection.cursor()
@@ -163,7 +163,7 @@ class Project:
                 "SELECT pid, state FROM pg_stat_activity WHERE datname IN (%s, %s)"
                 " AND backend_type = 'client backend' AND application_name <> %s"
                 " ORDER BY pid",
-                [self.databases.default, self.databases.replica, OURS],
+                [self.databases.default, self.databases.replica, APPLICATION_NAME],
             )
             found: list[tuple[int, str]] = cursor.fetchall()
             return found

@@ -60,7 +60,7 @@ def test_preload_shares_no_connection_between_processes(project, at_import, thre
         for pid, of_worker in backends.items():
             for backend in of_worker:
                 assert who_has(socket_of(project, backend)) == {pid}
-        # The master's connection is still open, and only the master's.
+        # The master's connection is still open, and the master still has its socket.
         assert before in project.backends()
         assert server.process.pid in who_has(socket_of(project, before))
         masters = [server.process.pid] if at_import == "request" else []
