@@ -1,5 +1,5 @@
-# Every target makes the virtual environment it needs: a machine with Python, git and
-# make is enough. Another interpreter: make test PYTHON=python3.12
+# Every target makes the virtual environment that it needs: a machine with Python, git and
+# make is enough. With another interpreter: make test PYTHON=python3.12
 # One test: make test ARGS="tests/core -k fair"
 
 PYTHON ?= python3
@@ -11,21 +11,35 @@ SHELL := /bin/sh
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-# A stamp of another interpreter doesn't count, so a change of PYTHON rebuilds.
+# The stamp's name has the interpreter's version: another PYTHON makes .venv anew.
 MADE := $(VENV)/.made-$(shell $(PYTHON) -c \
 	'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null || echo none)
 
-.PHONY: test sandbox faults bench matrix lint format types coverage clean help
+#: What `make check` runs: no test here needs a web server, PgBouncer or PostGIS.
+QUICK := tests/core tests/django $(wildcard tests/test_layers.py)
+
+.PHONY: check quick test sandbox faults bench matrix lint format types coverage
+.PHONY: clean help
 
 help:
-	@echo "make test      the tests, on a real PostgreSQL"
+	@echo "make check     lint, types and the quick tests, in under three minutes"
+	@echo "make test      all tests, on a real PostgreSQL"
 	@echo "make sandbox   the main job on a real server under load; SERVE=1 keeps it up"
 	@echo "make faults    break things under traffic; writes docs/reliability.rst"
 	@echo "make bench     the benchmarks of docs/benchmarks.rst"
-	@echo "make matrix    the tests on every Python and Django that is here"
+	@echo "make matrix    the tests on every Python and Django that is installed"
 	@echo "make lint | types | format | coverage | clean"
 
 .DEFAULT_GOAL := help
+
+# Each part is a make of its own, so that they run in this order under make -j too.
+check:
+	@$(MAKE) --no-print-directory lint
+	@$(MAKE) --no-print-directory types
+	@$(MAKE) --no-print-directory quick
+
+quick: $(VENV)/.with-test
+	$(BIN)/python -m pytest -n $(JOBS) -q $(QUICK) $(ARGS)
 
 test: $(VENV)/.with-test
 	$(BIN)/python -m pytest $(ARGS)
@@ -54,7 +68,7 @@ format: $(VENV)/.with-lint
 types: $(VENV)/.with-types
 	$(BIN)/mypy --strict dbpool_mw
 
-# django_tasks.py is for Django 6, which needs that Python.
+# binding/tasks.py needs Django 6, and Django 6 needs Python 3.12.
 coverage: $(VENV)/.with-dev
 	@$(BIN)/python -c 'import django, sys; sys.exit(django.VERSION < (6,))' || { \
 		echo "Coverage is measured on Django 6 or newer, from Python 3.12 on." \
@@ -69,10 +83,10 @@ clean:
 	rm -rf $(VENV) .tox build dist *.egg-info .coverage .coverage.* htmlcov
 	rm -rf .mypy_cache .pytest_cache .ruff_cache
 
-# The requirements stand in setup.py: when it changes, everything is made anew.
+# setup.py has the requirements: when setup.py changes, .venv is made anew.
 $(MADE): setup.py
 	@command -v $(PYTHON) >/dev/null || { \
-		echo "There is no $(PYTHON). Name a Python: make PYTHON=/path/to/python3" >&2; \
+		echo "$(PYTHON) not found. Name a Python: make PYTHON=/path/to/python3" >&2; \
 		exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { \
 		echo "$$($(PYTHON) -V 2>&1) is too old: dbpool_mw needs Python 3.10 or newer." \

@@ -1,4 +1,4 @@
-"""A database of a run's own, and what the server knows of the connections to it."""
+"""A database for one run, and the connections to it that PostgreSQL lists."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from psycopg2.extensions import make_dsn
 
 from sandbox.postgres import PostgresServer, Server
 
-#: What the sandbox's own looks at the server call themselves.
+#: The application_name of the connection that looks at PostgreSQL.
 OBSERVER = "dbpool_mw sandbox observer"
 
 
@@ -32,15 +32,15 @@ class Session:
 
 @contextmanager
 def own_database() -> Iterator[str]:
-    """Yield the URL of a new database; it is gone when the block ends.
+    """Yield the URL of a new database, and drop the database at the end of the block.
 
-    It is made on the server that ``SANDBOX_DSN`` names, else on one started for it.
+    The database is on the server that ``SANDBOX_DSN`` names, else on a private server.
     """
     named = os.environ.get("SANDBOX_DSN")
     if not named:
-        with PostgresServer() as own:
-            own.create_database("shop")
-            yield own.dsn("shop")
+        with PostgresServer() as private:
+            private.create_database("shop")
+            yield private.dsn("shop")
         return
     server = Server.from_dsn(named)
     name = f"dbpool_mw_sandbox_{os.getpid()}"
@@ -52,7 +52,7 @@ def own_database() -> Iterator[str]:
 
 
 class Observer:
-    """Look at the server from outside the application, on a connection of its own."""
+    """Look at the application's connections from outside, on a separate connection."""
 
     def __init__(self, url: str, application_name: str) -> None:
         self._connection = psycopg2.connect(
@@ -62,16 +62,16 @@ class Observer:
         self._application_name = application_name
 
     def close(self) -> None:
-        """Close the connection that looks."""
+        """Close the observer's connection."""
         self._connection.close()
 
     def version(self) -> str:
-        """Return the server's version as it writes it itself."""
+        """Return PostgreSQL's ``server_version``."""
         (row,) = self._rows("SHOW server_version")
         return str(row[0])
 
     def sessions(self) -> list[Session]:
-        """Return the application's connections as the server sees them."""
+        """Return the application's connections from pg_stat_activity."""
         rows = self._rows(
             "SELECT pid, backend_start::text, coalesce(state, 'starting'),"
             " extract(epoch FROM clock_timestamp() - backend_start)::float8,"
@@ -86,7 +86,7 @@ class Observer:
         return [Session(*row) for row in rows]
 
     def wait_until_none(self, timeout: float) -> list[Session]:
-        """Wait until the application has no connection; return those left in time."""
+        """Wait ``timeout`` seconds for the connections to end; return those left."""
         deadline = time.monotonic() + timeout
         while True:
             left = self.sessions()

@@ -1,9 +1,9 @@
-"""Show the main job from end to end: ``python -m sandbox.run``, by ``make sandbox``.
+"""Run the sandbox from start to end: ``python -m sandbox.run``, by ``make sandbox``.
 
 Starts PostgreSQL (or uses the server that ``SANDBOX_DSN`` names), loads the shop, runs
-gunicorn, sends it traffic, looks at the workers with ``dbpool_stats`` and at the
-server's own list, and drains the workers under that traffic. The exit code is 0 when
-every check held, 1 otherwise. With ``SERVE=1`` it stays up until Ctrl-C.
+gunicorn, sends traffic, compares ``dbpool_stats`` with the connections that PostgreSQL
+lists, and drains the workers under that traffic. The exit code is 0 when every check
+passed, 1 otherwise. With ``SERVE=1`` the sandbox stays up until Ctrl-C.
 """
 
 from __future__ import annotations
@@ -37,45 +37,45 @@ APPLICATION_NAME = "dbpool_mw sandbox"
 MAX_CONNS = 10
 NO_WORKER = 3
 
-#: Half of the senders keep their TCP connection; a short pause leaves the two commands
-#: some of a small machine's time.
+#: Half of the senders keep their TCP connection.
 SENDERS = 8
+#: Seconds between a sender's requests: the two commands need some time of the machine.
 PAUSE = 0.01
 
 
 class Checks:
-    """What held and what didn't, told as it happens and again at the end."""
+    """The checks of the run, printed as they pass or fail, and again at the end."""
 
     def __init__(self) -> None:
         self.results: list[tuple[bool, str]] = []
 
-    def expect(self, held: bool, sentence: str, otherwise: str = "") -> bool:
-        """Note one check; ``otherwise`` says what was seen instead."""
-        if not held and otherwise:
+    def expect(self, passed: bool, sentence: str, otherwise: str = "") -> bool:
+        """Record one check; ``otherwise`` says what was found instead."""
+        if not passed and otherwise:
             sentence = f"{sentence} But: {otherwise}"
-        self.results.append((held, sentence))
-        say(f"[{'ok' if held else 'FAILED'}] {sentence}")
-        return held
+        self.results.append((passed, sentence))
+        say(f"[{'ok' if passed else 'FAILED'}] {sentence}")
+        return passed
 
     @property
     def failed(self) -> int:
         """Return how many checks failed."""
-        return sum(not held for held, _ in self.results)
+        return sum(not passed for passed, _ in self.results)
 
     def summary(self) -> None:
-        """Print every check once more, below each other."""
+        """Print the list of all checks."""
         heading("Summary")
-        for held, sentence in self.results:
-            say(f"  {'ok    ' if held else 'FAILED'}  {sentence}")
+        for passed, sentence in self.results:
+            say(f"  {'ok    ' if passed else 'FAILED'}  {sentence}")
         say(
             f"{self.failed} of {len(self.results)} checks FAILED."
             if self.failed
-            else f"All {len(self.results)} checks held."
+            else f"All {len(self.results)} checks passed."
         )
 
 
 def say(text: str = "") -> None:
-    """Print at once, also into a pipe."""
+    """Print, and flush, so that a pipe gets the line at once."""
     print(text, flush=True)
 
 
@@ -85,7 +85,7 @@ def heading(text: str) -> None:
 
 
 class Run:
-    """One run: its parts in order, each on what the ones before it started."""
+    """One run of the sandbox; ``parts`` calls its methods in order."""
 
     def __init__(self, stack: ExitStack, checks: Checks) -> None:
         self.stack = stack
@@ -105,7 +105,7 @@ class Run:
         heading("The shop")
         self.env = environment(self.dsn)
         say(set_up(self.env))
-        self._find_a_place_to_meet(directory)
+        self._avoid_another_sandbox(directory)
 
         heading(f"gunicorn, {WORKERS} workers with {THREADS} threads each")
         log = Path(directory) / "gunicorn.log"
@@ -113,10 +113,10 @@ class Run:
         self.workers = self.server.worker_pids()
         say(f"{self.server.url}, workers {', '.join(map(str, self.workers))}")
 
-    def _find_a_place_to_meet(self, directory: str) -> None:
-        # Another sandbox of this checkout may be up; its workers are not to be drained.
+    def _avoid_another_sandbox(self, directory: str) -> None:
+        # Don't drain the workers of another sandbox of this checkout.
         if manage(self.env, "dbpool_stats").returncode == 0:
-            say("Another sandbox is running: this one meets its commands elsewhere.")
+            say("Another sandbox is running: this one uses another control directory.")
             self.env = environment(self.dsn, control_dir=f"{directory}/control")
 
     def command(self, *words: str, code: int = 0) -> str:
@@ -151,7 +151,7 @@ class Run:
         return [pool for worker in self.stats() for pool in worker.get("pools", ())]
 
     def send_traffic(self) -> Traffic:
-        """Start the traffic, and return it once both workers have had their share."""
+        """Start the traffic, and return it after the first 400 requests."""
         heading("Traffic")
         traffic = Traffic(
             self.server.host,
@@ -174,7 +174,7 @@ class Run:
             )
 
     def look(self) -> None:
-        """Show the workers' own view while the traffic runs."""
+        """Show dbpool_stats while the traffic runs."""
         heading("What the workers say")
         self.command("dbpool_stats")
         self.command("dbpool_stats", "--holders")
@@ -196,7 +196,7 @@ class Run:
         )
 
     def look_from_the_server(self, traffic: Traffic) -> list[Session]:
-        """Show PostgreSQL's own view while the traffic runs."""
+        """Show the connections that PostgreSQL lists while the traffic runs."""
         heading("What the server sees")
         before = self.observer.sessions()
         self._more(traffic, 200)
@@ -209,7 +209,7 @@ class Run:
         )
         self.checks.expect(
             identities(before) <= identities(sessions),
-            "200 requests later they are the same connections.",
+            "After 200 more requests the connections are the same.",
             "some were closed in between.",
         )
         return sessions
@@ -235,10 +235,10 @@ class Run:
         )
 
     def end_traffic(self, traffic: Traffic) -> None:
-        """Stop the traffic; every answer must have been right, nothing must be left."""
+        """Stop the traffic; check every answer, and that no connection is left."""
         heading("The end of the traffic")
         report = traffic.stop()
-        self.judge(report, SHOP)
+        self.check_report(report, SHOP)
         left = self.observer.wait_until_none(timeout=5.0)
         show(left)
         self.checks.expect(
@@ -251,8 +251,8 @@ class Run:
             size == 0, "Every worker's pool is empty.", f"they hold {size}."
         )
 
-    def judge(self, report: Report, pages: tuple[Page, ...]) -> None:
-        """Show what came back and check it."""
+    def check_report(self, report: Report, pages: tuple[Page, ...]) -> None:
+        """Print the traffic's report and check it."""
         say("\n".join(report.lines()))
         self.checks.expect(
             not report.failures,
@@ -263,7 +263,7 @@ class Run:
         missing = {page.path for page in pages} - {path for path, _ in report.statuses}
         self.checks.expect(
             not missing,
-            "Every kind of page was asked for.",
+            "Every kind of page was requested.",
             f"{', '.join(sorted(missing))} never was.",
         )
 
@@ -272,7 +272,7 @@ class Run:
         heading("Pooling again")
         self.command("dbpool_drain", "--resume")
         report = warm(self.server)
-        self.judge(report, WARMING)
+        self.check_report(report, WARMING)
         kept = self.observer.sessions()
         self.checks.expect(
             0 < len(kept) <= WORKERS * THREADS,
@@ -287,12 +287,12 @@ class Run:
         )
 
     def stop(self) -> None:
-        """Stop gunicorn in the ordinary way; no worker must be left behind."""
+        """Stop gunicorn by SIGTERM; no worker may be left."""
         heading("The end")
         started = self.server.worker_pids()
         self.checks.expect(
             started == self.workers,
-            "No worker died on the way.",
+            "No worker died during the run.",
             f"gunicorn started {len(started)} instead of {WORKERS}.",
         )
         code = self.server.stop()
@@ -304,18 +304,18 @@ WARMING = (Page("/slow/?seconds=0.05", "slept for 0.05 s.\n"),)
 
 
 def warm(server: GunicornServer) -> Report:
-    """Ask for short sleeps at once, so that every worker opens its pool."""
+    """Request short sleeps at the same time, so that every worker opens its pool."""
     traffic = Traffic(server.host, server.port, WARMING, threads=WORKERS * THREADS)
     return traffic.run(1.0)
 
 
 def identities(sessions: list[Session]) -> set[tuple[int, str]]:
-    """Return what tells connections apart: a process id may come again."""
+    """Return pid and start time of each backend: a pid alone may be used again."""
     return {(session.pid, session.started) for session in sessions}
 
 
 def show(sessions: list[Session]) -> None:
-    """Print sessions as the server lists them."""
+    """Print sessions as PostgreSQL lists them."""
     if not sessions:
         say("(no connection)")
         return
@@ -328,7 +328,7 @@ def show(sessions: list[Session]) -> None:
 
 
 def serve(run: Run) -> None:
-    """Stay up until Ctrl-C, and say what there is to try."""
+    """Print the commands to try, and stay up until Ctrl-C."""
     warm(run.server)
     words = [
         f"{key}={shlex.quote(run.env[key])}"
@@ -365,7 +365,7 @@ def serve(run: Run) -> None:
 
 
 def parts(run: Run) -> None:
-    """Go through the parts of the run."""
+    """Run all parts in order."""
     traffic = run.send_traffic()
     run.look()
     pooled = run.look_from_the_server(traffic)
@@ -389,10 +389,10 @@ def main() -> int:
                 serve(run)
             parts(run)
     except KeyboardInterrupt:
-        say("\nStopped; nothing that was started is left.")
+        say("\nStopped; everything that was started has been stopped.")
         return 0 if serving else 130
     except Exception as error:
-        # Whatever it is, the summary comes last and the exit code says it.
+        # Any error counts as a failed check, and the summary is printed.
         checks.expect(False, f"The run ended early. {type(error).__name__}: {error}")
     checks.summary()
     say(f"{time.monotonic() - began:.0f} s in all.")

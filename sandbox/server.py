@@ -25,14 +25,14 @@ COMMAND_TIMEOUT = 45.0
 
 
 class ServerError(Exception):
-    """Something started here failed; the text says what and shows its last words."""
+    """A process started here failed; the text names it and has the end of its log."""
 
 
 def stop_in_order() -> None:
-    """Make whatever ends this process from outside a KeyboardInterrupt, and only once.
+    """Make SIGINT, SIGTERM and SIGHUP raise KeyboardInterrupt, once.
 
-    What was started is then stopped by the blocks that started it, and a second Ctrl-C
-    doesn't break that off. To be called from the main thread.
+    The ``with`` blocks then stop the processes that they started, and a second Ctrl-C
+    doesn't interrupt that. Call this from the main thread.
     """
     ends = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
@@ -48,11 +48,11 @@ def stop_in_order() -> None:
 def environment(
     dsn: str, pooling: str = "dbpool", control_dir: str | None = None
 ) -> dict[str, str]:
-    """Return the environment in which the project runs on a database."""
+    """Return the environment of the project's processes, for the database ``dsn``."""
     env = {
         key: value
         for key, value in os.environ.items()
-        # libpq's own variables would change what a connection is.
+        # libpq's variables would change the connections.
         if not key.startswith(("PG", "SANDBOX_", "GUNICORN_", "DBPOOL_MW_"))
     }
     env |= {
@@ -73,7 +73,7 @@ def manage(
 ) -> subprocess.CompletedProcess[str]:
     """Run a management command and return its exit code and output.
 
-    Raises subprocess.TimeoutExpired, after killing it, when it takes too long.
+    Raises subprocess.TimeoutExpired after ``timeout`` seconds, and kills the command.
     """
     return subprocess.run(
         [sys.executable, str(ROOT / "sandbox" / "manage.py"), *words],
@@ -82,14 +82,14 @@ def manage(
         text=True,
         capture_output=True,
         stdin=subprocess.DEVNULL,
-        # Ctrl-C reaches the run alone, which then stops what it started in order.
+        # Ctrl-C must reach the sandbox only, which then stops its processes in order.
         start_new_session=True,
         timeout=timeout,
     )
 
 
 def set_up(env: dict[str, str]) -> str:
-    """Migrate and load the shop; return what the loading said."""
+    """Migrate and load the shop; return the output of load_shop."""
     for words in (("migrate", "--verbosity", "0"), ("load_shop",)):
         done = manage(env, *words)
         if done.returncode:
@@ -140,25 +140,28 @@ class GunicornServer:
         ]
 
     def poll(self) -> int | None:
-        """Return the exit code, None while it runs."""
+        """Return gunicorn's exit code, None while gunicorn runs."""
         return None if self._process is None else self._process.poll()
 
     def start(self) -> None:
         """Start gunicorn and return when all of its workers have started.
 
-        Raises ServerError when it ends instead or takes too long.
+        Raises ServerError when gunicorn ends, or takes more than START_TIMEOUT seconds.
         """
         with socket.socket() as listener, self._log.open("wb") as log:
-            # The port is taken here and handed over open: nobody else can get it.
+            # gunicorn gets the open socket: no other process can take the port.
             listener.bind((self.host, 0))
             listener.listen(128)
             self.port = listener.getsockname()[1]
             self._process = subprocess.Popen(
                 [
-                    *(sys.executable, "-m", "gunicorn"),
-                    *("--config", "python:sandbox.project.gunicorn_conf"),
-                    *("--bind", f"fd://{listener.fileno()}"),
-                    *("--workers", str(WORKERS), "--threads", str(THREADS)),
+                    sys.executable,
+                    "-m",
+                    "gunicorn",
+                    "--config=python:sandbox.project.gunicorn_conf",
+                    f"--bind=fd://{listener.fileno()}",
+                    f"--workers={WORKERS}",
+                    f"--threads={THREADS}",
                 ],
                 cwd=ROOT,
                 env=self._env,
@@ -197,9 +200,9 @@ class GunicornServer:
             connection.close()
 
     def stop(self) -> int | None:
-        """Stop gunicorn, by force if it must be; return the exit code.
+        """Stop gunicorn, after STOP_TIMEOUT seconds by SIGKILL; return the exit code.
 
-        None when it was never started. A negative code is the signal that ended it.
+        None when gunicorn was never started. A negative code is the number of a signal.
         """
         process = self._process
         if process is None:
@@ -209,14 +212,14 @@ class GunicornServer:
             try:
                 process.wait(STOP_TIMEOUT)
             except subprocess.TimeoutExpired:
-                # The process group is gunicorn's own: master and workers.
+                # The process group has gunicorn's master and workers only.
                 with suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
         return process.returncode
 
     def last_words(self, lines: int = 15) -> str:
-        """Return the end of gunicorn's log, which holds the project's log too."""
+        """Return the last lines of gunicorn's log, with the project's log lines."""
         return "\n".join(self._log_text().splitlines()[-lines:])
 
     def _log_text(self) -> str:

@@ -1,4 +1,4 @@
-"""Send pages to a server from several threads and count what comes back.
+"""Request pages from several threads and check every answer.
 
 By hand: ``python -m sandbox.traffic http://127.0.0.1:8000 --seconds 5``.
 """
@@ -16,18 +16,18 @@ from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException
 from urllib.parse import urlsplit
 
-#: Seconds until an answer counts as lost.
+#: Seconds until a request without an answer has failed.
 ANSWER_TIMEOUT = 15.0
 
-#: How many failures are told in full.
+#: How many failures a report has in full.
 TOLD_FAILURES = 10
 
 
 @dataclass(frozen=True)
 class Page:
-    """One page, and the answer that is right for it.
+    """One page, and the answer that is expected.
 
-    ``ending`` closes a whole answer, so that one cut short counts as a failure.
+    A complete answer ends with ``ending``; an answer that was cut short is a failure.
     """
 
     path: str
@@ -50,7 +50,7 @@ SHOP = (
 
 @dataclass
 class Report:
-    """What came back: counts by path and status, failures in words, seconds each."""
+    """The answers: counts by path and status, the failures, and the latencies in s."""
 
     seconds: float
     statuses: Counter[tuple[str, int]] = field(default_factory=Counter)
@@ -59,16 +59,16 @@ class Report:
 
     @property
     def answered(self) -> int:
-        """Return how many requests got a whole answer, right or wrong."""
+        """Return how many requests got a complete answer, right or wrong."""
         return len(self.latencies)
 
     @property
     def per_second(self) -> float:
-        """Return answers in a second."""
+        """Return the answers per second."""
         return self.answered / self.seconds if self.seconds else 0.0
 
     def percentile(self, percent: float) -> float:
-        """Return the latency, in seconds, that ``percent`` of the answers kept to."""
+        """Return the latency, in seconds, that ``percent`` % of the answers kept to."""
         if not self.latencies:
             return math.nan
         ordered = sorted(self.latencies)
@@ -91,11 +91,12 @@ class Report:
 
 
 class Traffic:
-    """A number of threads that each ask for one page after the other.
+    """Threads that each request one page after the other.
 
-    ``keep_alive``: how many of the threads send all their requests on one TCP
-    connection; the others open one for each. Nothing is sent twice: whatever goes wrong
-    with a request is a failure. ``pause``: seconds between a thread's requests.
+    ``keep_alive`` threads send all their requests on one TCP connection; the others
+    open a connection for each request. No request is sent twice: every error is a
+    failure.
+    ``pause`` is the time between a thread's requests in seconds.
     """
 
     def __init__(
@@ -118,13 +119,13 @@ class Traffic:
         ]
 
     def start(self) -> None:
-        """Start sending; returns at once."""
+        """Start the threads and return at once."""
         self._began = time.monotonic()
         for sender in self._senders:
             sender.start()
 
     def stop(self) -> Report:
-        """Let every request under way end, and return what came back."""
+        """Let the requests under way end, and return the report."""
         self._stopped.set()
         for sender in self._senders:
             if sender.ident is not None:
@@ -137,7 +138,7 @@ class Traffic:
         return report
 
     def run(self, seconds: float) -> Report:
-        """Send for some seconds and return what came back."""
+        """Send requests for ``seconds`` and return the report."""
         self.start()
         try:
             self._stopped.wait(seconds)
@@ -154,7 +155,7 @@ class Traffic:
         )
 
     def wait_for_more(self, requests: int, timeout: float) -> bool:
-        """Wait until so many more requests have ended; False after ``timeout`` s."""
+        """Wait for the end of ``requests`` more requests; False after ``timeout`` s."""
         goal = self.done + requests
         deadline = time.monotonic() + timeout
         while self.done < goal:
@@ -188,12 +189,12 @@ class _Sender(threading.Thread):
         self._stopped = stopped
 
     def run(self) -> None:
-        """Ask for pages until told to stop."""
+        """Request pages until ``stop`` is called."""
         try:
             while not self._stopped.is_set():
                 (page,) = self._dice.choices(self._pages, self._weights)
                 if not self._ask(page):
-                    # A server that is down must not be asked in a tight loop.
+                    # Don't spin while the server is down.
                     self._stopped.wait(0.05)
                 elif self._pause:
                     self._stopped.wait(self._pause)

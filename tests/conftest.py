@@ -1,14 +1,14 @@
-"""Fixtures over a real PostgreSQL.
+"""Fixtures that start a real PostgreSQL, and point Django at its databases.
 
-`postgres` is the server of the whole run: a private one, or the one that the variable
-DBPOOL_MW_TEST_DSN names (its user must be allowed to create databases). `own_postgres`
-is always private, for tests that stop or kill it. `postgis` is a private one that
-offers PostGIS. `database` is a fresh database.
+`postgres` is the server of the whole run: a private server, or the server that the
+variable DBPOOL_MW_TEST_DSN names (its user must be allowed to create databases).
+`own_postgres` is always private, for tests that stop or kill it. `postgis` is a private
+server that offers PostGIS. `database` is a new database on `postgres`.
 
 `databases` points Django's aliases "default" and "replica" at two databases on
-`postgres`, by changing the dicts in settings.DATABASES in place: every wrapper of every
-thread holds the same dict, those made before the test too. `own_databases` does it on
-`own_postgres`. Tests without either can't reach any database.
+`postgres`. It changes the dicts in settings.DATABASES in place, because every wrapper
+of every thread, also one made before the test, has the same dict. `own_databases` does
+the same on `own_postgres`. Tests without either fixture can't reach any database.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ from sandbox.postgres import PostgresMissing, PostgresServer, Server
 
 DSN_VARIABLE = "DBPOOL_MW_TEST_DSN"
 REPLICA_VARIABLE = "DBPOOL_MW_TEST_REPLICA_DSN"
-# Not UTC, which Django sets: a session that lost its time zone gives itself away.
+# Django sets UTC: with another default, tests see when a session lost its time zone.
 SERVER_SETTINGS = {"timezone": "Asia/Kathmandu"}
 
-# Before anything reads the settings, and they must not see it: a test that asks for no
-# database gets none.
+# This runs before anything reads the settings. They must not see DBPOOL_MW_TEST_DSN, so
+# that a test without a database fixture can't reach a database.
 os.environ["DJANGO_SETTINGS_MODULE"] = "tests.settings"
 NAMED_SERVER = os.environ.pop(DSN_VARIABLE, "")
 os.environ.pop(REPLICA_VARIABLE, None)
 if not NAMED_SERVER:
-    # libpq would read them in the tests, and they name somebody else's server.
+    # libpq would read these variables, which may name a server of the user's.
     for _name in [name for name in os.environ if name.startswith("PG")]:
         del os.environ[_name]
 
@@ -63,20 +63,20 @@ class Databases:
 
 
 def pytest_configure() -> None:
-    # A shell ignores it in what it runs in the background, and so would our children.
+    # A shell's background jobs ignore SIGINT, and so would the processes of the tests.
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     django.setup()
 
 
 def unique_name() -> str:
-    """Return a database name that nobody else uses."""
+    """Return a new database name."""
     return f"dbpool_mw_{secrets.token_hex(6)}"
 
 
 @contextmanager
 def fresh_database(server: Server) -> Iterator[str]:
-    """Create a database, and drop it at the end whoever still uses it."""
+    """Create a database, and drop it at the end, even if sessions still use it."""
     name = unique_name()
     server.create_database(name)
     try:
@@ -88,7 +88,7 @@ def fresh_database(server: Server) -> Iterator[str]:
 @contextmanager
 def aliases_at(databases: Databases) -> Iterator[Databases]:
     """Point "default" and "replica" at the databases."""
-    # It reads the settings, which are chosen above.
+    # The registry reads the settings at its import, after this module has chosen them.
     from dbpool_mw.binding import registry, testing
 
     before = {}
@@ -117,7 +117,7 @@ def aliases_at(databases: Databases) -> Iterator[Databases]:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Server]:
-    """Give the server of the whole run; leave it running."""
+    """Give the server of the whole run. Tests must not stop it."""
     if NAMED_SERVER:
         yield Server.from_dsn(NAMED_SERVER)
         return
@@ -145,10 +145,10 @@ def own_postgres(_private_postgres: PostgresServer) -> PostgresServer:
 
 @pytest.fixture(scope="session")
 def postgis() -> Iterator[PostgresServer]:
-    """Give a private server that offers PostGIS, where django.contrib.gis works too."""
-    how = "On Debian, root installs it by .ci/debian."
+    """Give a private server that offers PostGIS, if django.contrib.gis can load."""
+    how = "On Debian, root can install it with .ci/debian."
     try:
-        # They load the libraries.
+        # These imports load GDAL and GEOS.
         import django.contrib.gis.gdal
         import django.contrib.gis.geos  # noqa: F401
     except ImproperlyConfigured as missing:
@@ -162,7 +162,7 @@ def postgis() -> Iterator[PostgresServer]:
 
 @pytest.fixture
 def database(postgres: Server) -> Iterator[str]:
-    """Give the name of a fresh database on `postgres`."""
+    """Give the name of a new database on `postgres`."""
     with fresh_database(postgres) as name:
         yield name
 
@@ -175,14 +175,14 @@ def _databases(postgres: Server) -> Iterator[Databases]:
 
 @pytest.fixture
 def databases(_databases: Databases) -> Iterator[Databases]:
-    """Point Django at two databases of the run: tables that a test makes stay."""
+    """Point Django at the run's two databases, which keep the tables of each test."""
     with aliases_at(_databases):
         yield _databases
 
 
 @pytest.fixture
 def own_databases(own_postgres: PostgresServer) -> Iterator[Databases]:
-    """Point Django at two fresh databases on `own_postgres`."""
+    """Point Django at two new databases on `own_postgres`."""
     server = own_postgres
     with fresh_database(server) as default, fresh_database(server) as replica:
         with aliases_at(Databases(server, default, replica)) as databases:

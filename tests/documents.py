@@ -1,4 +1,4 @@
-"""The project's documents: the code that tests run, and the tables that they write.
+"""The project's documents: code blocks that tests run, and tables that tests write.
 
 With DBPOOL_MW_TEST_WRITE_DOCS=1 a run writes its tables into the documents.
 """
@@ -14,21 +14,21 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 WRITE = os.environ.get("DBPOOL_MW_TEST_WRITE_DOCS") == "1"
 
-#: What stands around a table that a run writes.
+#: The comments before and after a table that a run writes.
 BEGIN, END = ".. figures: begin\n\n", "\n\n.. figures: end"
 
 
 def code_blocks(document: str, language: str = "python") -> list[str]:
-    """Return the code blocks of a document, in their order."""
+    """Return the code blocks of a document, in order."""
     return blocks_of((ROOT / document).read_text(encoding="utf-8"), language)
 
 
 def blocks_of(text: str, language: str = "python") -> list[str]:
-    """Return the code blocks of a part of a document, in their order."""
+    """Return the code blocks of a part of a document, in order."""
     blocks = []
     for part in text.split(f".. code-block:: {language}\n")[1:]:
         lines = part.split("\n")
-        # The block goes on until a line that isn't indented.
+        # The block ends before the first line that isn't indented.
         end = next(
             (at for at, line in enumerate(lines) if line and not line.startswith(" ")),
             len(lines),
@@ -38,7 +38,7 @@ def blocks_of(text: str, language: str = "python") -> list[str]:
 
 
 def sections(document: str) -> dict[str, str]:
-    """Return the parts of a document by their titles."""
+    """Return the sections of a document by their titles."""
     text = (ROOT / document).read_text(encoding="utf-8")
     _, *parts = re.split(r"^(\S.*)\n=+\n", text, flags=re.MULTILINE)
     return dict(zip(parts[::2], parts[1::2], strict=True))
@@ -66,7 +66,7 @@ def written_table(document: str) -> str:
 
 
 def write_table(document: str, text: str) -> None:
-    """Put a table into a document, between its two marks."""
+    """Replace the table between the two comments of a document."""
     path = ROOT / document
     head, begin, rest = path.read_text(encoding="utf-8").partition(BEGIN)
     _, end, tail = rest.partition(END)

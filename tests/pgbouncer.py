@@ -16,7 +16,7 @@ from sandbox.postgres import Server, machine
 from sandbox.postgres.watchdog import Watchdog
 from tests.process.servers import wait_until
 
-# Debian puts it where only root looks.
+# Debian installs pgbouncer into /usr/sbin, which is on root's PATH only.
 PROGRAM = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
 STOP_SECONDS = 30.0
 
@@ -29,13 +29,13 @@ needs_pgbouncer = pytest.mark.skipif(
 def pgbouncer(
     server: Server, mode: str, size: int = 5, **settings: object
 ) -> Iterator[Server]:
-    """Run PgBouncer in front of a server; give its address.
+    """Run PgBouncer in front of a server for the block; give PgBouncer's address.
 
-    ``size`` is the most connections that it opens to one database. It is gone when the
-    block ends, or this process does. Its console is the database "pgbouncer".
+    ``size`` is the most connections that PgBouncer opens to one database. PgBouncer
+    also ends with this process. Its console is the database "pgbouncer".
     """
     assert PROGRAM is not None
-    # It refuses to run as root, like PostgreSQL.
+    # PgBouncer refuses to run as root, like PostgreSQL.
     account = machine.unprivileged_account()
     directory = machine.new_directory(account)
     watchdog = Watchdog(directory)
@@ -45,7 +45,7 @@ def pgbouncer(
             "listen_addr": front.host,
             "listen_port": front.port,
             "unix_socket_dir": "",
-            # Whoever is in the file, whatever password is given.
+            # Every user of the file may connect, with any password.
             "auth_type": "trust",
             "auth_file": directory / "users",
             "admin_users": server.user,
@@ -85,7 +85,7 @@ def pgbouncer(
             wait_until(answers, "PgBouncer answers")
             yield front
         finally:
-            # Its versions differ in which signal waits for clients.
+            # Versions of PgBouncer differ in which signal waits for clients.
             process.kill()
             process.wait(STOP_SECONDS)
             watchdog.tell(None)

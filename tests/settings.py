@@ -1,9 +1,9 @@
 """Settings of the test run, and of the servers that tests start.
 
-Where the databases are comes from two variables, so that a server in another process
-finds the same ones: DBPOOL_MW_TEST_DSN for "default" and DBPOOL_MW_TEST_REPLICA_DSN
-for "replica" (without it, the same database). Without either, nothing listens at the
-address: a test that needs the database asks for the fixture `databases`.
+Two variables name the databases, so that a server in another process uses the same
+databases: DBPOOL_MW_TEST_DSN for "default", and DBPOOL_MW_TEST_REPLICA_DSN for
+"replica" (by default the same database). Without both variables nothing listens at the
+address: a test that needs a database uses the fixture `databases`.
 """
 
 from __future__ import annotations

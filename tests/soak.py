@@ -1,4 +1,4 @@
-"""How much of what is tried at random, or over and over, a run tries."""
+"""How many random or repeated cases a run tries."""
 
 from __future__ import annotations
 
@@ -8,5 +8,5 @@ SOAK = float(os.environ.get("DBPOOL_MW_TEST_SOAK", "1"))
 
 
 def soaked(number: int) -> int:
-    """Give so many, or as many times more as DBPOOL_MW_TEST_SOAK says."""
+    """Return ``number`` times the factor DBPOOL_MW_TEST_SOAK, which is 1 by default."""
     return max(1, round(number * SOAK))

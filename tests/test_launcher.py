@@ -1,4 +1,4 @@
-"""The launcher of the real PostgreSQL that every other test stands on."""
+"""sandbox.postgres, which starts the real PostgreSQL of all other tests."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def ask(server: Server, sql: str, dbname: str | None = None) -> Any:
 
 
 def eventually(condition: Callable[[], bool], seconds: float = 20.0) -> bool:
-    """Tell whether the condition of another process holds before the time is up."""
+    """Wait up to ``seconds`` for the condition; tell whether it became true."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:
@@ -159,7 +159,7 @@ def test_a_stopped_server_can_be_stopped_again(server: PostgresServer) -> None:
     assert not listening(server.port)
 
 
-def test_a_port_that_is_taken_is_given_up_for_another(
+def test_another_port_is_used_when_the_first_one_is_taken(
     server: PostgresServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     free = machine.free_port
@@ -170,16 +170,16 @@ def test_a_port_that_is_taken_is_given_up_for_another(
         assert ask(other, "SELECT 1") == 1
 
 
-def test_a_server_that_can_not_start_says_why_and_leaves_nothing() -> None:
+def test_a_server_that_cannot_start_says_why_and_leaves_no_directory() -> None:
     server = PostgresServer({"no_such_setting": 1})
     directories = []
     prepare = server._prepare
 
-    def noting() -> None:
+    def recording() -> None:
         prepare()
         directories.append(server.directory)
 
-    server._prepare = noting  # type: ignore[method-assign]
+    server._prepare = recording  # type: ignore[method-assign]
     with pytest.raises(RuntimeError, match="no_such_setting"), server:
         pass
     assert [path for path in directories if path is None or path.exists()] == []
@@ -211,7 +211,9 @@ def test_a_forked_child_does_not_end_its_parents_server(server: PostgresServer) 
 
 
 @pytest.mark.parametrize("forked", [False, True])
-def test_nothing_is_left_when_the_owner_is_killed(forked: bool) -> None:
+def test_no_server_and_no_directory_are_left_when_the_owner_is_killed(
+    forked: bool,
+) -> None:
     code = (
         "import os, signal, sys\n"
         "from sandbox.postgres import PostgresServer\n"
@@ -236,12 +238,12 @@ def test_nothing_is_left_when_the_owner_is_killed(forked: bool) -> None:
                 os.kill(int(child), signal.SIGKILL)
 
 
-def test_a_lonely_pg_ctl_is_passed_over(
+def test_a_pg_ctl_without_a_server_is_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    lonely = tmp_path / "pg_ctl"
-    lonely.write_text("#!/bin/sh\n")
-    lonely.chmod(0o755)
+    pg_ctl = tmp_path / "pg_ctl"
+    pg_ctl.write_text("#!/bin/sh\n")
+    pg_ctl.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     assert tmp_path in list(machine._candidates())
     monkeypatch.setattr(machine, "_candidates", lambda: iter([tmp_path]))
@@ -257,8 +259,8 @@ def test_a_server_without_the_extension_is_passed_over(
         directory = tmp_path / name
         shared = directory / "share" / "extension"
         shared.mkdir(parents=True)
-        for each in extensions:
-            (shared / each).touch()
+        for extension in extensions:
+            (shared / extension).touch()
         for program in ("initdb", "postgres", "pg_config"):
             (directory / program).write_text(f"#!/bin/sh\necho {shared.parent}\n")
             (directory / program).chmod(0o755)
@@ -296,7 +298,7 @@ def test_the_command_line_gives_the_command_a_server_and_its_exit_code() -> None
     assert command.returncode == 9
 
 
-def test_the_command_line_leaves_a_named_server_alone() -> None:
+def test_the_command_line_starts_no_server_when_one_is_named() -> None:
     arguments = ["-m", "sandbox.postgres", "--env", "A_DSN", "--", "printenv", "A_DSN"]
     with python(*arguments, env={**os.environ, "A_DSN": "named"}) as command:
         assert command.communicate()[0].strip() == "named"

@@ -1,1 +1,1 @@
-"""What a pooled request costs, measured: ``python -m sandbox.benchmarks``."""
+"""Measure what a pooled request costs: ``python -m sandbox.benchmarks``."""

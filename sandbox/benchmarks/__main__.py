@@ -1,4 +1,4 @@
-"""Measure, and print, print as JSON, or write into docs/benchmarks.rst."""
+"""Run the benchmarks; print the figures, or write them into docs/benchmarks.rst."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ PARTS = ("cost", "pages")
 
 
 def main() -> int:
-    """Run the benchmarks; a missed target is told and does not fail the run."""
+    """Run the benchmarks; a missed target is printed and does not fail the run."""
     options = _parse()
     stop_in_order()
     try:
         return _run(options)
     except KeyboardInterrupt:
-        _tell("Stopped; nothing that was started is left.")
+        _tell("Stopped; everything that was started has been stopped.")
         return 130
 
 
@@ -82,7 +82,7 @@ def _cost(dsn: str, env: dict[str, str], rounds: int, quick: bool) -> Part:
     import django
 
     django.setup()
-    # It reads the settings at its import.
+    # sandbox.benchmarks.cost reads the settings when it is imported.
     from sandbox.benchmarks import cost
 
     return cost.measure(dsn, rounds, operations=1_000 if quick else 5_000)
@@ -96,7 +96,7 @@ def _pages(dsn: str, directory: Path, rounds: int, quick: bool) -> Part:
 
 
 def _tell(text: str) -> None:
-    """Say how far it is, apart from the figures."""
+    """Print progress to stderr, apart from the figures."""
     print(text, file=sys.stderr, flush=True)
 
 

@@ -23,7 +23,7 @@ from sandbox.benchmarks.figures import Part, Ratio, Series
 
 
 def measure(dsn: str, rounds: int, operations: int) -> Part:
-    """Time all in turn, ``rounds`` times ``operations`` of each.
+    """Time each series in turn, ``rounds`` times ``operations`` of each.
 
     One thread, one warm connection in each pool. Django must be set up with the app
     installed and its default alias on the database of ``dsn``.
@@ -85,7 +85,7 @@ def _time_reference(pool: ThreadedConnectionPool, number: int) -> float:
 
 
 class _Nobody:
-    """An owner as the pool wants one."""
+    """A holder with the methods that the pool calls."""
 
     def describe(self) -> dict[str, Any]:
         return {}
@@ -98,10 +98,14 @@ _NOBODY = _Nobody()
 
 
 def _with_leak_after(pool: ConnectionPool) -> ConnectionPool:
-    """Make a pool like this one that captures the stack of each checkout."""
+    """Return a pool like ``pool`` that captures the stack of each checkout."""
     config = replace(pool.config, leak_after=30.0)
     return ConnectionPool(
-        pool.name, config, connect=lambda owner: pool._connect(None), reset=pool._reset
+        pool.name,
+        config,
+        driver=pool._driver,
+        connect=lambda entry, holder: pool._connect(entry, None),
+        reset=pool._cleaner._reset,
     )
 
 
@@ -121,7 +125,7 @@ def _time_cycle(number: int) -> float:
         return response
 
     middleware = ConnectionPoolMiddleware(view)
-    # A server makes a request for every cycle; making them is not timed.
+    # A server makes the request objects, so making them is not timed.
     requests: list[WSGIRequest] = [RequestFactory().get("/") for _ in range(number)]
     with _no_garbage_collection():
         began = time.perf_counter()

@@ -1,4 +1,4 @@
-"""What a benchmark yields: a series of rounds for each thing measured, and ratios."""
+"""The result of a benchmark: a series of rounds for each measured thing, and ratios."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Series:
 
 @dataclass(frozen=True)
 class Ratio:
-    """One series over another, and the target for it, if there is one.
+    """One series divided by another, and the target for that ratio, if there is one.
 
-    Each round gives a ratio of its own, because what disturbs the machine disturbs
-    neighbours in time alike; the figure is the median of those.
+    The figure is the median of the rounds' ratios: a load that slows the machine for
+    some seconds slows both measurements of a round alike.
     """
 
     over: Series
@@ -55,7 +55,7 @@ class Ratio:
 
     @property
     def met(self) -> bool | None:
-        """Say whether the target is met; None when there is none."""
+        """Tell whether the target is met; None without a target."""
         if self.target is None:
             return None
         if self.bound == "at most":
@@ -64,7 +64,7 @@ class Ratio:
 
     @property
     def verdict(self) -> str:
-        """Return the target in words, and by how much it is missed."""
+        """Return the target in words, and by how many percent it is missed."""
         if self.target is None:
             return "no target"
         text = f"{self.bound} {self.target:g}: "
@@ -76,7 +76,7 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Part:
-    """A benchmark's outcome: what it is, its series and its ratios."""
+    """One benchmark: its title and method, its series and its ratios."""
 
     title: str
     method: str

@@ -10,7 +10,7 @@ from sandbox.benchmarks.figures import Part, Ratio, Series
 from sandbox.server import THREADS, WORKERS, GunicornServer, ServerError, environment
 from sandbox.traffic import SHOP, Traffic
 
-#: The ways, as ``SANDBOX_POOLING`` names them, and as the report does.
+#: The ways to connect, by their values of ``SANDBOX_POOLING``, with their names.
 MODES = {
     "none": "a connection for each request",
     "persistent": "CONN_MAX_AGE = None",
@@ -29,9 +29,9 @@ def measure(
 ) -> Part:
     """Load each of three servers in turn, ``rounds`` times for ``seconds`` each.
 
-    All three are up from the first round to the last and only the one being measured
-    has work. The order turns with each round, so that no mode is always the first.
-    Raises ServerError when a request fails: a page that failed is no page.
+    All three servers run from the first round to the last, and only the server that is
+    being measured gets requests. Each round begins with another mode. Raises
+    ServerError when a request fails.
     """
     series = {mode: Series(name, "pages/s") for mode, name in MODES.items()}
     with ExitStack() as stack:

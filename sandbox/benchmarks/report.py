@@ -21,7 +21,7 @@ END = ".. figures end"
 
 
 def surroundings(server_version: str) -> dict[str, str]:
-    """Return what the figures depend on: the machine and the versions."""
+    """Return the machine and the versions, on which the figures depend."""
     return {
         "date": datetime.now(timezone.utc).date().isoformat(),
         "processor": f"{_processor()}, {_usable_processors()} of them usable",
@@ -148,13 +148,13 @@ def _list_table(head: list[str], rows: list[list[str]]) -> list[str]:
     lines = [".. list-table::", "   :header-rows: 1", ""]
     for row in (head, *rows):
         for column, cell in enumerate(row):
-            mark = "-" if column else "* -"
-            lines.append(f"   {mark:>3} {cell}".rstrip())
+            bullet = "-" if column else "* -"
+            lines.append(f"   {bullet:>3} {cell}".rstrip())
     return lines
 
 
 def write_into(page: Path, text: str) -> None:
-    """Put the text between the two markers of a page, in place of what was there."""
+    """Replace the text between the two comments of a page. Raises ValueError."""
     before, begin, rest = page.read_text().partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:

@@ -1,7 +1,7 @@
-"""A throw-away PostgreSQL for the tests and for the sandbox.
+"""A private PostgreSQL for the tests and for the sandbox, removed after use.
 
-``python -m sandbox.postgres --env NAME -- COMMAND...`` runs a command with NAME set
-to the DSN of such a server, or as it is when NAME names a server already.
+``python -m sandbox.postgres --env NAME -- COMMAND...`` runs a command with the variable
+NAME set to the DSN of such a server. When NAME is set already, it starts no server.
 """
 
 from __future__ import annotations

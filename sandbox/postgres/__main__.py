@@ -1,4 +1,4 @@
-"""Run a command beside a throw-away PostgreSQL."""
+"""Run a command with a private PostgreSQL."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sandbox.postgres import PostgresMissing, PostgresServer
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command beside a server and return the command's exit code."""
+    """Run a command with a server and return the command's exit code."""
     parser = argparse.ArgumentParser(prog="python -m sandbox.postgres")
     parser.add_argument("--env", default="SANDBOX_DSN", help="the variable for the DSN")
     parser.add_argument("command", nargs="+", help="what to run, after --")
@@ -34,7 +34,7 @@ def _run(command: list[str], environment: dict[str, str]) -> int:
     except OSError as error:
         print(f"{command[0]}: {error.strerror}", file=sys.stderr)
         return 127
-    # The terminal sends Ctrl-C to the command as well: wait for what it makes of it.
+    # The terminal sends Ctrl-C to the command as well: wait until the command ends.
     signal.signal(signal.SIGINT, lambda *_: None)
     signal.signal(signal.SIGTERM, lambda *_: process.terminate())
     code = process.wait()

@@ -1,4 +1,4 @@
-"""Address a PostgreSQL, whoever runs it."""
+"""The address of a PostgreSQL server, private or not."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 
 class Server:
-    """Address a PostgreSQL that somebody runs, and make databases on it."""
+    """The address of a PostgreSQL server; creates and drops databases there."""
 
     def __init__(
         self, host: str, port: int, user: str, password: str, dbname: str = "postgres"
@@ -43,7 +43,7 @@ class Server:
         self._execute(f"CREATE DATABASE {_quoted(name)}")
 
     def drop_database(self, name: str) -> None:
-        """Drop a database, and end the sessions that still use it."""
+        """Drop a database if it exists, and end the sessions that still use it."""
         self._execute(f"DROP DATABASE IF EXISTS {_quoted(name)} WITH (FORCE)")
 
     def _execute(self, sql: str) -> None:

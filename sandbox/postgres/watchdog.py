@@ -1,4 +1,4 @@
-"""End a server and remove its directory when their owner is gone, kill -9 included."""
+"""A process that ends a server and removes its directory after its owner's end."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import os
 import subprocess
 from pathlib import Path
 
-# Reads process ids until its owner's end of the pipe closes. The last one is alive;
-# an empty line says that nothing is. A zombie still answers kill -0 where nobody
-# reaps it, so a removed pid file counts as gone too.
+# Reads process ids until the owner's end of the pipe closes. The last id is the server
+# to end; an empty line says that no server runs. Where nobody reaps the server, kill -0
+# succeeds on the zombie, so the script also looks whether the pid file is gone.
 SCRIPT = """
 trap '' HUP INT TERM
 pid=
@@ -27,38 +27,39 @@ until rm -rf "$1" 2>/dev/null || [ "$n" -gt 100 ]; do n=$((n + 1)); sleep 0.05; 
 
 
 class Watchdog:
-    """Watch over a directory and the server in it, from a process of its own.
+    """Remove a directory, and end the server in it, when this process has ended.
 
-    A process forked from the owner calls ``forget``.
+    A separate process does that, so it works after kill -9 too. A forked child has to
+    call ``detach``.
     """
 
     def __init__(self, directory: Path) -> None:
-        ours, self._lifeline = os.pipe()
+        read_end, self._write_end = os.pipe()
         self._process = subprocess.Popen(
             ["/bin/sh", "-c", SCRIPT, "watchdog", str(directory)],
             cwd="/",
-            stdin=ours,
+            stdin=read_end,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
             start_new_session=True,
         )
-        os.close(ours)
+        os.close(read_end)
 
     def tell(self, pid: int | None) -> None:
-        """Name the process that is to be ended, None when there is none any more."""
-        os.write(self._lifeline, b"\n" if pid is None else b"%d\n" % pid)
+        """Name the process to end; None when no server runs."""
+        os.write(self._write_end, b"\n" if pid is None else b"%d\n" % pid)
 
     def release(self, seconds: float) -> None:
-        """Have it do its work now, and wait that long for it.
+        """End the server and remove the directory now; wait up to ``seconds`` for it.
 
         Raises subprocess.TimeoutExpired.
         """
-        os.close(self._lifeline)
+        os.close(self._write_end)
         self._process.wait(seconds)
 
-    def forget(self) -> None:
-        """Leave it to the process that forked this one."""
-        # Held open, the pipe would keep it waiting for this process too.
-        os.close(self._lifeline)
-        # Not a child of ours to wait for.
+    def detach(self) -> None:
+        """Leave the watchdog to the parent of this forked process."""
+        # The watchdog acts when every process has closed the write end of the pipe.
+        os.close(self._write_end)
+        # The watchdog is no child of this process, so waiting for it would fail.
         self._process.returncode = 0

@@ -1,4 +1,4 @@
-"""How gunicorn serves the sandbox.
+"""gunicorn's settings for the sandbox.
 
 ``gunicorn --config python:sandbox.project.gunicorn_conf``
 """
@@ -11,6 +11,6 @@ worker_class = "gthread"
 workers = 2
 threads = 4
 graceful_timeout = 10
-# Newer releases open a control socket in the home directory, one for all servers of
-# a user; the benchmarks run three servers at once.
+# Newer releases of gunicorn open one control socket in the home directory for all
+# servers of a user, but the benchmarks run three servers at once.
 control_socket_disable = True

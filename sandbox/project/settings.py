@@ -8,7 +8,7 @@
     connection for each request as Django does by default, ``persistent`` sets
     ``CONN_MAX_AGE = None``.
 ``SANDBOX_CONTROL_DIR``
-    Where workers and commands meet, when it is not to be the default place.
+    The directory of the control sockets; the default directory when it isn't set.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ LOGGING = {
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line"}},
     "loggers": {
         "dbpool_mw": {"handlers": ["stderr"], "level": "INFO"},
-        # /fail/ fails on purpose, many times: its tracebacks would bury the rest.
+        # /fail/ raises on purpose: its tracebacks would fill the log.
         "django.request": {"level": "CRITICAL"},
     },
 }

@@ -1,4 +1,4 @@
-"""Every page of the sandbox."""
+"""The URLs of the sandbox's pages."""
 
 from __future__ import annotations
 

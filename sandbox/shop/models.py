@@ -1,7 +1,7 @@
-"""What the shop sells, and what is said of it."""
+"""The shop's categories, products and reviews."""
 
-# The types of a model's fields come from the plugin of django-stubs, which would have
-# to run these settings; nothing here is worth that.
+# Only the plugin of django-stubs knows the types of a model's fields, and the plugin
+# would have to import these settings.
 # mypy: disable-error-code="var-annotated"
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Product(models.Model):
 
 
 class Review(models.Model):
-    """What one buyer says of a product, in stars and words."""
+    """One buyer's review of a product, in stars and words."""
 
     product = models.ForeignKey(
         Product, on_delete=models.CASCADE, related_name="reviews"

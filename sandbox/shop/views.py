@@ -23,7 +23,7 @@ LONGEST_SLEEP = 30.0
 
 
 class OutOfStockError(Exception):
-    """What ``/fail/`` raises, after a query."""
+    """The exception that ``/fail/`` raises after a query."""
 
 
 def home(request: HttpRequest) -> HttpResponse:
@@ -43,7 +43,7 @@ def plain(request: HttpRequest) -> HttpResponse:
 
 
 def slow(request: HttpRequest) -> HttpResponse:
-    """Hold the connection for ``?seconds=`` (0.2 unless given) inside the server."""
+    """Run a query that sleeps for ``?seconds=``, 0.2 unless given."""
     try:
         seconds = float(request.GET.get("seconds", "0.2"))
     except ValueError:
@@ -61,7 +61,7 @@ def fail(request: HttpRequest) -> HttpResponse:
 
 
 def sorry(request: HttpRequest) -> HttpResponse:
-    """Show the 500 page, which itself asks the database once more."""
+    """Show the 500 page, which makes a query too."""
     names = ", ".join(Category.objects.values_list("name", flat=True))
     text = f"Sorry, that went wrong. Try one of our shelves: {names}.\n"
     return HttpResponse(text, "text/plain", status=500)
@@ -105,5 +105,5 @@ async def listing(request: HttpRequest) -> HttpResponse:
 
 @no_pool
 def health(request: HttpRequest) -> HttpResponse:
-    """Answer without a connection: what needs no database takes none."""
+    """Answer without a checkout: the page needs no database."""
     return HttpResponse("ok\n", "text/plain")

@@ -1,4 +1,4 @@
-"""Servers under traffic, and the figures of a run."""
+"""Fixtures: the project, the kinds of server, and the figures of the run."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.process.projects import Project
 
 @pytest.fixture(scope="session")
 def figures() -> Iterator[Figures]:
-    """Collect the figures of the run; print them, and write them if it is wanted."""
+    """Collect the figures of the run; print them, and write them where wanted."""
     found = Figures()
     yield found
     print("\n" + found.table())
@@ -26,7 +26,7 @@ def figures() -> Iterator[Figures]:
 
 @pytest.fixture
 def project(own_databases: Databases, short_directory) -> Project:
-    """Give the project on a server of its own, with one small pool in each worker."""
+    """Give the project on a private PostgreSQL, with one small pool in each worker."""
     project = Project(own_databases, short_directory)
     project.settings |= {
         "DBPOOL_MW_MAX_CONNS": MAX_CONNS,
@@ -38,5 +38,5 @@ def project(own_databases: Databases, short_directory) -> Project:
 
 @pytest.fixture(params=["gthread", "uvicorn", "gevent"])
 def under(request: pytest.FixtureRequest, project: Project) -> Under:
-    """Give each kind of server, or those that a test chooses."""
+    """Give each kind of server, or the kinds that a test chooses."""
     return Under(request.param, project)

@@ -1,4 +1,4 @@
-"""A network that can go deaf: a TCP proxy before PostgreSQL, in this process."""
+"""A TCP proxy before PostgreSQL, in this process: a network that a test can break."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from contextlib import suppress
 
 
 class Proxy:
-    """Relay bytes to a server, unless the network is deaf, slow or cut."""
+    """Relay bytes to a server; a test can stop, slow down or cut that network."""
 
     def __init__(self, host: str, port: int) -> None:
         self._server = (host, port)
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.port: int = self._listener.getsockname()[1]
-        #: Cleared, no byte passes, and connections stay open.
-        self.hears = threading.Event()
-        self.hears.set()
-        #: Seconds until a connection is relayed.
+        #: While this event is cleared, no byte passes, and connections stay open.
+        self.responsive = threading.Event()
+        self.responsive.set()
+        #: Seconds from the accept of a connection until its bytes are relayed.
         self.delay = 0.0
-        #: Seconds until the next connection is taken up.
+        #: Seconds that each accept delays the next one.
         self.pause = 0.0
         self._open: list[socket.socket] = []
-        self._deaf: set[socket.socket] = set()
+        self._silenced: set[socket.socket] = set()
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
         self._threads[0].start()
 
@@ -34,20 +34,20 @@ class Proxy:
         with suppress(OSError):
             self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        self.hears.set()
+        self.responsive.set()
         self.cut()
         for thread in self._threads:
             thread.join(20)
 
     def cut(self) -> None:
-        """End every connection there is."""
-        for each in list(self._open):
+        """Shut down every open connection."""
+        for end in list(self._open):
             with suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
+                end.shutdown(socket.SHUT_RDWR)
 
-    def forget(self) -> None:
-        """Make the connections there are deaf for good; new ones work."""
-        self._deaf.update(self._open)
+    def silence(self) -> None:
+        """Make all open connections unresponsive for good; new connections work."""
+        self._silenced.update(self._open)
 
     def _accept(self) -> None:
         while True:
@@ -64,7 +64,7 @@ class Proxy:
     def _relay(self, client: socket.socket) -> None:
         if self.delay:
             time.sleep(self.delay)
-        self.hears.wait()
+        self.responsive.wait()
         try:
             server = socket.create_connection(self._server)
         except OSError:
@@ -75,17 +75,17 @@ class Proxy:
         back.start()
         self._pass(client, server)
         back.join()
-        for each in (client, server):
-            self._open.remove(each)
-            each.close()
+        for end in (client, server):
+            self._open.remove(end)
+            end.close()
 
     def _pass(self, source: socket.socket, target: socket.socket) -> None:
         with suppress(OSError):
             while data := source.recv(65536):
-                self.hears.wait()
-                if source in self._deaf:
+                self.responsive.wait()
+                if source in self._silenced:
                     continue
                 target.sendall(data)
-        for each in (source, target):
+        for end in (source, target):
             with suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
+                end.shutdown(socket.SHUT_RDWR)

@@ -1,4 +1,4 @@
-"""The database goes, comes back, or has no room; requests go on."""
+"""The database restarts, is gone, or has no room: no worker gets stuck."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tests.faults.under import MAX_CONNS
 from tests.process.servers import wait_until
 
 
-def test_all_backends_are_terminated(under, project, figures):
-    with under.traffic() as (_, met):
+def test_terminated_backends_fail_only_the_queries_that_run(under, project, figures):
+    with under.traffic() as (_, traffic):
         before = sorted(project.pids())
         for _ in range(5):
             with project.session() as cursor:
@@ -21,13 +21,13 @@ def test_all_backends_are_terminated(under, project, figures):
                     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
                     " WHERE datname = current_database() AND pid <> pg_backend_pid()"
                 )
-            met.good()
+            traffic.wait_for_200()
         assert sorted(project.pids()) == before
-    # One that was in a query fails; those that were idle fail nobody.
-    failed = met.counts.total() - met.counts[200]
+    # A request in a query fails; the end of an idle connection fails no request.
+    failed = traffic.counts.total() - traffic.counts[200]
     assert failed <= 5 * MAX_CONNS * under.workers
-    assert set(met.counts) <= {200, 500, 503}
-    figures.add("all backends terminated, 5 times", under, met)
+    assert set(traffic.counts) <= {200, 500, 503}
+    figures.add("all backends terminated, 5 times", under, traffic)
 
 
 @pytest.mark.parametrize(
@@ -38,30 +38,32 @@ def test_all_backends_are_terminated(under, project, figures):
     ],
     indirect=["under"],
 )
-def test_the_server_restarts(under, project, figures, mode):
+def test_no_request_hangs_when_the_server_restarts(under, project, figures, mode):
     postgres = project.databases.server
-    with under.traffic() as (_, met):
+    with under.traffic() as (_, traffic):
         before = sorted(project.pids())
         if mode == "kill -9":
             postgres.kill()
         else:
             postgres.stop(mode)
         postgres.start()
-        met.good()
+        traffic.wait_for_200()
         assert sorted(project.pids()) == before
-    assert set(met.counts) <= {200, 500, 503}
-    assert met.longest < 7
-    figures.add(f"the server restarts ({mode})", under, met)
+    assert set(traffic.counts) <= {200, 500, 503}
+    assert traffic.longest < 7
+    figures.add(f"the server restarts ({mode})", under, traffic)
 
 
-def test_the_server_is_gone_for_10_seconds(under, project, figures):
+def test_pools_connect_rarely_while_the_server_is_gone_and_recover(
+    under, project, figures
+):
     postgres = project.databases.server
-    with under.traffic() as (server, met):
+    with under.traffic() as (server, traffic):
         before = sorted(project.pids())
         tried = project.totals()["connect_errors"]
         postgres.stop("fast")
         gone = time.monotonic()
-        # What needs no database is served, and workers answer the commands.
+        # Pages without queries are served, and the workers answer the commands.
         for _ in range(5):
             assert server.get("/exempt/").status == 200
             assert project.stats()["max"] == MAX_CONNS * under.workers
@@ -69,21 +71,23 @@ def test_the_server_is_gone_for_10_seconds(under, project, figures):
         attempts = project.totals()["connect_errors"] - tried
         postgres.start()
         back = time.monotonic()
-        met.good(10)
+        traffic.wait_for_200(10)
         recovery = time.monotonic() - back
         assert sorted(project.pids()) == before
-    # A pause is at least half of 0.1, 0.2, 0.4, 0.8, 1.6 and then of 2 seconds; at the
-    # beginning each place may be tried once at the same time.
+    # A pause is at least half of 0.1, 0.2, 0.4, 0.8, 1.6 and then of 2 seconds; before
+    # the first pause a pool may make MAX_CONNS attempts at the same time.
     assert attempts <= under.workers * (MAX_CONNS + 15)
-    assert set(met.counts) <= {200, 500, 503}
-    # One that failed in the middle may wait once more, for its error page.
-    assert met.longest < 2 * 5 + 2
+    assert set(traffic.counts) <= {200, 500, 503}
+    # A request that failed in the middle may wait once more, for its error page.
+    assert traffic.longest < 2 * 5 + 2
     assert recovery < 5
-    figures.add("the server is gone for 10 s", under, met)
+    figures.add("the server is gone for 10 s", under, traffic)
 
 
-def test_the_server_has_no_room_for_more(under, project, figures):
-    # Two workers would take the places from one another, and keep them while idle.
+def test_requests_share_the_connections_that_the_server_has_room_for(
+    under, project, figures
+):
+    # Of two workers, one could keep idle connections that the other one needs.
     under.workers = 1
     postgres = project.databases.server
     with project.session() as cursor:
@@ -93,20 +97,20 @@ def test_the_server_has_no_room_for_more(under, project, figures):
     dsn = postgres.dsn()
     others = []
     try:
-        # All but two of its places are others'; one more is the watch's.
+        # Of 13 connections these are 10 and the watch's is one: the pool can have two.
         others += [psycopg2.connect(dsn) for _ in range(10)]
-        with under.traffic() as (_, met):
-            met.good(100)
+        with under.traffic() as (_, traffic):
+            traffic.wait_for_200(100)
             others.pop().close()
-            met.good(100)
-            # The pool has 3 now and may take a fourth; we want one too, to look.
+            traffic.wait_for_200(100)
+            # The pool has 3 now, and may open a fourth; the final checks need one too.
             while others:
                 others.pop().close()
-        assert set(met.counts) == {200}
-        figures.add("the server has room for 2 of 4", under, met)
+        assert set(traffic.counts) == {200}
+        figures.add("the server has room for 2 of 4", under, traffic)
     finally:
-        for each in others:
-            each.close()
+        for other in others:
+            other.close()
         with project.session() as cursor:
             cursor.execute("ALTER SYSTEM RESET ALL")
         postgres.restart()

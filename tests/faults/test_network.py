@@ -1,4 +1,4 @@
-"""The network goes deaf, is slow, or is cut; no worker is stuck for good."""
+"""The network stops answering, is slow, or is cut: no worker is stuck for good."""
 
 from __future__ import annotations
 
@@ -23,52 +23,56 @@ def proxy(project) -> Iterator[Proxy]:
         yield proxy
 
 
-def test_a_deaf_network_stops_nobody_for_good(under, project, proxy, figures):
-    # More than there are connections: some are in a query then, and some wait. Threads
-    # there are enough, for who needs no database as well.
-    with under.traffic("--threads", "32", clients=16) as (server, met):
+def test_an_unresponsive_network_stops_no_worker_for_good(
+    under, project, proxy, figures
+):
+    # With more clients than connections some requests are in a query and some in the
+    # queue. The threads are enough to serve pages without queries as well.
+    with under.traffic("--threads", "32", clients=16) as (server, traffic):
         before = sorted(project.pids())
-        proxy.hears.clear()
-        deaf = time.monotonic()
-        wait_until(lambda: met.counts[503] >= 4, "who waits is told so")
-        # What needs no database is served, and the workers answer the commands.
+        proxy.responsive.clear()
+        stopped = time.monotonic()
+        wait_until(lambda: traffic.counts[503] >= 4, "requests in the queue get 503")
+        # Pages without queries are served, and the workers answer the commands.
         assert server.get("/exempt/").status == 200
         assert project.manage("dbpool_stats").returncode == 0
-        wait_until(lambda: time.monotonic() > deaf + 8, "8 seconds have gone")
-        proxy.hears.set()
-        met.good()
+        wait_until(lambda: time.monotonic() > stopped + 8, "8 seconds have gone")
+        proxy.responsive.set()
+        traffic.wait_for_200()
         assert sorted(project.pids()) == before
-    assert set(met.counts) <= {200, 500, 503}
-    figures.add("the network is deaf for 8 s", under, met)
+    assert set(traffic.counts) <= {200, 500, 503}
+    figures.add("the network stops answering for 8 s", under, traffic)
 
 
 @pytest.mark.parametrize(
-    ("under", "all_is_deaf"),
+    ("under", "whole_network"),
     [("gthread", False), ("gthread", True), ("gevent", True)],
     indirect=["under"],
 )
-def test_holders_on_connections_that_stay_deaf_are_cut_off(
-    under, project, proxy, all_is_deaf
+def test_max_hold_ends_holders_whose_connections_never_answer_again(
+    under, project, proxy, whole_network
 ):
     project.settings |= {"DBPOOL_MW_MAX_HOLD": 1, "DBPOOL_MW_LEAK_AFTER": 0.5}
     under.workers = 1
-    # Each may have a request to cancel it beside it.
+    # Beside each connection there may be one for its cancel request.
     under.allowed = 2 * MAX_CONNS
     with under() as server, ThreadPoolExecutor(8) as clients, project.lock(1):
-        asking = [clients.submit(server.get, "/holds/?key=1") for _ in range(MAX_CONNS)]
+        requests = [
+            clients.submit(server.get, "/holds/?key=1") for _ in range(MAX_CONNS)
+        ]
         project.wait_for_lock(1, MAX_CONNS)
-        # No answer ever comes on these, not even that their query was cancelled.
-        proxy.forget()
-        if all_is_deaf:
-            # Not even the request to cancel it arrives.
-            proxy.hears.clear()
-        while not all(each.done() for each in asking):
-            # Whoever waits for the network holds nobody else up.
+        # No answer ever comes on these connections, not even to the cancelled query.
+        proxy.silence()
+        if whole_network:
+            # The cancel requests don't arrive either.
+            proxy.responsive.clear()
+        while not all(request.done() for request in requests):
+            # Requests that wait for the network block no other request.
             began = time.monotonic()
             assert server.get("/exempt/").status == 200
             assert time.monotonic() - began < 2
-        proxy.hears.set()
-        answers = [each.result(40) for each in asking]
+        proxy.responsive.set()
+        answers = [request.result(40) for request in requests]
         assert {answer.status for answer in answers} <= {500, 503}
         assert server.get("/facts/").status == 200
         project.rest()
@@ -80,49 +84,49 @@ def test_holders_on_connections_that_stay_deaf_are_cut_off(
 
 
 @pytest.mark.parametrize("under", ["gthread", "gevent"], indirect=True)
-def test_a_deaf_connection_is_found_out_when_it_is_tried(under, project, proxy):
+def test_an_unresponsive_idle_connection_is_replaced_at_checkout(under, project, proxy):
     project.settings["DBPOOL_MW_CHECK_AFTER_IDLE"] = 0
     under.workers = 1
     with under() as server:
         assert server.get("/facts/").status == 200
         project.rest()
-        proxy.forget()
+        proxy.silence()
         began = time.monotonic()
-        # The query that asks whether it lives is cut off, and another is opened.
+        # The query that tests the connection times out, and another one is opened.
         assert server.get("/facts/").status == 200
         assert time.monotonic() - began < 15
         assert project.settled()["discarded"] == {"dead": 1}
 
 
-def connected_anew(under, project):
-    """Have every connection opened anew, three times; give what the traffic met."""
-    with under.traffic() as (_, met):
+def reconnect(under, project):
+    """Have every connection opened anew, three times; return the traffic."""
+    with under.traffic() as (_, traffic):
         for _ in range(3):
             project.terminate()
-            met.good()
-    assert set(met.counts) <= {200, 500}
-    return met
+            traffic.wait_for_200()
+    assert set(traffic.counts) <= {200, 500}
+    return traffic
 
 
-def test_connects_that_take_a_second(under, project, proxy, figures):
+def test_requests_wait_for_connects_that_take_a_second(under, project, proxy, figures):
     proxy.delay = 1.0
-    met = connected_anew(under, project)
-    figures.add("each connect takes 1 s, 3 times anew", under, met)
+    traffic = reconnect(under, project)
+    figures.add("each connect takes 1 s, 3 times anew", under, traffic)
 
 
 @pytest.mark.parametrize("under", ["gthread", "gevent"], indirect=True)
-def test_connects_that_are_taken_up_one_by_one(under, project, proxy, figures):
+def test_requests_wait_for_connects_accepted_one_by_one(under, project, proxy, figures):
     proxy.pause = 0.3
-    met = connected_anew(under, project)
-    figures.add("accepts every 0.3 s, 3 times anew", under, met)
+    traffic = reconnect(under, project)
+    figures.add("accepts every 0.3 s, 3 times anew", under, traffic)
 
 
-def test_every_connection_is_cut(under, project, proxy, figures):
-    with under.traffic() as (_, met):
+def test_cut_connections_fail_only_the_queries_that_run(under, project, proxy, figures):
+    with under.traffic() as (_, traffic):
         for _ in range(5):
             proxy.cut()
-            met.good()
-    failed = met.counts.total() - met.counts[200]
+            traffic.wait_for_200()
+    failed = traffic.counts.total() - traffic.counts[200]
     assert failed <= 5 * MAX_CONNS * under.workers
-    assert set(met.counts) <= {200, 500, 503}
-    figures.add("every connection cut, 5 times", under, met)
+    assert set(traffic.counts) <= {200, 500, 503}
+    figures.add("every connection cut, 5 times", under, traffic)

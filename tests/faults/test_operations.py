@@ -1,4 +1,4 @@
-"""What operators do, under traffic: no request fails because of it."""
+"""Operators drain, pause, resume and recycle under traffic: no request fails."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.soak import soaked
 VERBS = soaked(60)
 
 
-def tell(project, verb):
+def send(project, verb):
     """Send a verb to every worker, as the commands do."""
     request = protocol.request(verb)
     for answer in ask_all(project.control, request, 10):
@@ -22,30 +22,29 @@ def tell(project, verb):
 
 
 @pytest.mark.parametrize("seed", [1, 2])
-def test_verbs_at_random(under, project, figures, seed):
+def test_verbs_at_random_fail_no_request(under, project, figures, seed):
     project.settings["DBPOOL_MW_TIMEOUT"] = 20
     chance = random.Random(seed)
-    with under.traffic(clients=10) as (_, met):
+    with under.traffic(clients=10) as (_, traffic):
         for _ in range(VERBS):
             verb = chance.choice(["drain", "pause", "resume", "recycle", "recycle"])
-            tell(project, verb)
-            met.done.wait(chance.uniform(0, 0.1))
-        tell(project, "resume")
-        met.good(100)
-    assert set(met.counts) == {200}
-    figures.add(f"{VERBS} verbs at random (seed {seed})", under, met)
+            send(project, verb)
+            traffic.done.wait(chance.uniform(0, 0.1))
+        send(project, "resume")
+        traffic.wait_for_200(100)
+    assert set(traffic.counts) == {200}
+    figures.add(f"{VERBS} verbs at random (seed {seed})", under, traffic)
 
 
-def test_a_failover_behind_a_pause(under, project, figures):
+def test_a_failover_behind_a_pause_fails_no_request(under, project, figures):
     project.settings["DBPOOL_MW_TIMEOUT"] = 30
-    with under.traffic() as (_, met):
+    with under.traffic() as (_, traffic):
         paused = project.manage("dbpool_drain", "--pause")
         assert paused.returncode == 0, paused.stderr
-        wait_until(lambda: project.backends() == [], "nobody is connected")
+        wait_until(lambda: project.backends() == [], "no connection is left")
         project.databases.server.restart()
         assert project.manage("dbpool_drain", "--resume").returncode == 0
-        met.good(50)
-        project_totals = project.totals()
-        assert project_totals["connect_errors"] == 0
-    assert set(met.counts) == {200}
-    figures.add("a failover: pause, restart, resume", under, met)
+        traffic.wait_for_200(50)
+        assert project.totals()["connect_errors"] == 0
+    assert set(traffic.counts) == {200}
+    figures.add("a failover: pause, restart, resume", under, traffic)

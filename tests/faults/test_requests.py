@@ -1,4 +1,4 @@
-"""Requests end in every way: clients go away, exceptions of every kind, forks."""
+"""Clients that disconnect, exceptions of every kind and forks lose no place."""
 
 from __future__ import annotations
 
@@ -11,11 +11,17 @@ import pytest
 from tests.faults.test_workers import RESET
 from tests.faults.under import MAX_CONNS
 
-#: What may end a request or a thread, besides an Exception.
+#: The exceptions that end a request or a thread.
 KINDS = [
-    *("builtins.BaseException", "builtins.SystemExit", "builtins.KeyboardInterrupt"),
-    *("builtins.GeneratorExit", "builtins.MemoryError", "builtins.RecursionError"),
-    *("builtins.StopIteration", "builtins.ValueError", "asyncio.CancelledError"),
+    "builtins.BaseException",
+    "builtins.SystemExit",
+    "builtins.KeyboardInterrupt",
+    "builtins.GeneratorExit",
+    "builtins.MemoryError",
+    "builtins.RecursionError",
+    "builtins.StopIteration",
+    "builtins.ValueError",
+    "asyncio.CancelledError",
 ]
 
 
@@ -30,50 +36,56 @@ KINDS = [
     ],
     indirect=["under"],
 )
-def test_hundreds_of_clients_go_away_together(under, project, figures, path):
+def test_hundreds_of_clients_that_disconnect_together_lose_no_place(
+    under, project, figures, path
+):
     project.settings["DBPOOL_MW_TIMEOUT"] = 30
-    with under.traffic(clients=4) as (server, met):
+    with under.traffic(clients=4) as (server, traffic):
         for _ in range(2):
-            # All that can be served are in mid-stream then, and the others wait.
+            # As many as there are connections are in mid-stream, and the others wait.
             server.break_off_together([f"{path}?rows=500"] * 300, under.limit)
-            met.good()
-    assert set(met.counts) == {200}
-    figures.add(f"300 clients of {path} gone, twice", under, met)
+            traffic.wait_for_200()
+    assert set(traffic.counts) == {200}
+    figures.add(f"300 clients of {path} gone, twice", under, traffic)
 
 
 @pytest.mark.parametrize("where", ["view", "thread"])
-def test_requests_and_threads_end_by_exceptions(under, project, figures, where):
-    # gunicorn's threaded worker is ended by some.
+def test_requests_and_threads_that_end_by_exceptions_lose_no_place(
+    under, project, figures, where
+):
+    # Some of the exceptions end gunicorn's threaded worker.
     under.watch.only_connected = under.name == "gthread"
     kinds = [*KINDS, "gevent.GreenletExit"] if under.name == "gevent" else KINDS
     if under.name == "uvicorn" and where == "view":
-        # With two of them asyncio ends the event loop, and uvicorn with it; a coroutine
-        # that raises the third is never done.
+        # SystemExit and KeyboardInterrupt end asyncio's event loop, and uvicorn with
+        # it; a coroutine that raises StopIteration is never done.
         kinds = [
             kind
             for kind in kinds
             if not kind.endswith(("SystemExit", "KeyboardInterrupt", "StopIteration"))
         ]
-    with under.traffic(clients=4) as (server, met):
+    with under.traffic(clients=4) as (server, traffic):
         for kind in kinds:
             with suppress(OSError, HTTPException):
                 server.get(f"/raises/?kind={kind}&where={where}")
-        met.good()
-    assert set(met.counts) <= {200, *RESET}
-    figures.add(f"{where}s end by {len(kinds)} kinds of exceptions", under, met)
+        traffic.wait_for_200()
+    assert set(traffic.counts) <= {200, *RESET}
+    figures.add(f"{where}s end by {len(kinds)} kinds of exceptions", under, traffic)
 
 
-# Under gevent a child has copies of all greenlets, which would serve its parent's
-# requests there: it isn't for children that ask the database.
+# Not under gevent: a child has copies of all greenlets there, which would serve its
+# parent's requests.
 @pytest.mark.parametrize("under", ["gthread", "uvicorn"], indirect=True)
-def test_children_are_forked_at_any_moment(under, project, figures):
+def test_children_forked_at_any_moment_use_their_own_connections(
+    under, project, figures
+):
     # Each request with a child holds a connection, and so does its child.
     under.allowed = 2 * MAX_CONNS
     under.watch.only_connected = True
-    with under.traffic() as (server, met), ThreadPoolExecutor(4) as clients:
+    with under.traffic() as (server, traffic), ThreadPoolExecutor(4) as clients:
         answers = list(clients.map(server.get, ["/forks/"] * 60))
-        met.good()
+        traffic.wait_for_200()
     assert {answer.status for answer in answers} == {200}
-    assert all(answer["backend"] != answer["childs"] for answer in answers)
-    assert set(met.counts) == {200}
-    figures.add("60 children forked by views", under, met)
+    assert all(answer["backend"] != answer["child"] for answer in answers)
+    assert set(traffic.counts) == {200}
+    figures.add("60 children forked by views", under, traffic)

@@ -1,4 +1,4 @@
-"""The clock is set, the disk is full or can't be written: requests don't notice."""
+"""The clock jumps, the disk is full or read-only: requests are served as before."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from tests.faults.under import MAX_CONNS
 from tests.process.projects import Project
 from tests.process.servers import wait_until
 
-Spoil = Callable[[], AbstractContextManager[None]]
+Break = Callable[[], AbstractContextManager[None]]
 
-#: Runs a command so that root, too, has to be allowed to write.
-LIKE_ANYBODY = """
+#: Runs a command without root's right to write to every file.
+WITHOUT_OVERRIDE = """
 import ctypes, os, sys
 PR_CAPBSET_DROP, CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH = 24, 1, 2
-for each in (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH):
-    if os.geteuid() == 0 and ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, each, 0, 0, 0):
-        sys.exit("root can't give up its right to write anywhere")
+for right in (CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH):
+    if os.geteuid() == 0 and ctypes.CDLL(None).prctl(PR_CAPBSET_DROP, right, 0, 0, 0):
+        sys.exit("root can't drop its right to write to every file")
 os.execv(sys.argv[1], sys.argv[1:])
 """
 
@@ -55,7 +55,7 @@ def full(directory: Path) -> Iterator[None]:
 
 @contextmanager
 def small_disk(directory: Path) -> Iterator[None]:
-    """Put a file system that is soon full into a directory's place."""
+    """Mount a file system with room for some 20 files on a directory."""
     mount = ["mount", "-t", "tmpfs", "-o", "nr_inodes=20,mode=0700", "tmpfs"]
     try:
         done = subprocess.run([*mount, str(directory)], capture_output=True, text=True)
@@ -70,16 +70,16 @@ def small_disk(directory: Path) -> Iterator[None]:
 
 
 @pytest.fixture
-def spoil(request: pytest.FixtureRequest, project: Project) -> Iterator[Spoil]:
-    """Give what makes it impossible to write to the control directory."""
-    project.run_by = [sys.executable, "-c", LIKE_ANYBODY]
+def broken(request: pytest.FixtureRequest, project: Project) -> Iterator[Break]:
+    """Give a context manager in which no file can be made in the control directory."""
+    project.run_by = [sys.executable, "-c", WITHOUT_OVERRIDE]
     project.control.mkdir(mode=0o700)
     with small_disk(project.control) if request.param is full else nullcontext():
         yield lambda: request.param(project.control)
 
 
 @pytest.mark.parametrize(
-    ("under", "spoil"),
+    ("under", "broken"),
     [
         ("gthread", read_only),
         ("gevent", read_only),
@@ -89,37 +89,37 @@ def spoil(request: pytest.FixtureRequest, project: Project) -> Iterator[Spoil]:
     indirect=True,
 )
 def test_workers_run_where_no_socket_can_be_made(
-    under, project, figures, spoil, request
+    under, project, figures, broken, request
 ):
-    # When they are replaced, the old ones finish while the new ones begin.
+    # At a reload the old workers finish while the new ones begin.
     under.allowed = 2 * MAX_CONNS
     under.watch.only_connected = True
     under.answers = False
-    with ExitStack() as spoilt:
-        spoilt.enter_context(spoil())
-        with under.traffic() as (server, met):
+    with ExitStack() as stack:
+        stack.enter_context(broken())
+        with under.traffic() as (server, traffic):
             wait_until(
                 lambda: server.text().count(WARNING) >= under.workers,
-                "every worker says that no command sees it",
+                "every worker logs that the commands don't see it",
             )
-            met.good(100)
+            traffic.wait_for_200(100)
             assert project.manage("dbpool_stats").returncode == 3
-            spoilt.close()
+            stack.close()
             if under.name != "uvicorn":
-                # New workers have their sockets, and keep them when it is so again.
+                # New workers open their sockets, and keep them when it is broken again.
                 under.answers = True
                 under.reload(server)
-                spoilt.enter_context(spoil())
-                met.good(100)
+                stack.enter_context(broken())
+                traffic.wait_for_200(100)
                 assert project.stats()["max"] == under.workers * MAX_CONNS
             assert server.text().count(WARNING) == under.workers
-    assert set(met.counts) <= {200, *RESET}
-    how = request.node.callspec.params["spoil"].__name__.replace("_", " ")
-    figures.add(f"the control directory is {how}", under, met)
+    assert set(traffic.counts) <= {200, *RESET}
+    how = request.node.callspec.params["broken"].__name__.replace("_", " ")
+    figures.add(f"the control directory is {how}", under, traffic)
 
 
 @pytest.mark.parametrize("under", ["gthread"], indirect=True)
-def test_a_file_in_the_place_of_the_control_directory(under, project):
+def test_workers_serve_with_a_file_in_place_of_the_control_directory(under, project):
     project.control.write_text("in the way")
     under.answers = False
     with under() as server:
@@ -129,7 +129,7 @@ def test_a_file_in_the_place_of_the_control_directory(under, project):
         assert project.manage("dbpool_stats").returncode == 3
 
 
-def test_the_clock_is_set_by_hours_to_and_fro(under, project, figures):
+def test_nothing_expires_when_the_clock_jumps_by_hours(under, project, figures):
     project.extra["TEST_CLOCK"] = "jumps"
     project.settings |= {
         "DBPOOL_MW_MAX_LIFETIME": 600,
@@ -138,18 +138,18 @@ def test_the_clock_is_set_by_hours_to_and_fro(under, project, figures):
         "DBPOOL_MW_MAX_HOLD": 60,
         "DBPOOL_MW_CHECK_AFTER_IDLE": 60,
     }
-    with under.traffic() as (server, met):
-        looked = {server.get("/clock/")["ahead"]}
+    with under.traffic() as (server, traffic):
+        seen = {server.get("/clock/")["ahead"]}
         wait_until(
-            lambda: looked.add(server.get("/clock/")["ahead"]) or len(looked) == 3,
+            lambda: seen.add(server.get("/clock/")["ahead"]) or len(seen) == 3,
             "the clock was ahead, and behind, and right",
         )
-        # Maintenance, which looks for what is old, has a round each second.
+        # Maintenance, which expires old connections, has a round each second.
         now = time.monotonic()
         wait_until(lambda: time.monotonic() > now + 2, "some rounds of maintenance")
         totals = project.totals()
         assert totals["opened"] == totals["size"]
-        for each in ("checks", "timeouts", "leaked", "overdue", "connect_errors"):
-            assert totals[each] == 0, each
-    assert set(met.counts) == {200}
-    figures.add("the clock is set to and fro by 2 hours", under, met)
+        for name in ("checks", "timeouts", "leaked", "overdue", "connect_errors"):
+            assert totals[name] == 0, name
+    assert set(traffic.counts) == {200}
+    figures.add("the clock jumps by 2 hours, both ways", under, traffic)

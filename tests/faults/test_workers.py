@@ -1,4 +1,4 @@
-"""Workers end in every way; others take their places."""
+"""Workers that are killed, stopped, reloaded or recycled are replaced."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ import pytest
 from tests.faults.under import MAX_CONNS
 from tests.process.servers import wait_until
 
-#: What a client meets whose worker is gone.
+#: The exceptions in a client whose worker is gone.
 RESET = {
-    *("ConnectionResetError", "RemoteDisconnected"),
-    *("BadStatusLine", "IncompleteRead"),
+    "ConnectionResetError",
+    "RemoteDisconnected",
+    "BadStatusLine",
+    "IncompleteRead",
 }
 
 pytestmark = pytest.mark.usefixtures("workers_end")
 
-#: Those that replace their workers.
+#: The servers that replace their workers.
 GUNICORN = pytest.mark.parametrize("under", ["gthread", "gevent"], indirect=True)
 
 
@@ -30,57 +32,57 @@ def workers_end(under):
 
 @GUNICORN
 @pytest.mark.parametrize("name", ["SIGKILL", "SIGTERM"])
-def test_workers_are_ended(under, project, figures, name):
-    with under.traffic() as (_, met):
+def test_a_worker_that_ends_is_replaced(under, project, figures, name):
+    with under.traffic() as (_, traffic):
         for _ in range(3):
             victim = project.pids()[0]
             os.kill(victim, signal.Signals[name])
-            wait_until(lambda: victim not in project.pids(), "it is gone")  # noqa: B023
-            met.good()
+            wait_until(lambda: victim not in project.pids(), "the worker ended")  # noqa: B023
+            traffic.wait_for_200()
             under.wait_for_workers()
-    # Those that the worker was serving are lost with it.
-    assert set(met.counts) <= {200, *RESET}
-    assert met.counts.total() - met.counts[200] <= 3 * 8
-    figures.add(f"a worker ended by {name}, 3 times", under, met)
+    # Requests that the worker was serving get no answer.
+    assert set(traffic.counts) <= {200, *RESET}
+    assert traffic.counts.total() - traffic.counts[200] <= 3 * 8
+    figures.add(f"a worker ended by {name}, 3 times", under, traffic)
 
 
 @GUNICORN
-def test_the_workers_are_reloaded(under, project, figures):
-    # The old ones finish while the new ones begin.
+def test_a_reload_replaces_the_workers(under, project, figures):
+    # The old workers finish while the new ones begin.
     under.allowed = 2 * MAX_CONNS
-    with under.traffic() as (server, met):
+    with under.traffic() as (server, traffic):
         for _ in range(3):
             under.reload(server)
-            met.good()
-    assert set(met.counts) <= {200, *RESET}
-    figures.add("reload (SIGHUP), 3 times", under, met)
+            traffic.wait_for_200()
+    assert set(traffic.counts) <= {200, *RESET}
+    figures.add("reload (SIGHUP), 3 times", under, traffic)
 
 
 @GUNICORN
-def test_workers_are_recycled_after_some_requests(under, project, figures):
+def test_workers_recycled_after_some_requests_are_replaced(under, project, figures):
     options = ["--max-requests", "60", "--max-requests-jitter", "20"]
-    with under.traffic(*options) as (server, met):
+    with under.traffic(*options) as (server, traffic):
         wait_until(
             lambda: server.text().count("Autorestarting worker") >= 4,
             "workers were recycled",
             60,
         )
-        met.good()
-    assert set(met.counts) <= {200, *RESET}
-    figures.add("workers recycled (max_requests)", under, met)
+        traffic.wait_for_200()
+    assert set(traffic.counts) <= {200, *RESET}
+    figures.add("workers recycled (max_requests)", under, traffic)
 
 
-# One of threads or greenlets gives signs of life whatever its requests do.
+# A worker with threads or greenlets sends heartbeats whatever its requests do.
 @pytest.mark.parametrize("under", ["sync"], indirect=True)
-def test_a_worker_runs_into_its_time_out(under, project, figures):
-    with under.traffic("--timeout", "2", clients=3) as (server, met):
+def test_a_worker_killed_by_its_time_out_is_replaced(under, project, figures):
+    with under.traffic("--timeout", "2", clients=3) as (server, traffic):
         before = project.pids()
         with ThreadPoolExecutor(1) as clients, project.lock(5):
             stuck = clients.submit(server.get, "/holds/?key=5")
-            wait_until(lambda: set(project.pids()) != set(before), "it was killed", 30)
-        # It ends by SIGABRT in the middle of its request.
+            wait_until(lambda: set(project.pids()) != set(before), "its end", 30)
+        # The worker ends by SIGABRT in the middle of its request.
         assert type(stuck.exception(30)).__name__ in RESET
         assert "WORKER TIMEOUT" in server.text()
-        met.good()
-    assert set(met.counts) <= {200, 503, *RESET}
-    figures.add("a worker time-out in a query", under, met)
+        traffic.wait_for_200()
+    assert set(traffic.counts) <= {200, 503, *RESET}
+    figures.add("a worker time-out in a query", under, traffic)

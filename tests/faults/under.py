@@ -1,4 +1,4 @@
-"""The kinds of server, and what holds for each of them when a fault is over."""
+"""The kinds of server, and what must be true of each when a fault is over."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from tests.faults.watch import Watch
 from tests.process.projects import Project
 from tests.process.servers import Server, wait_until
 
-#: MAX_CONNS of each worker; the clients are more.
+#: MAX_CONNS of each worker; there are more clients.
 MAX_CONNS = 4
 
 
 class Under:
     """A kind of server: its name, its worker processes, and how to run it.
 
-    Whatever a test did to it, afterwards every worker is there, everything is idle, no
-    place is lost, and the server never saw more connections than it may.
+    When a test is over, every worker must run, every connection must be idle, no place
+    may be lost, and PostgreSQL must never have seen more connections than ``limit``.
     """
 
     def __init__(self, name: str, project: Project) -> None:
         self.name = name
         self.workers = 1 if name == "uvicorn" else 2
-        #: Connections that each worker accounts for.
+        #: The most connections that PostgreSQL may see for each worker.
         self.allowed = MAX_CONNS
-        #: Cleared, the workers answer no command.
+        #: Whether the workers answer the commands.
         self.answers = True
         self._project = project
         self.watch = Watch(project)
 
     @property
     def limit(self) -> int:
-        """Return how many connections the server may see at a time."""
+        """Return the most connections that PostgreSQL may see at a time."""
         return self.workers * self.allowed
 
     @contextmanager
     def __call__(self, *options: str) -> Iterator[Server]:
-        """Run the project under it; judge it at the end."""
+        """Run the project under this server, and check the end state."""
         with self.watch, self._server(*options) as server:
             yield server
             self._check_everything_is_idle(server)
@@ -58,11 +58,11 @@ class Under:
     def traffic(
         self, *options: str, path: str = "/facts/", clients: int = 8
     ) -> Iterator[tuple[Server, Traffic]]:
-        """Run it with traffic, which every worker has a part in."""
-        with self(*options) as server, traffic(server, path, clients) as met:
+        """Run the server with traffic; every worker serves some of it."""
+        with self(*options) as server, traffic(server, path, clients) as running:
             if self.answers:
                 self.wait_for_workers()
-            yield server, met
+            yield server, running
 
     def wait_for_workers(self) -> None:
         """Wait until every worker has served a request and answers the commands."""
@@ -72,7 +72,7 @@ class Under:
         )
 
     def reload(self, server: Server) -> None:
-        """Have gunicorn replace its workers, and wait until it has."""
+        """Have gunicorn replace its workers, and wait for the new ones."""
         before = set(self._project.pids())
         os.kill(server.process.pid, signal.SIGHUP)
         wait_until(
@@ -86,13 +86,13 @@ class Under:
         if not self.answers:
             assert len(project.backends()) <= self.limit
             return
-        # One that was replaced just now is known when it has served a request.
+        # A new worker has its control socket when it has served a request.
         wait_until(
             lambda: (
                 server.get("/facts/").status == 200
                 and len(project.pids()) == self.workers
             ),
-            "every worker is there",
+            "every worker answers the commands",
         )
         project.check_no_place_is_lost()
         totals = project.totals()

@@ -1,4 +1,4 @@
-"""Look all the while how many connections the pools have at the server."""
+"""Count the pools' connections at the server, a hundred times a second."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ import threading
 
 import psycopg2
 
-from tests.process.projects import OURS, Project
+from tests.process.projects import APPLICATION_NAME, Project
 from tests.process.servers import wait_until
 
-#: Seconds between two looks.
+#: Seconds between two counts.
 INTERVAL = 0.01
 
 COUNTED = """
@@ -21,7 +21,7 @@ COUNTED = """
 """
 
 
-# Of linux/netlink.h, sock_diag.h and tcp_states.h.
+# Constants of linux/netlink.h, sock_diag.h and tcp_states.h.
 _SOCK_DIAG, _BY_FAMILY, _REQUEST_DUMP = 4, 20, 0x301
 _ERROR, _DONE = 2, 3
 _ESTABLISHED = 1 << 1
@@ -30,9 +30,9 @@ _ESTABLISHED = 1 << 1
 def connected_to(port: int) -> set[int]:
     """Return the clients' ports of the connections to a port of this machine.
 
-    One that its client has closed is none of them, even if the server is yet to notice.
-    The kernel is asked for just these: /proc/net/tcp has every socket that was closed
-    in the last minute as well, and after some tests a look at it takes seconds.
+    A connection that its client has closed isn't among them, even if the server hasn't
+    noticed yet. The kernel is asked for established connections only: /proc/net/tcp
+    also lists every socket closed in the last minute, and reading it may take seconds.
     """
     found = set()
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _SOCK_DIAG) as kernel:
@@ -54,28 +54,29 @@ def connected_to(port: int) -> set[int]:
 
 
 class Watch:
-    """A thread that looks again and again, while servers come and go.
+    """A thread that counts the connections again and again.
 
     ``most`` is the largest number of connections that were open at the same moment. A
-    look takes some time, in which one may end and another begin: only those that two
-    looks have seen were open between them. Behind a proxy they are counted before it:
-    it passes an end on a little later.
+    count takes some time, in which one connection may end and another begin: only
+    connections that two counts have seen were open at the moment between them. With a
+    proxy the connections to the proxy are counted, because the proxy passes the end of
+    a connection on a little later.
     """
 
     def __init__(self, project: Project) -> None:
         self.project = project
-        #: Set, the remains of workers that ended don't count: the server takes a moment
-        #: to notice, and doesn't while it runs a query.
+        #: Whether connections of workers that ended are left out: PostgreSQL takes a
+        #: moment to notice their end, and doesn't notice it while it runs a query.
         self.only_connected = False
         self.most = 0
-        self.looks = 0
+        self.counts = 0
         self._seen: set[int] = set()
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch)
 
     def __enter__(self) -> Watch:
         self._thread.start()
-        wait_until(lambda: self.looks, "somebody watches")
+        wait_until(lambda: self.counts, "the first count")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -91,14 +92,15 @@ class Watch:
             try:
                 self._watch_the_server()
             except psycopg2.Error:
-                # It is gone just now: nobody is connected.
+                # PostgreSQL is down: there are no connections.
                 continue
 
     def _watch_the_server(self) -> None:
         databases = self.project.databases
         with self.project.session() as cursor:
             while True:
-                cursor.execute(COUNTED, [databases.default, databases.replica, OURS])
+                names = [databases.default, databases.replica, APPLICATION_NAME]
+                cursor.execute(COUNTED, names)
                 found = {port for (port,) in cursor.fetchall()}
                 if self.only_connected:
                     found &= connected_to(databases.server.port)
@@ -109,4 +111,4 @@ class Watch:
     def _note(self, found: set[int]) -> None:
         self.most = max(self.most, len(found & self._seen))
         self._seen = found
-        self.looks += 1
+        self.counts += 1

@@ -1,4 +1,4 @@
-"""The test project on two databases: its servers, its commands, what can be seen."""
+"""The test project on two databases: its servers, its commands and its connections."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from tests.process.project import gunicorn_conf
 from tests.process.servers import ROOT, Server, wait_until
 
 MANAGE = str(ROOT / "tests" / "process" / "project" / "manage.py")
-#: The application_name of the tests' own sessions; one that was closed may linger.
-OURS = "dbpool_mw tests"
+#: The application_name of the tests' sessions, which are not counted.
+APPLICATION_NAME = "dbpool_mw tests"
 GUNICORN = [sys.executable, "-m", "gunicorn", "--graceful-timeout", "10"]
 APPLICATION = "tests.process.project.wsgi:application"
-#: gunicorn's own settings, as our documentation has them for its gevent worker.
+#: The gunicorn.conf.py of docs/gevent.rst.
 GEVENT = code_block("docs/gevent.rst", "worker_class")
 
 
@@ -40,12 +40,12 @@ class Project:
         self.directory = directory
         self.settings: dict[str, Any] = {
             "DBPOOL_MW_CONTROL_DIR": str(self.control),
-            # The page that tells whether a server is up takes no connection.
+            # A request for this page tells whether a server is up, without a checkout.
             "DBPOOL_MW_EXEMPT": ["/exempt/"],
         }
         self.options: dict[str, Any] = {}
         self.extra: dict[str, str] = {}
-        #: A command that runs the servers, if any.
+        #: A command line that runs the servers; none when it is empty.
         self.run_by: list[str] = []
 
     @property
@@ -64,7 +64,7 @@ class Project:
         }
 
     def manage(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Run a management command from another process than any worker."""
+        """Run a management command in a process of its own."""
         return subprocess.run(
             [sys.executable, MANAGE, *words],
             cwd=ROOT,
@@ -82,7 +82,7 @@ class Project:
         return totals
 
     def reports(self, holders: bool = False) -> list[Report]:
-        """Return what each worker says of itself; quicker than the command."""
+        """Return each worker's answer on its control socket, without a command."""
         request = protocol.request("stats", holders=holders)
         reports = ask_all(self.control, request, 10)
         return [report for report in reports if report.reply is not None]
@@ -92,7 +92,7 @@ class Project:
         return sorted(report.pid for report in self.reports())
 
     def holders(self, path: str) -> list[dict[str, Any]]:
-        """Return what the requests for a path hold right now."""
+        """Return the connections that requests for a path hold right now."""
         return [
             holder
             for report in self.reports(holders=True)
@@ -101,16 +101,16 @@ class Project:
         ]
 
     def in_use(self) -> int:
-        """Return how many connections of any alias are not at rest."""
+        """Return how many connections are in use or connecting, of all aliases."""
         totals = self.totals()
         return int(totals["in_use"] + totals["connecting"])
 
     def rest(self) -> None:
         """Wait until no connection is in use.
 
-        A client has its answer before the request's end, which gives them back.
+        A client has its answer a moment before the request's end, which is the checkin.
         """
-        wait_until(lambda: self.in_use() == 0, "every connection was given back")
+        wait_until(lambda: self.in_use() == 0, "every connection was checked in")
 
     def settled(self) -> dict[str, Any]:
         """Wait until no connection is in use; return the totals then."""
@@ -123,27 +123,27 @@ class Project:
     def totals(self) -> dict[str, Any]:
         """Return the totals of all workers and aliases; quicker than the command."""
         pools = [
-            pool for each in self.reports() for pool in (each.reply or {})["pools"]
+            pool for report in self.reports() for pool in (report.reply or {})["pools"]
         ]
         return merge(pools)
 
     def check_no_place_is_lost(self, others: int = 0) -> None:
-        """Compare what the pools say, all at rest, with what the server sees.
+        """Wait until the server sees exactly the connections of the idle pools.
 
-        ``others`` are connections that are known to have been opened without a pool.
+        ``others`` is the number of connections that were opened without a pool.
         """
         self.rest()
         # The server takes a moment to notice that a connection was closed.
         wait_until(
             lambda: len(self.backends()) == self.totals()["size"] + others,
-            "the server sees the connections of the pools alone",
+            "the server sees exactly the connections of the pools",
         )
 
     @contextmanager
     def session(self) -> Iterator[Any]:
-        """Give a cursor of our own on the default database, in autocommit."""
+        """Give a cursor on the default database, in autocommit, for the test itself."""
         dsn = self.databases.server.dsn(self.databases.default)
-        connection = psycopg2.connect(dsn, application_name=OURS)
+        connection = psycopg2.connect(dsn, application_name=APPLICATION_NAME)
         connection.autocommit = True
         try:
             yield connection.cursor()
@@ -151,11 +151,11 @@ class Project:
             connection.close()
 
     def backends(self) -> list[int]:
-        """Return what the server sees on both databases, less our own sessions."""
+        """Return the backends on both databases, without the tests' sessions."""
         return [pid for pid, _ in self._activity()]
 
     def doing(self) -> list[str]:
-        """Return what those backends do: "idle", "active" and so on."""
+        """Return the states of those backends: "idle", "active" and so on."""
         return [state for _, state in self._activity()]
 
     def _activity(self) -> list[tuple[int, str]]:
@@ -164,13 +164,13 @@ class Project:
                 "SELECT pid, state FROM pg_stat_activity WHERE datname IN (%s, %s)"
                 " AND backend_type = 'client backend' AND application_name <> %s"
                 " ORDER BY pid",
-                [self.databases.default, self.databases.replica, OURS],
+                [self.databases.default, self.databases.replica, APPLICATION_NAME],
             )
             found: list[tuple[int, str]] = cursor.fetchall()
             return found
 
     def terminate(self, pids: list[int] | None = None) -> None:
-        """End backends from the server's side, and wait for their end."""
+        """Have the server end backends, by default all, and wait for their end."""
         chosen = self.backends() if pids is None else pids
         with self.session() as cursor:
             cursor.execute(
@@ -186,7 +186,7 @@ class Project:
             yield
 
     def wait_for_lock(self, key: int, number: int = 1) -> None:
-        """Wait until so many views wait for the lock."""
+        """Wait until ``number`` views wait for the lock."""
 
         def waiting() -> bool:
             with self.session() as cursor:
@@ -211,7 +211,7 @@ class Project:
     def gevent(
         self, *options: str, configuration: str = GEVENT, workers: int = 1
     ) -> Iterator[Server]:
-        """Run gunicorn's gevent worker, by the configuration of the documentation."""
+        """Run gunicorn's gevent worker, with the configuration of the documentation."""
         file = self.directory / "gunicorn.conf.py"
         file.write_text(configuration + Path(gunicorn_conf.__file__).read_text())
         command = [*GUNICORN, "--config", str(file), "--workers", str(workers)]
@@ -221,7 +221,7 @@ class Project:
 
     @contextmanager
     def runserver(self, *options: str) -> Iterator[Server]:
-        """Run Django's own server."""
+        """Run Django's runserver."""
         command = [sys.executable, MANAGE, "runserver", *options, "{port}"]
         with self._server(command, binds_itself=True) as server:
             yield server

@@ -1,4 +1,4 @@
-"""Real servers as processes: start, ask, end."""
+"""Real web servers as processes: start them, send requests, end them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 
 
 def wait_until(condition: Callable[[], Any], what: str, seconds: float = 20) -> Any:
-    """Look again until something that another process does has come about."""
+    """Call ``condition`` until it is true; fail after ``seconds``. Return its value."""
     deadline = time.monotonic() + seconds
     while True:
         found = condition()
@@ -33,10 +33,10 @@ def wait_until(condition: Callable[[], Any], what: str, seconds: float = 20) -> 
 
 
 def end(process: subprocess.Popen[Any]) -> None:
-    """End a process that leads a group, and the whole group with it."""
+    """Kill the process group of a process that leads it, and wait for the process."""
     with suppress(ProcessLookupError):
         if "COVERAGE_PROCESS_CONFIG" in os.environ:
-            # What is killed tells nothing of what it has run.
+            # Coverage writes its data when a process ends, unless it was killed.
             os.killpg(process.pid, signal.SIGINT)
             with suppress(subprocess.TimeoutExpired):
                 process.wait(5)
@@ -45,11 +45,11 @@ def end(process: subprocess.Popen[Any]) -> None:
 
 
 class ServerEnded(Exception):
-    """The server ended at its start; the text is its log."""
+    """The server ended before its first answer; the text is its log."""
 
 
 class Server:
-    """One server process with its children; stopped by its process id."""
+    """One server process with its children."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class Server:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
-        # From here on somebody listens as long as the server lives.
+        # From here on the port is open as long as the server lives.
         listener.close()
 
     def __enter__(self) -> Server:
@@ -97,20 +97,20 @@ class Server:
 
     def __exit__(self, *_: object) -> None:
         end(self.process)
-        # pytest shows it when the test failed.
+        # pytest shows this output when the test failed.
         print(self.text()[-8000:])
 
     def stop(self) -> int:
-        """End the server as an operator does; return its exit code."""
+        """End the server by SIGTERM; return its exit code."""
         self.process.terminate()
         return self.process.wait(20)
 
     def text(self) -> str:
-        """Return what the server logged."""
+        """Return the server's log."""
         return self.log.read_text(errors="replace")
 
     def get(self, path: str, **headers: str) -> Answer:
-        """Ask for a page on a connection of its own."""
+        """Request a page on a new connection."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
         try:
             connection.request("GET", path, headers=headers)
@@ -121,13 +121,13 @@ class Server:
         return Answer(response.status, dict(response.getheaders()), body)
 
     def break_off(self, path: str) -> None:
-        """Ask for a page and go away after the first bytes of the answer."""
+        """Request a page and disconnect after the first bytes of the answer."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=30) as client:
             client.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
             assert client.recv(1000)
 
     def break_off_together(self, paths: list[str], begun: int) -> None:
-        """Ask for pages at once; go away from all when so many answers have begun."""
+        """Request pages together; disconnect all when ``begun`` answers have begun."""
         with ExitStack() as clients:
             waiting = selectors.DefaultSelector()
             for path in paths:
@@ -142,7 +142,7 @@ class Server:
 
 
 class Answer:
-    """One answer of a server."""
+    """One HTTP response."""
 
     def __init__(self, status: int, headers: dict[str, str], body: bytes) -> None:
         self.status = status
@@ -151,7 +151,7 @@ class Answer:
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Return what a view told as JSON."""
+        """Return the JSON object of a view."""
         assert self.headers["Content-Type"] == "application/json", self.body
         found: dict[str, Any] = json.loads(self.body)
         return found
@@ -162,16 +162,16 @@ class Answer:
 
 @contextmanager
 def traffic(server: Server, path: str = "/facts/", clients: int = 6) -> Iterator[list]:
-    """Ask for a page again and again; every answer must be 200."""
+    """Request a page again and again during the block; every answer must be 200."""
     done = threading.Event()
     statuses: list[int] = []
 
-    def ask() -> None:
+    def request() -> None:
         while not done.is_set():
             statuses.append(server.get(path).status)
 
     with ThreadPoolExecutor(clients) as pool:
-        asking = [pool.submit(ask) for _ in range(clients)]
+        running = [pool.submit(request) for _ in range(clients)]
         try:
             wait_until(lambda: len(statuses) > 20, "the traffic flows")
             yield statuses
@@ -179,6 +179,6 @@ def traffic(server: Server, path: str = "/facts/", clients: int = 6) -> Iterator
             wait_until(lambda: len(statuses) > before + 20, "the traffic flows still")
         finally:
             done.set()
-        for each in asking:
-            each.result(30)
+        for client in running:
+            client.result(30)
     assert Counter(statuses) == {200: len(statuses)}

@@ -1,4 +1,4 @@
-"""Real Celery workers, on a broker of files."""
+"""Real Celery workers, whose broker is a folder of files."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ else:
 
 
 class Worker:
-    """One `celery worker` with its children, and what its tasks noted."""
+    """One `celery worker` with its children, and the events of its tasks."""
 
     def __init__(self, project: Project, pool: str, concurrency: int) -> None:
         self.project = project
@@ -69,11 +69,11 @@ class Worker:
         return self.log.read_text(errors="replace")
 
     def send(self, *tasks: tuple[object, ...]) -> None:
-        """Send tasks by their names, each with its arguments."""
+        """Send tasks, each a name and its arguments."""
         self.run(SEND, json.dumps(tasks))
 
     def run(self, program: str, argument: str) -> None:
-        """Run a program of the project's, as one that sends tasks."""
+        """Run a program in the project's environment, in a process of its own."""
         subprocess.run(
             [sys.executable, "-c", program, argument],
             cwd=ROOT,
@@ -83,17 +83,17 @@ class Worker:
         )
 
     def events(self) -> list[tuple[int, int, str]]:
-        """Return what tasks noted: process, backend, and what."""
+        """Return the events: process, backend and kind."""
         with self.project.session() as cursor:
             cursor.execute("SELECT pid, backend, what FROM events ORDER BY at")
             return list(cursor.fetchall())
 
     def wait(self, **expected: int) -> list[tuple[int, int, str]]:
-        """Wait until so many events of each kind were noted, and all is at rest."""
+        """Wait for so many events of each kind, and until no connection is in use."""
         names = {key.replace("_", " "): number for key, number in expected.items()}
         wait_until(
             lambda: Counter(what for _, _, what in self.events()) == names,
-            f"the tasks noted {names}",
+            f"the events {names}",
             40,
         )
         self.project.rest()
@@ -142,7 +142,7 @@ def celery(
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads", "gevent", "solo"])
-def test_each_task_has_a_pooled_connection_and_gives_it_back(ready, pool):
+def test_each_task_checks_one_connection_out_and_in(ready, pool):
     with celery(ready, pool, 8 if pool in ("threads", "gevent") else 2) as worker:
         # A worker that ran nothing has no pool.
         assert ready.manage("dbpool_stats").returncode == 3
@@ -157,7 +157,7 @@ def test_each_task_has_a_pooled_connection_and_gives_it_back(ready, pool):
         assert totals["opened"] == len(backends)
         assert totals["reclaimed"] == 0
         assert "celery" in ready.manage("dbpool_stats").stdout
-        # Whatever ends a task, and one inside of another.
+        # Tasks that end in other ways, and a task inside another.
         worker.send(("fails",), ("retries",), ("calls",), ("leaves_session",))
         worker.wait(first=20, fails=1, tries=2, inner=1, same=1, left=1)
         worker.send(*[("looks",)] * 4)
@@ -169,7 +169,7 @@ def test_each_task_has_a_pooled_connection_and_gives_it_back(ready, pool):
 
 
 @pytest.mark.parametrize("pool", ["threads", "gevent"])
-def test_many_tasks_at_a_time_share_the_pool_of_their_process(ready, pool):
+def test_concurrent_tasks_share_the_pool_of_their_process(ready, pool):
     with celery(ready, pool, 10) as worker:
         with ready.lock(1):
             worker.send(*[("holds", 1)] * 10)
@@ -194,47 +194,49 @@ def test_many_tasks_at_a_time_share_the_pool_of_their_process(ready, pool):
 def test_a_child_that_is_killed_takes_its_connections_with_it(ready):
     with celery(ready, "prefork") as worker:
         worker.send(("too_long",), ("exits",))
-        wait_until(lambda: "Hard time limit" in worker.text(), "it is killed")
+        wait_until(lambda: "Hard time limit" in worker.text(), "the kill")
         worker.send(*[("notes", "after")] * 6)
         worker.wait(begins=1, exits=1, after=6)
         ready.check_no_place_is_lost()
 
 
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
-def test_a_warm_shutdown_leaves_nothing(ready, pool):
+def test_a_warm_shutdown_leaves_no_connection_and_no_socket(ready, pool):
     with celery(ready, pool) as worker:
         worker.send(*[("notes", "one")] * 4)
         worker.wait(one=4)
         worker.process.terminate()
         assert worker.process.wait(30) == 0
-        # Before any command looks, which removes the sockets of the dead.
+        # Look before any command runs: a command removes the sockets of dead workers.
         assert list(ready.control.iterdir()) == []
-        wait_until(lambda: ready.backends() == [], "the server sees nobody")
+        wait_until(lambda: ready.backends() == [], "no connection is left")
         assert ready.manage("dbpool_stats").returncode == 3
 
 
 def test_children_come_and_go_and_the_parent_keeps_its_own_session(ready):
-    ready.extra["TEST_PARENT_ASKS"] = "1"
+    ready.extra["TEST_PARENT_QUERIES"] = "1"
     with celery(ready, "prefork", 1, "--max-tasks-per-child", "2") as worker:
         worker.send(*[("notes", "one")] * 6)
         before, *events = worker.wait(before=1, one=6)
         assert len({pid for pid, _, _ in events} - {before[0]}) == 3
         assert len({backend for _, backend, _ in events} - {before[1]}) == 3
-        # The last child is about to end, the others closed what they had.
-        wait_until(lambda: ready.backends() == [before[1]], "the parent's is open")
+        # The last child is about to end; the others have closed their connections.
+        wait_until(
+            lambda: ready.backends() == [before[1]], "only the parent is connected"
+        )
         worker.process.terminate()
         assert worker.process.wait(30) == 0
         assert worker.events()[-1] == (before[0], before[1], "behind")
 
 
-def test_a_task_that_a_signal_ends_gives_its_connection_back(ready):
+def test_the_connection_of_a_task_that_a_signal_ends_is_checked_in(ready):
     with celery(ready, "prefork") as worker:
         worker.send(("waits_a_second",))
         wait_until(lambda: "Soft time limit" in worker.text(), "the limit is reached")
         ((_, backend, _),) = worker.wait(waits=1)
         totals = ready.settled()
         assert totals["reclaimed"] == 0
-        # The child goes on, and so does its connection.
+        # The child goes on, with its connection.
         assert ready.backends() == [backend]
         worker.run(SEND_AND_REVOKE, "send")
         wait_until(lambda: len(worker.events()) == 2, "the task waits")

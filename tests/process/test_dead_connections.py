@@ -1,4 +1,4 @@
-"""Connections that die: idle ones are noticed, one in flight fails once."""
+"""Connections that die while they are idle, or in the middle of a query."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The ENGINE without the middleware, under the servers that people run."""
+"""The ENGINE without the middleware, under the common servers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.process.servers import Server, traffic, wait_until
 
 @pytest.fixture
 def engine(project: Project) -> Project:
-    """Give the project on the ENGINE alone, with a pool of two."""
+    """Give the project with the ENGINE instead of the middleware, and a pool of two."""
     project.settings["MIDDLEWARE"] = []
     project.options["default"] = {
         "ENGINE": "dbpool_mw.backends.postgresql",
@@ -24,7 +24,7 @@ def engine(project: Project) -> Project:
 
 @pytest.fixture(params=["sync", "gthread", "uvicorn"])
 def server(request: pytest.FixtureRequest, engine: Project) -> Iterator[Server]:
-    """Run it on each kind of server, one worker."""
+    """Run the project on each kind of server, with one worker."""
     if request.param == "uvicorn":
         context = engine.uvicorn()
     elif request.param == "gthread":
@@ -35,7 +35,7 @@ def server(request: pytest.FixtureRequest, engine: Project) -> Iterator[Server]:
         yield server
 
 
-def test_requests_share_the_pool_and_nothing_is_lost(server, engine):
+def test_requests_share_the_pool_and_lose_no_place(server, engine):
     with traffic(server, clients=8), ThreadPoolExecutor(4) as threads:
         paths = ["/fails/", "/missing/", "/closes/", "/leaves_session/", "/stream/"]
         for answer in threads.map(server.get, paths * 6):
@@ -48,7 +48,7 @@ def test_requests_share_the_pool_and_nothing_is_lost(server, engine):
     engine.check_no_place_is_lost()
 
 
-def test_what_a_request_leaves_in_its_session_reaches_no_other(server, engine):
+def test_session_changes_of_a_request_reach_no_other_request(server, engine):
     fresh = server.get("/facts/")
     engine.rest()
     server.get("/leaves_session/")
@@ -58,21 +58,21 @@ def test_what_a_request_leaves_in_its_session_reaches_no_other(server, engine):
     assert (after["zone"], after["timeout"]) == (fresh["zone"], fresh["timeout"])
 
 
-def test_a_page_without_queries_takes_no_connection(server, engine):
+def test_a_page_without_queries_checks_no_connection_out(server, engine):
     assert server.get("/nothing/")["connected"] is False
     assert engine.backends() == []
 
 
-def test_a_drain_empties_it(server, engine):
+def test_a_drain_empties_the_pool(server, engine):
     assert server.get("/facts/").status == 200
     done = engine.manage("dbpool_drain")
     assert done.returncode == 0, done.stderr
     assert engine.totals()["size"] == 0
-    wait_until(lambda: engine.backends() == [], "the server sees nobody")
+    wait_until(lambda: engine.backends() == [], "no connection is left")
     assert server.get("/facts/").status == 200
 
 
-def test_a_command_on_the_engine_is_no_worker(engine):
+def test_a_command_on_the_engine_opens_no_pool_and_no_socket(engine):
     assert engine.manage("migrate", "--verbosity", "0").returncode == 0
     assert engine.manage("dbpool_stats").returncode == 3
     assert not engine.control.exists()

@@ -1,4 +1,4 @@
-"""After a fork the child has no pools and opens connections of its own."""
+"""A forked child starts without pools, and leaves its parent's connections alone."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.process.servers import ROOT, wait_until
 
 
 def who_has(inode: str) -> set[int]:
-    """Return the ids of the processes that have a socket open."""
+    """Return the processes that have a socket open."""
     found = set()
     for link in Path("/proc").glob("[0-9]*/fd/*"):
         with suppress(OSError):
@@ -26,7 +26,7 @@ def who_has(inode: str) -> set[int]:
 
 
 def socket_of(project: Project, backend: int) -> str:
-    """Return the inode of the client's end of a connection."""
+    """Return the inode of the client's socket of a connection."""
     with project.session() as cursor:
         cursor.execute(
             "SELECT client_port FROM pg_stat_activity WHERE pid = %s", [backend]
@@ -36,7 +36,7 @@ def socket_of(project: Project, backend: int) -> str:
         words = line.split()
         if words[1].endswith(f":{port:04X}") and words[9] != "0":
             return words[9]
-    raise AssertionError(f"no process has port {port}")
+    raise AssertionError(f"no socket with port {port}")
 
 
 @pytest.mark.parametrize("at_import", ["query", "request"])
@@ -60,7 +60,7 @@ def test_preload_shares_no_connection_between_processes(project, at_import, thre
         for pid, of_worker in backends.items():
             for backend in of_worker:
                 assert who_has(socket_of(project, backend)) == {pid}
-        # The master's connection still works for it, whatever the workers did.
+        # The master's connection is still open, and the master still has its socket.
         assert before in project.backends()
         assert server.process.pid in who_has(socket_of(project, before))
         masters = [server.process.pid] if at_import == "request" else []
@@ -120,7 +120,7 @@ locked.wait(30)
 read, write = os.pipe()
 pid = os.fork()
 if not pid:
-    # In the child the parent's lock stays locked for ever.
+    # The parent's lock is held for ever in this copy; the child's pools have new locks.
     assert registry.pools() == []
     assert connections["default"].connection is None
     begin_request(None, ("default",), False)
@@ -169,7 +169,7 @@ with transaction.atomic():
     with multiprocessing.get_context("fork").Pool(3) as pool:
         children = set(pool.map(work, range(30), chunksize=1))
     assert parent not in children, (parent, children)
-    # Neither the transaction nor the session was disturbed.
+    # The parent's transaction still works, on the same backend.
     assert backend() == parent
 return_connections()
 assert registry.pools()[0].stats()["opened"] == 1
@@ -178,7 +178,7 @@ print("well")
 """
 
 
-def test_children_of_a_process_in_a_transaction_leave_it_alone(project):
+def test_children_leave_the_transaction_of_their_parent_alone(project):
     done = subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", WORKER_SCRIPT],
         cwd=ROOT,
@@ -190,7 +190,7 @@ def test_children_of_a_process_in_a_transaction_leave_it_alone(project):
     assert done.stdout == "well\n", done.stderr
 
 
-def test_a_fork_with_the_lock_held_elsewhere_starts_afresh(project):
+def test_a_child_forked_while_a_thread_holds_the_lock_can_check_out(project):
     done = subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", SCRIPT],
         cwd=ROOT,

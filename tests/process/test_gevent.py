@@ -15,7 +15,7 @@ from tests.process.servers import traffic, wait_until
 
 @pytest.fixture
 def ten(project: Project) -> Project:
-    """Give the project with one pool, of ten."""
+    """Give the project with one pool of ten connections."""
     project.settings |= {"DBPOOL_MW_MAX_CONNS": 10, "DBPOOL_MW_TIMEOUT": 20}
     project.settings["DBPOOL_MW_POOLS"] = {"replica": None}
     return project
@@ -24,16 +24,16 @@ def ten(project: Project) -> Project:
 def test_hundreds_of_greenlets_share_a_pool_of_ten(ten):
     with ten.gevent() as server, ThreadPoolExecutor(300) as clients:
         with ten.lock(1):
-            asking = [clients.submit(server.get, "/holds/?key=1") for _ in range(300)]
+            requests = [clients.submit(server.get, "/holds/?key=1") for _ in range(300)]
             ten.wait_for_lock(1, 10)
             wait_until(lambda: ten.totals()["waiting"] == 290, "the others wait")
-            # Nothing of this is blocked by those who wait.
+            # The waiting greenlets block neither other requests nor the commands.
             assert server.get("/exempt/").body == b"well"
             stats = ten.stats()
             assert (stats["size"], stats["in_use"], stats["max"]) == (10, 10, 10)
             assert len(ten.backends()) == 10
             assert len(ten.holders("/holds/")) == 10
-        answers = [each.result(60) for each in asking]
+        answers = [request.result(60) for request in requests]
         assert Counter(answer.status for answer in answers) == {200: 300}
         assert len({answer["backend"] for answer in answers}) == 10
         stats = ten.settled()
@@ -42,7 +42,7 @@ def test_hundreds_of_greenlets_share_a_pool_of_ten(ten):
         ten.check_no_place_is_lost()
 
 
-def test_they_are_served_in_the_order_in_which_they_came(ten):
+def test_requests_are_served_in_the_order_of_their_arrival(ten):
     project = ten
     project.settings["DBPOOL_MW_MAX_CONNS"] = 1
     with project.gevent() as server, ThreadPoolExecutor(20) as clients:
@@ -51,22 +51,22 @@ def test_they_are_served_in_the_order_in_which_they_came(ten):
         with project.lock(2):
             first = clients.submit(server.get, "/holds/?key=2")
             project.wait_for_lock(2)
-            asking = []
+            requests = []
             for number in range(15):
                 sql = f"INSERT INTO arrivals (number) VALUES ({number})"
                 path = "/run/?sql=" + sql.replace(" ", "%20")
-                asking.append(clients.submit(server.get, path))
+                requests.append(clients.submit(server.get, path))
                 wait_until(
                     lambda: project.totals()["waiting"] == number + 1,  # noqa: B023
                     "the next one waits",
                 )
-        assert {each.result(30).status for each in [first, *asking]} == {200}
+        assert {request.result(30).status for request in [first, *requests]} == {200}
         with project.session() as cursor:
             cursor.execute("SELECT number FROM arrivals ORDER BY at")
             assert [number for (number,) in cursor.fetchall()] == list(range(15))
 
 
-def test_who_waits_too_long_is_told_so_while_the_others_hold_on(ten):
+def test_requests_that_wait_too_long_get_503_while_the_holders_go_on(ten):
     ten.settings |= {"DBPOOL_MW_MAX_CONNS": 2, "DBPOOL_MW_TIMEOUT": 0.5}
     with ten.gevent() as server, ThreadPoolExecutor(60) as clients, ten.lock(3):
         holding = [clients.submit(server.get, "/holds/?key=3") for _ in range(2)]
@@ -75,19 +75,19 @@ def test_who_waits_too_long_is_told_so_while_the_others_hold_on(ten):
         assert Counter(answer.status for answer in answers) == {503: 50}
         assert b"no connection within 0.5 s" in answers[0].body
         assert ten.totals()["timeouts"] == 50
-        assert not any(each.done() for each in holding)
+        assert not any(request.done() for request in holding)
 
 
-def test_a_drain_is_answered_while_all_are_busy_and_ends_with_them(ten):
+def test_a_drain_is_answered_while_all_connections_are_busy(ten):
     with ten.gevent() as server, ThreadPoolExecutor(20) as clients:
         with ten.lock(4):
-            asking = [clients.submit(server.get, "/holds/?key=4") for _ in range(20)]
+            requests = [clients.submit(server.get, "/holds/?key=4") for _ in range(20)]
             ten.wait_for_lock(4, 10)
             done = ten.manage("dbpool_drain", "--timeout", "0.5")
             assert done.returncode == 1
             assert "10 stale connections still open" in done.stderr
             assert "/holds/" in done.stdout
-        assert {each.result(30).status for each in asking} == {200}
+        assert {request.result(30).status for request in requests} == {200}
         assert ten.manage("dbpool_drain").returncode == 0
         assert ten.totals()["size"] == 0
         assert ten.manage("dbpool_drain", "--resume").returncode == 0
@@ -96,20 +96,24 @@ def test_a_drain_is_answered_while_all_are_busy_and_ends_with_them(ten):
         ten.check_no_place_is_lost()
 
 
-def test_maintenance_goes_on(ten):
+def test_maintenance_reaps_and_refills(ten):
     ten.settings |= {"DBPOOL_MW_MIN_CONNS": 3, "DBPOOL_MW_MAX_IDLE": 0.5}
     with ten.gevent() as server, ThreadPoolExecutor(10) as clients:
         with ten.lock(5):
-            asking = [clients.submit(server.get, "/holds/?key=5") for _ in range(8)]
+            requests = [clients.submit(server.get, "/holds/?key=5") for _ in range(8)]
             ten.wait_for_lock(5, 8)
-        assert {each.result(30).status for each in asking} == {200}
-        wait_until(lambda: ten.totals()["size"] == 3, "the spare ones are closed")
+        assert {request.result(30).status for request in requests} == {200}
+        wait_until(
+            lambda: ten.totals()["size"] == 3, "the spare connections are closed"
+        )
         ten.terminate()
-        wait_until(lambda: ten.totals()["opened"] == 11, "and dead ones replaced")
+        wait_until(
+            lambda: ten.totals()["opened"] == 11, "dead connections are replaced"
+        )
 
 
 @pytest.mark.parametrize("how", ["kill", "timeout", "ends"])
-def test_a_greenlet_that_ends_in_any_way_loses_nothing(ten, how):
+def test_a_greenlet_that_ends_in_any_way_loses_no_place(ten, how):
     ten.settings |= {"DBPOOL_MW_MAX_CONNS": 2}
     with ten.gevent() as server:
         for number in range(1, 6):
@@ -122,27 +126,27 @@ def test_a_greenlet_that_ends_in_any_way_loses_nothing(ten, how):
             )
         ten.check_no_place_is_lost()
         discarded = ten.totals()["discarded"]
-        # Killed in the middle of a query, psycopg2 closes it.
+        # psycopg2 closes the connection of a greenlet that ends in a query.
         assert discarded == ({} if how == "ends" else {"closed": 5})
 
 
-def test_work_that_is_given_up_ends_at_the_server_too(ten):
-    limited = "tests.process.project.middleware.gives_up"
+def test_queries_of_requests_that_time_out_end_at_the_server_too(ten):
+    limited = "tests.process.project.middleware.times_out"
     ten.settings["MIDDLEWARE"] = [limited, *settings.MIDDLEWARE]
     seen = []
     with ten.gevent() as server, ThreadPoolExecutor(60) as clients:
         with ten.lock(6):
-            # They are ended in the middle of a query, in the queue, while connecting.
+            # The limits end requests in a query, in the queue and while connecting.
             limits = [0.05 + number % 8 / 20 for number in range(400)]
-            asking = [
+            requests = [
                 clients.submit(server.get, f"/holds/?key=6&limit={limit}")
                 for limit in limits
             ]
-            while not all(each.done() for each in asking):
+            while not all(request.done() for request in requests):
                 seen.append(len(ten.backends()))
-            assert {each.result().status for each in asking} == {504}
-            wait_until(lambda: ten.backends() == [], "the server ended all of them")
-        # It takes a moment to notice that a connection was closed.
+            assert {request.result().status for request in requests} == {504}
+            wait_until(lambda: ten.backends() == [], "the server ended all queries")
+        # The server takes a moment to notice that a connection was closed.
         assert 1 < max(seen) < 20
         answers = clients.map(server.get, ["/facts/"] * 200)
         assert Counter(answer.status for answer in answers) == {200: 200}
@@ -150,24 +154,25 @@ def test_work_that_is_given_up_ends_at_the_server_too(ten):
         ten.check_no_place_is_lost()
 
 
-def test_a_database_that_is_silent_holds_nobody_up(ten):
+def test_a_database_that_never_answers_blocks_no_other_request(ten):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = str(silent.getsockname()[1])
         ten.options["default"] = {
-            **{"HOST": "127.0.0.1", "PORT": port},
+            "HOST": "127.0.0.1",
+            "PORT": port,
             "OPTIONS": {"connect_timeout": 1},
         }
         ten.settings["DBPOOL_MW_TIMEOUT"] = 2
         with ten.gevent() as server, ThreadPoolExecutor(30) as clients:
-            asking = [clients.submit(server.get, "/facts/") for _ in range(30)]
+            requests = [clients.submit(server.get, "/facts/") for _ in range(30)]
             wait_until(lambda: ten.totals()["connecting"] == 10, "ten are connecting")
             assert server.get("/exempt/").body == b"well"
-            answers = [each.result(10) for each in asking]
+            answers = [request.result(10) for request in requests]
             assert Counter(answer.status for answer in answers) == {503: 30}
             assert ten.totals()["size"] == 0
 
 
-def test_clients_that_go_away_lose_nothing(ten):
+def test_clients_that_disconnect_lose_no_place(ten):
     with ten.gevent() as server, ThreadPoolExecutor(50) as clients:
         list(clients.map(server.break_off, ["/stream/?rows=300"] * 50))
         ten.rest()
@@ -175,7 +180,7 @@ def test_clients_that_go_away_lose_nothing(ten):
         assert server.get("/facts/").status == 200
 
 
-def test_without_psycogreen_it_blocks_but_is_right(ten):
+def test_without_psycogreen_requests_block_but_are_answered_right(ten):
     plain = 'worker_class = "gevent"\n'
     with ten.gevent(configuration=plain) as server:
         with traffic(server, clients=20):
@@ -198,14 +203,14 @@ def test_the_engine_pools_greenlets_without_the_middleware(ten):
         ten.check_no_place_is_lost()
 
 
-def test_python_patched_too_late_is_refused(ten):
+def test_requests_fail_when_python_was_patched_too_late(ten):
     with ten.gevent("--preload") as server:
         assert server.get("/nothing/").status == 500
         assert "patched for greenlets after Django" in server.text()
         assert ten.backends() == []
 
 
-def test_preloaded_it_works_when_python_was_patched_first(ten):
+def test_preload_works_when_python_was_patched_first(ten):
     first = "from gevent import monkey\nmonkey.patch_all()\n"
     with ten.gevent("--preload", configuration=first + GEVENT) as server:
         with traffic(server, clients=20):
@@ -213,7 +218,7 @@ def test_preloaded_it_works_when_python_was_patched_first(ten):
         ten.check_no_place_is_lost()
 
 
-def test_it_ends_orderly(ten):
+def test_a_stopped_server_leaves_no_connection_and_no_socket(ten):
     with ten.gevent() as server:
         with traffic(server, clients=20):
             pass

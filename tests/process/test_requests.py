@@ -1,4 +1,4 @@
-"""Requests on pooled connections, under the servers that people run."""
+"""Requests on pooled connections, under the common servers."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ KINDS = ["sync", "gthread", "uvicorn"]
 
 @pytest.fixture(params=KINDS)
 def server(request: pytest.FixtureRequest, project: Project) -> Iterator[Server]:
-    """Run the project on each kind of server, one worker."""
+    """Run the project on each kind of server, with one worker."""
     if request.param == "uvicorn":
         context = project.uvicorn()
     elif request.param == "gthread":
@@ -30,11 +30,11 @@ def server(request: pytest.FixtureRequest, project: Project) -> Iterator[Server]
 
 @pytest.fixture
 def pools_of_one(project: Project) -> None:
-    """Allow each pool one connection; to be named before ``server``."""
+    """Allow each pool one connection. A test must name this before ``server``."""
     project.settings |= {"DBPOOL_MW_MAX_CONNS": 1, "DBPOOL_MW_TIMEOUT": 3}
 
 
-def test_one_connection_serves_many_requests_and_is_given_back(server, project):
+def test_one_connection_serves_many_requests_in_turn(server, project):
     backends = set()
     for _ in range(10):
         backends.add(server.get("/facts/")["backend"])
@@ -45,12 +45,12 @@ def test_one_connection_serves_many_requests_and_is_given_back(server, project):
     project.check_no_place_is_lost()
 
 
-def test_a_page_without_queries_has_its_connection_too(server, project):
+def test_a_page_without_queries_checks_a_connection_out_too(server, project):
     assert server.get("/nothing/").status == 200
     assert project.settled()["opened"] == 1
 
 
-def test_a_connection_closed_by_the_view_comes_back_and_is_given_out_again(
+def test_close_in_a_view_is_a_checkin_and_the_next_query_checks_out_again(
     server, project
 ):
     for path in ("/closes/", "/closes_old/"):
@@ -67,7 +67,7 @@ def test_close_in_atomic_really_closes_and_the_next_query_gets_another(server, p
     assert project.settled()["discarded"] == {"closed in atomic()": 1}
 
 
-def test_after_an_exception_the_500_page_queries_and_nothing_is_lost(server, project):
+def test_a_500_page_that_queries_loses_no_place(server, project):
     for path in ("/fails/", "/fails_async/", "/fails_twice/") * 3:
         answer = server.get(path)
         assert answer.status == 500
@@ -98,31 +98,31 @@ def test_a_stream_holds_its_connection_until_its_end(server, project):
     project.check_no_place_is_lost()
 
 
-def test_a_stream_broken_off_gives_its_connection_back(server, project):
+def test_the_connection_of_a_stream_broken_off_is_checked_in(server, project):
     for _ in range(3):
         server.break_off("/stream/?rows=2000")
         server.break_off("/async_stream/?rows=2000")
-    # A server notices when it writes, or at the latest at the next request.
+    # A server notices the disconnect when it writes, or at the next request.
     wait_until(
         lambda: server.get("/facts/").status == 200 and not project.in_use(),
-        "every connection was given back",
+        "every connection was checked in",
     )
     project.check_no_place_is_lost()
 
 
-def test_a_stream_that_raises_gives_its_connection_back(server, project):
+def test_the_connection_of_a_stream_that_raises_is_checked_in(server, project):
     for _ in range(3):
         # Servers differ in whether they cut the answer off or end it early.
         with suppress(http.client.HTTPException, OSError):
             assert server.get("/raises_in_stream/").body.count(b"\n") == 3
     wait_until(
         lambda: server.get("/facts/").status == 200 and not project.in_use(),
-        "every connection was given back",
+        "every connection was checked in",
     )
     project.check_no_place_is_lost()
 
 
-def test_two_aliases_are_pooled_and_sqlite_is_left_alone(server, project):
+def test_two_aliases_are_pooled_and_sqlite_is_not(server, project):
     first = server.get("/two/")
     project.rest()
     second = server.get("/two/")
@@ -136,7 +136,7 @@ def test_two_aliases_are_pooled_and_sqlite_is_left_alone(server, project):
     assert project.stats("replica")["opened"] == 1
 
 
-def test_what_a_request_did_to_its_session_is_gone_for_the_next(server, project):
+def test_session_changes_of_a_request_are_undone_for_the_next_request(server, project):
     before = server.get("/facts/").facts
     project.rest()
     server.get("/leaves_session/")
@@ -148,7 +148,9 @@ def test_what_a_request_did_to_its_session_is_gone_for_the_next(server, project)
     assert after["timeout"] == before["timeout"]
     assert server.get("/lock_held/")["held"] == 0
     project.rest()
-    answer = server.get("/run/?sql=SELECT+count(*)+FROM+pg_class+WHERE+relname='mine'")
+    answer = server.get(
+        "/run/?sql=SELECT+count(*)+FROM+pg_class+WHERE+relname='left_behind'"
+    )
     assert answer["rows"] == [[0]]
     assert project.settled()["resets"] == 1
 
@@ -205,9 +207,9 @@ def test_atomic_requests_commits_and_rolls_back(project, asynchronous):
 
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_outer_middleware_may_query_after_the_response(project, asynchronous):
-    ours = "dbpool_mw.middleware.ConnectionPoolMiddleware"
+    pooling = "dbpool_mw.middleware.ConnectionPoolMiddleware"
     outer = "tests.process.project.middleware.queries_afterwards"
-    for order in ([outer, ours], [ours, outer]):
+    for order in ([outer, pooling], [pooling, outer]):
         project.settings["MIDDLEWARE"] = order
         context = project.uvicorn() if asynchronous else project.gunicorn()
         with context as server:
@@ -237,7 +239,7 @@ def test_an_exception_takes_no_connection_from_an_outer_atomic(project, asynchro
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_lazy_takes_a_connection_at_the_first_query(project, asynchronous):
+def test_lazy_checks_out_at_the_first_query(project, asynchronous):
     project.settings["DBPOOL_MW_LAZY"] = True
     with project.uvicorn() if asynchronous else project.gunicorn() as server:
         assert server.get("/nothing/")["connected"] is False
@@ -248,12 +250,12 @@ def test_lazy_takes_a_connection_at_the_first_query(project, asynchronous):
             project.rest()
         assert len(backends) == 1
         assert project.settled()["checkouts"] == 3
-        # Nobody asked for the replica.
+        # No query used the replica.
         assert len(project.backends()) == 1
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
-def test_what_needs_no_database_is_served_while_the_pool_is_exhausted(
+def test_pages_without_a_checkout_are_served_while_the_pool_is_exhausted(
     project, asynchronous
 ):
     project.settings |= {
@@ -267,7 +269,8 @@ def test_what_needs_no_database_is_served_while_the_pool_is_exhausted(
         assert server.get("/nothing/").status == 503
         assert server.get("/exempt/").body == b"well"
         assert server.get("/no_database/").body == b"well"
-        project.terminate([each["backend_pid"] for each in project.holders("/holds/")])
+        pids = [holder["backend_pid"] for holder in project.holders("/holds/")]
+        project.terminate(pids)
         assert held.result(20).status == 500
 
 

@@ -1,4 +1,4 @@
-"""Under ASGI: aborted requests, and pages rendered in other threads."""
+"""Under ASGI: aborted requests, and error pages rendered in other threads."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ import pytest
 from tests.process.servers import wait_until
 
 
-def ask(server, path):
-    """Send a request and leave the answer to come."""
+def send(server, path):
+    """Send a request without reading the answer; return the socket."""
     client = socket.create_connection(("127.0.0.1", server.port), timeout=30)
     client.sendall(f"GET {path} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
     return client
 
 
-def test_an_abort_in_mid_query_gives_back_when_the_query_is_done(project):
+def test_a_connection_whose_request_is_aborted_is_checked_in_after_its_query(project):
     project.settings |= {"DBPOOL_MW_MAX_CONNS": 1, "DBPOOL_MW_TIMEOUT": 0.2}
     project.settings["DBPOOL_MW_POOLS"] = {"replica": None}
     with project.uvicorn() as server:
         with project.lock(11):
-            client = ask(server, "/holds/?key=11")
+            client = send(server, "/holds/?key=11")
             project.wait_for_lock(11)
             client.close()
-            # Somebody else must not get it while it runs the query.
+            # No other request must get the connection while the query runs.
             for _ in range(3):
                 assert server.get("/facts/").status == 503
             assert project.in_use() == 1
@@ -39,10 +39,13 @@ def test_an_abort_in_mid_query_gives_back_when_the_query_is_done(project):
 
 
 @pytest.mark.skipif(django.VERSION < (5, 0), reason="Django goes on with the view")
-def test_an_abort_in_an_async_view_gives_back_at_once(project):
+def test_an_abort_in_an_async_view_is_a_checkin_at_once(project):
     with project.uvicorn() as server:
-        clients = [ask(server, "/async_waits/") for _ in range(3)]
-        wait_until(lambda: len(project.holders("/async_waits/")) == 6, "they hold")
+        clients = [send(server, "/async_waits/") for _ in range(3)]
+        wait_until(
+            lambda: len(project.holders("/async_waits/")) == 6,
+            "the views hold connections",
+        )
         for client in clients:
             client.close()
         project.rest()
@@ -50,14 +53,14 @@ def test_an_abort_in_an_async_view_gives_back_at_once(project):
         project.check_no_place_is_lost()
 
 
-def test_an_abort_while_waiting_for_a_connection_leaves_the_queue_in_order(project):
+def test_aborts_of_waiting_requests_keep_the_queue_in_order(project):
     project.settings |= {"DBPOOL_MW_MAX_CONNS": 1, "DBPOOL_MW_TIMEOUT": 10}
     project.settings["DBPOOL_MW_POOLS"] = {"replica": None}
     with project.uvicorn() as server, ThreadPoolExecutor() as clients:
         with project.lock(12):
             held = clients.submit(server.get, "/holds/?key=12")
             project.wait_for_lock(12)
-            gone = [ask(server, "/facts/") for _ in range(3)]
+            gone = [send(server, "/facts/") for _ in range(3)]
             wait_until(lambda: project.totals()["waiting"] == 3, "three wait")
             for client in gone:
                 client.close()
@@ -70,12 +73,12 @@ def test_an_abort_while_waiting_for_a_connection_leaves_the_queue_in_order(proje
 
 
 @pytest.mark.parametrize("path", ["/close_fails/", "/exits/"])
-def test_a_request_that_never_finished_loses_no_place(project, path):
+def test_a_request_without_request_finished_loses_no_place(project, path):
     project.settings |= {"DBPOOL_MW_MAX_CONNS": 1, "DBPOOL_MW_TIMEOUT": 5}
     with project.uvicorn() as server:
 
-        def is_well_or_ended():
-            # With some versions of Django, SystemExit ends uvicorn; with a pool too.
+        def answers_or_ended():
+            # In some versions of Django, SystemExit ends uvicorn, also without a pool.
             if server.process.poll() is not None:
                 return path == "/exits/"
             with suppress(HTTPException, OSError):
@@ -85,7 +88,7 @@ def test_a_request_that_never_finished_loses_no_place(project, path):
         for _ in range(3):
             with suppress(HTTPException, OSError):
                 server.get(path)
-            wait_until(is_well_or_ended, "the server goes on or ends")
+            wait_until(answers_or_ended, "the server answers or ends")
         project.check_no_place_is_lost()
 
 
@@ -125,14 +128,14 @@ MIXED = [
 ]
 
 
-def test_mixed_traffic_stays_within_max_conns_and_loses_nothing(project):
+def test_mixed_traffic_stays_within_max_conns_and_loses_no_place(project):
     project.settings |= {"DBPOOL_MW_MAX_CONNS": 4, "DBPOOL_MW_TIMEOUT": 20}
     project.settings["DBPOOL_MW_POOLS"] = {"replica": None}
 
     def visit(number):
         path = MIXED[number % len(MIXED)]
         if number % 5 == 4 and path != "/async_rows/":
-            ask(server, path).close()
+            send(server, path).close()
             return 0
         if number % 5 == 3:
             server.break_off("/stream/?rows=300")
@@ -143,22 +146,22 @@ def test_mixed_traffic_stays_within_max_conns_and_loses_nothing(project):
     with project.uvicorn() as server, ThreadPoolExecutor(12) as clients:
         visits = [clients.submit(visit, number) for number in range(200)]
         most = 0
-        while not all(each.done() for each in visits):
+        while not all(visited.done() for visited in visits):
             most = max(most, len(project.backends()))
-        assert {each.result() for each in visits} <= {0, 200, 500, None}
+        assert {visited.result() for visited in visits} <= {0, 200, 500, None}
         assert 0 < most <= 4
         project.rest()
         stats = project.settled()
         assert stats["timeouts"] == 0
         assert stats["discarded"] == {}
-        # Django says nothing of the end of a request whose stream raised.
-        lost = [line for line in server.text().splitlines() if "reclaimed" in line]
-        assert all("GET /raises_in_stream/" in line for line in lost)
-        assert len(lost) == stats["reclaimed"]
+        # Django sends no request_finished when a stream raises.
+        reclaimed = [line for line in server.text().splitlines() if "reclaimed" in line]
+        assert all("GET /raises_in_stream/" in line for line in reclaimed)
+        assert len(reclaimed) == stats["reclaimed"]
         assert len(project.backends()) == stats["size"] <= 4
 
 
-def test_a_cursor_of_a_stream_broken_off_is_not_for_the_next_request(project):
+def test_the_next_request_works_after_a_stream_with_a_cursor_was_broken_off(project):
     with project.uvicorn() as server:
         for _ in range(3):
             server.break_off("/async_rows/")

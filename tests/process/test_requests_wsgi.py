@@ -1,4 +1,4 @@
-"""Under WSGI a thread outlives its requests: what one left behind, the next finds."""
+"""Under WSGI a thread outlives its requests; unfinished requests lose no place."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import suppress
 import django
 import pytest
 
-#: Before 5.0, runserver kept the connection on which it looked for migrations.
+#: Before Django 5.0, runserver kept the connection of its check for migrations open.
 OF_RUNSERVER = int(django.VERSION < (5, 0))
 
 PAGES = [
@@ -29,7 +29,7 @@ PAGES = [
 ]
 
 
-def test_a_request_that_never_finished_is_ended_by_the_next_one(project):
+def test_the_next_request_of_a_thread_ends_an_unfinished_one(project):
     project.settings |= {"DBPOOL_MW_MAX_CONNS": 1, "DBPOOL_MW_TIMEOUT": 2}
     with project.gunicorn("--worker-class", "gthread", "--threads", "1") as server:
         first = server.get("/facts/")["backend"]
@@ -46,7 +46,7 @@ def test_threads_with_unfinished_requests_lose_no_place(project, path):
     project.settings |= {"DBPOOL_MW_MAX_CONNS": 2, "DBPOOL_MW_TIMEOUT": 2}
     with project.gunicorn("--threads", "2") as server:
         for _ in range(6):
-            # gunicorn may cut the connection or answer; SystemExit ends its worker.
+            # gunicorn closes the connection or answers; SystemExit ends its worker.
             with suppress(http.client.HTTPException, OSError):
                 server.get(path)
             assert server.get("/facts/").status == 200
@@ -55,7 +55,7 @@ def test_threads_with_unfinished_requests_lose_no_place(project, path):
 
 
 @pytest.mark.parametrize("path", ["/exits/", "/close_fails/"])
-def test_a_thread_that_ends_with_its_request_gives_back(project, path):
+def test_the_connection_of_a_thread_that_ends_is_reclaimed(project, path):
     project.settings |= {"DBPOOL_MW_MAX_CONNS": 1, "DBPOOL_MW_TIMEOUT": 5}
     with project.runserver("--noreload") as server:
         for _ in range(3):

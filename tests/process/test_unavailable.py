@@ -1,4 +1,4 @@
-"""When there is no connection: a wait, then a 503 that says why."""
+"""Requests without a free connection wait, and then get a 503 with the reason."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def test_the_wait_ends_in_503_with_the_reason(crowded, project):
     assert answer.headers["Content-Type"].startswith("text/plain")
     text = answer.body.decode()
     assert "pool 'default': no connection within 0.3 s" in text
-    # Somebody else's path is none of the client's business; the log has it.
+    # Clients must not see the paths of other requests; the log has them.
     assert "/holds/" not in text
     (line,) = [line for line in crowded.text().splitlines() if "503 for GET" in line]
     assert "'/facts/'" in line
@@ -41,7 +41,7 @@ def test_the_wait_ends_in_503_with_the_reason(crowded, project):
     assert "held by GET /holds/ in thread" in line
 
 
-def test_who_prefers_json_gets_json(crowded):
+def test_a_client_that_prefers_json_gets_json(crowded):
     answer = crowded.get("/facts/", Accept="application/json, text/plain")
     assert answer.status == 503
     assert answer["error"] == "unavailable"
@@ -51,7 +51,7 @@ def test_who_prefers_json_gets_json(crowded):
     assert browser.headers["Content-Type"].startswith("text/plain")
 
 
-def test_who_would_be_one_too_many_in_the_queue_is_refused_at_once(project):
+def test_a_request_beyond_max_waiting_is_refused_at_once(project):
     project.settings |= {
         "DBPOOL_MW_MAX_CONNS": 1,
         "DBPOOL_MW_MAX_WAITING": 1,
@@ -73,7 +73,7 @@ def test_who_would_be_one_too_many_in_the_queue_is_refused_at_once(project):
 
 
 @pytest.mark.parametrize("lazy", [False, True])
-def test_a_view_of_the_users_own_answers(project, lazy):
+def test_the_unavailable_view_of_the_project_answers(project, lazy):
     project.settings |= {
         "DBPOOL_MW_MAX_CONNS": 1,
         "DBPOOL_MW_TIMEOUT": 0.1,
@@ -90,29 +90,29 @@ def test_a_view_of_the_users_own_answers(project, lazy):
         assert held.result(20).status == 200
 
 
-def test_without_a_database_it_is_503_at_once_and_then_well_again(own_project):
-    project, server_of = own_project, own_project.databases.server
+def test_requests_get_503_without_a_database_and_200_when_it_is_back(own_project):
+    project, postgres = own_project, own_project.databases.server
     with project.gunicorn("--threads", "2") as server:
         assert server.get("/facts/").status == 200
-        server_of.stop("immediate")
+        postgres.stop("immediate")
         answer = server.get("/facts/")
         assert answer.status == 503
         assert "can't connect to the database" in answer.body.decode()
         assert "refused" not in answer.body.decode()
         assert "Connection refused" in server.text()
         assert server.get("/no_database/").status == 200
-        server_of.start()
+        postgres.start()
         assert server.get("/facts/").status == 200
         assert project.settled()["connect_errors"] >= 1
 
 
-def test_it_starts_without_a_database(own_project):
-    project, server_of = own_project, own_project.databases.server
-    server_of.stop("immediate")
+def test_a_server_starts_without_a_database(own_project):
+    project, postgres = own_project, own_project.databases.server
+    postgres.stop("immediate")
     with project.gunicorn("--threads", "2") as server:
         assert server.get("/facts/").status == 503
-        server_of.start()
-        wait_until(lambda: server.get("/facts/").status == 200, "it is well")
+        postgres.start()
+        wait_until(lambda: server.get("/facts/").status == 200, "an answer with 200")
 
 
 def test_wrong_settings_stop_the_server_at_its_start(project):

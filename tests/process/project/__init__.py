@@ -1,1 +1,1 @@
-"""A project whose views do to their connection whatever a view may do."""
+"""A Django project whose views use their connection in every way that a view may."""

@@ -1,4 +1,4 @@
-"""A view for when there is no connection."""
+"""A view for DBPOOL_MW_UNAVAILABLE_VIEW."""
 
 from django.http import JsonResponse
 

@@ -1,4 +1,4 @@
-"""A clock that somebody sets to and fro."""
+"""A clock that is set forward and back again and again."""
 
 import time
 
@@ -7,10 +7,10 @@ SECONDS_AHEAD = (0, 7200, -7200)
 
 
 def ahead():
-    """Give the seconds that the clock is ahead of the right time."""
+    """Return the seconds that the clock is ahead of the right time."""
     return round(time.time() - _time())
 
 
-def set_it_to_and_fro():
-    """Have the clock set anew five times a second."""
+def set_forward_and_back():
+    """Make time.time() jump five times a second."""
     time.time = lambda: _time() + SECONDS_AHEAD[int(time.monotonic() * 5) % 3]

@@ -1,4 +1,4 @@
-"""Middleware around the views, and one around the pool's own."""
+"""Middleware that queries, fails or opens a transaction around the views."""
 
 from asgiref.sync import sync_to_async
 from django.db import connection, transaction
@@ -13,7 +13,7 @@ def backend_pid():
 
 
 def queries_afterwards(get_response):
-    """Query when the response is there, whatever it is."""
+    """Query after the response, whatever its status."""
 
     def middleware(request):
         response = get_response(request)
@@ -23,8 +23,8 @@ def queries_afterwards(get_response):
     return middleware
 
 
-def gives_up(get_response):
-    """End the request's work under gevent, wherever it is, when its time is over."""
+def times_out(get_response):
+    """End a request with a gevent.Timeout after ``?limit=`` seconds, 20 by default."""
     import gevent
 
     def middleware(request):
@@ -32,7 +32,7 @@ def gives_up(get_response):
             with gevent.Timeout(float(request.GET.get("limit", "20"))):
                 return get_response(request)
         except gevent.Timeout:
-            return HttpResponse("gave up", status=504)
+            return HttpResponse("timed out", status=504)
 
     return middleware
 
@@ -44,7 +44,7 @@ def outer_atomic(get_response):
         with transaction.atomic():
             before = backend_pid()
             response = get_response(request)
-            # An error in the view must not have taken the connection away.
+            # An error in the view must not check the connection in.
             response.headers["X-Same"] = str(backend_pid() == before)
             return response
 
@@ -52,7 +52,7 @@ def outer_atomic(get_response):
 
 
 def fails_afterwards_sync(get_response):
-    """Fail when the response is there, after a query."""
+    """Query after the response, then raise."""
 
     def middleware(request):
         get_response(request)
@@ -64,7 +64,7 @@ def fails_afterwards_sync(get_response):
 
 @async_only_middleware
 def fails_afterwards_async(get_response):
-    """Fail when the response is there, after a query."""
+    """Query after the response, then raise."""
 
     async def middleware(request):
         await get_response(request)

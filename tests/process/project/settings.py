@@ -1,4 +1,4 @@
-"""tests.settings, and whatever a test says in TEST_SETTINGS, a JSON object."""
+"""tests.settings, and the settings of a test in TEST_SETTINGS, a JSON object."""
 
 import json
 import os
@@ -7,7 +7,7 @@ from tests.process.project import clocks
 from tests.settings import *  # noqa: F403
 
 if os.environ.get("TEST_CLOCK") == "jumps":
-    clocks.set_it_to_and_fro()
+    clocks.set_forward_and_back()
 ROOT_URLCONF = "tests.process.project.urls"
 LOGGING = {
     "version": 1,

@@ -1,4 +1,4 @@
-"""A Celery app with a broker of files; its tasks do anything to their connection."""
+"""A Celery app whose tasks use their connection in every way; its broker is files."""
 
 import os
 import tempfile
@@ -16,14 +16,14 @@ folder = os.environ["TEST_BROKER"]
 
 
 class Channel(filesystem.Channel):
-    """Kombu's, whose reader takes a message that is still being written."""
+    """Kombu's channel, but a message appears in the folder only when it is complete."""
 
     def _put(self, queue, payload, **kwargs):
-        with tempfile.TemporaryDirectory(dir=folder) as unseen:
-            self.data_folder_out = unseen
+        with tempfile.TemporaryDirectory(dir=folder) as hidden:
+            self.data_folder_out = hidden
             super()._put(queue, payload, **kwargs)
-            for name in os.listdir(unseen):
-                os.rename(os.path.join(unseen, name), os.path.join(folder, name))
+            for name in os.listdir(hidden):
+                os.rename(os.path.join(hidden, name), os.path.join(folder, name))
 
 
 filesystem.Transport.Channel = Channel
@@ -43,19 +43,19 @@ app.conf.update(
 )
 exec(code_block("docs/tasks.rst", "patch_psycopg"))
 
-if os.environ.get("TEST_PARENT_ASKS"):
-    # After Celery's own receiver, which closes what was open before.
+if os.environ.get("TEST_PARENT_QUERIES"):
+    # These receivers run after Celery's, which closes open connections.
     @worker_init.connect
-    def asks_before_the_fork(**kwargs):
+    def queries_before_the_fork(**kwargs):
         note("before")
 
     @worker_shutdown.connect
-    def asks_after_the_children(**kwargs):
+    def queries_after_the_children(**kwargs):
         note("behind")
 
 
 def note(what):
-    """Write down that something happened, and on which connection."""
+    """Insert an event, with this process and its backend, into the table."""
     backend = backend_pid()
     with connection.cursor() as cursor:
         cursor.execute(
@@ -92,7 +92,7 @@ def exits():
 def waits():
     """Keep the connection until a signal ends the task."""
     note("waits")
-    while True:  # a signal that comes just before a sleep ends none
+    while True:  # short sleeps: a signal just before a sleep doesn't end that sleep
         time.sleep(0.05)
 
 
@@ -109,7 +109,7 @@ def retries(self):
 
 @app.task
 def calls():
-    """Run another task in place, which shares the connection."""
+    """Call another task in place, which shares the connection."""
     before = backend_pid()
     notes.apply(args=["inner"])
     note("same" if backend_pid() == before else "another")

@@ -1,4 +1,4 @@
-"""Every view by its name."""
+"""A URL for each view, by the view's name."""
 
 from django.urls import path
 

@@ -1,4 +1,4 @@
-"""Views that do to their connection whatever a view may do."""
+"""Views that use their connection in every way that a view may."""
 
 import asyncio
 import os
@@ -149,7 +149,7 @@ def fails_twice(request):
 
 
 def atomic_fails(request):
-    """With ATOMIC_REQUESTS: what it wrote is rolled back."""
+    """Write and raise: with ATOMIC_REQUESTS the row is rolled back."""
     with connection.cursor() as cursor:
         cursor.execute("INSERT INTO notes VALUES ('lost')")
     raise ValueError("on purpose")
@@ -166,13 +166,13 @@ def not_found(request, exception):
 
 
 def exits(request):
-    """End with what is no Exception, so that no response follows."""
+    """Raise SystemExit after a query, so that no response follows."""
     backend_pid()
     raise SystemExit("on purpose")
 
 
 class FailingClose(HttpResponse):
-    """A response of which Django never says that the request is finished."""
+    """A response whose close() raises, so that Django sends no request_finished."""
 
     def close(self):
         raise ValueError("on purpose")
@@ -183,7 +183,7 @@ def close_fails(request):
 
 
 def raises(request):
-    """Raise an exception of any kind, here or in a thread with its own connection."""
+    """Raise ``?kind=``, in the view or in a thread that has its own connection."""
     kind = import_string(request.GET["kind"])
 
     def work():
@@ -202,27 +202,27 @@ def raises(request):
 
 
 def forks(request):
-    """Ask in a child, whatever the other threads were at when it was forked."""
+    """Fork a child at any moment, and query in the child."""
     before = backend_pid()
     reader, writer = os.pipe()
     child = os.fork()
     if not child:
-        # Should it wait for a lock that nobody gives up there.
+        # End a child that waits for a lock of a thread that the child doesn't have.
         signal.alarm(20)
         try:
             os.write(writer, str(backend_pid()).encode())
         finally:
             os._exit(0)
     os.close(writer)
-    with open(reader) as said:
-        childs = int(said.read())
+    with open(reader) as output:
+        child_backend = int(output.read())
     os.waitpid(child, 0)
     assert backend_pid() == before
-    return answer(backend=before, childs=childs)
+    return answer(backend=before, child=child_backend)
 
 
 def clock(request):
-    """Tell by how many hours the clock is ahead."""
+    """Tell by how many seconds the clock is ahead."""
     return answer(ahead=clocks.ahead())
 
 
@@ -232,21 +232,21 @@ def missing(request):
 
 
 def at_import(request):
-    """Tell what the server said when the application was imported."""
+    """Tell the backend of the query that ran at the import of the application."""
     from tests.process.project import wsgi
 
     return answer(at_import=wsgi.AT_IMPORT, backend=backend_pid())
 
 
 def holds(request):
-    """Wait until somebody else gives the advisory lock up; the path is the evidence."""
+    """Wait in a query until the advisory lock ``?key=`` is free."""
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_advisory_xact_lock(%s)", [int(request.GET["key"])])
     return answer(backend=backend_pid())
 
 
 def holds_then_replica(request):
-    """Ask the other database when somebody gives the advisory lock up."""
+    """Query the other database when the advisory lock ``?key=`` is free."""
     holds(request)
     with connections["replica"].cursor() as cursor:
         cursor.execute("SELECT 1")
@@ -254,16 +254,16 @@ def holds_then_replica(request):
 
 
 def greenlet(request):
-    """End a greenlet that asks, on its own pooled wrapper, and gives nothing back."""
+    """End a greenlet that has queried without a checkin, as ``?how=`` says."""
     import gevent
 
-    begun = gevent.event.Event()
+    started = gevent.event.Event()
     how = request.GET["how"]
 
     def work():
         pooled().__enter__()
         backend_pid()
-        begun.set()
+        started.set()
         if how == "timeout":
             with gevent.Timeout(0.05), connection.cursor() as cursor:
                 cursor.execute("SELECT pg_sleep(2)")
@@ -273,7 +273,7 @@ def greenlet(request):
 
     connection.close()
     spawned = gevent.spawn(work)
-    begun.wait(20)
+    started.wait(20)
     if how == "kill":
         gevent.sleep(0.05)
         spawned.kill()
@@ -282,7 +282,7 @@ def greenlet(request):
 
 
 def run(request):
-    """Run any statement."""
+    """Run the statement ``?sql=``."""
     with connection.cursor() as cursor:
         cursor.execute(request.GET["sql"])
         rows = cursor.fetchall() if cursor.description else []
@@ -290,11 +290,11 @@ def run(request):
 
 
 def leaves_session(request):
-    """Leave all kinds of things behind in the session."""
+    """Change settings, make a temporary table and take a session lock."""
     with connection.cursor() as cursor:
         cursor.execute("SET statement_timeout = 12345")
         cursor.execute("SET TimeZone = 'Asia/Tokyo'")
-        cursor.execute("CREATE TEMP TABLE mine (a int)")
+        cursor.execute("CREATE TEMP TABLE left_behind (a int)")
         cursor.execute("SELECT pg_advisory_lock(77)")
     return answer(backend=backend_pid())
 
@@ -337,7 +337,7 @@ async def async_orm(request):
     """Use Django's asynchronous ORM and, in between, the synchronous one."""
     name = connection.settings_dict["NAME"]
     found = await Database.objects.aget(name=name)
-    names = [each.name async for each in Database.objects.all()]
+    names = [row.name async for row in Database.objects.all()]
     count = await sync_to_async(Database.objects.count)()
     return answer(
         right=found.name == name and name in names and count >= len(names) > 0,
@@ -346,12 +346,12 @@ async def async_orm(request):
 
 
 async def async_rows(request):
-    """Stream from a cursor of the server's, which is open until the last row."""
+    """Stream from a server-side cursor, which is open until the last row."""
 
     async def content():
         rows = Database.objects.order_by("name").aiterator(chunk_size=1)
-        async for each in rows:
-            yield f"{each.name} {'x' * 100_000}\n"
+        async for row in rows:
+            yield f"{row.name} {'x' * 100_000}\n"
 
     return StreamingHttpResponse(content())
 
