@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from dbpool_mw.drivers.postgresql import statements
-from dbpool_mw.drivers.postgresql.statements import changes_session
+from dbpool_mw.drivers.postgresql.statements import effect
 
 
 @pytest.mark.parametrize(
@@ -80,10 +82,46 @@ from dbpool_mw.drivers.postgresql.statements import changes_session
         "SELECT pg_create_physical_replication_slot('s', true, true)",
         "WITH x AS (SELECT 1) SELECT set_config('a.b', 'c', false) FROM x",
         "SET /* a /* b */ LOCAL */ x = 1",
+        "SET local.user_id = '42'",
+        "SET transaction.x = '1'",
+        "UPDATE pg_settings SET setting = '5s' WHERE name = 'statement_timeout'",
+        'UPDATE "pg_settings" SET "setting" = %s',
+        "WITH x AS (UPDATE pg_catalog.pg_settings SET setting = 'a') SELECT 1",
+        "CREATE /* a /* b */ c */ TEMP TABLE t (a int)",
+        """SELECT "pg_catalog"."set_config"('a.b', 'c', true)""",
+        """SELECT U&"set\\005fconfig"('a.b', 'c', false)""",
+        "EXECUTE plan",
+        "EXPLAIN ANALYZE EXECUTE plan",
+        "EXPLAIN (ANALYZE) EXPLAIN ANALYZE EXECUTE plan",
+        "EXPLAIN ANALYZE CREATE" + " " * 500 + "TEMP TABLE t AS SELECT 1",
+        "%s",
+        "SELECT 'has no end",
+        "SELECT $$ has no end",
+        "SELECT /* has no end",
+        'SELECT "has no end',
+        "SELECT set_config('a.b', 'c', true), set_config('a.b', 'c', false)",
+        "SELECT set_config('a.b', 'c', %s)",
+        "SELECT set_config('a.b', 'c', is_local => false)",
+        "SELECT set_config('a.b', set_config('c.d', 'e', false), true)",
+        "SELECT E'\\''; SET x = 1; --'",
+        "SELECT '\\'; SET x = 1; SELECT '\\'",
+        "SELECT audit() /* set_config */",
+        "SELECT audit() -- set_config",
+        "/* set_config */ SELECT audit()",
+        "SELECT 1 -- /*\n; SET x = 1 -- */",
+        "SELECT '/*'; SET x = 1; SELECT '*/",
+        "SELECT 'it''s'; SET x = 1",
+        "SELECT $a$ $b$ $a$; SET x = 1",
+        "SELECT a$b$; SET x = 1; SELECT $b$",
+        "SELECT query_to_xml('SELECT 1', true, true, '')",
+        "PREPARE transaction AS SELECT 1",
+        "SETTLE",
+        "PREPARED",
+        "FROBNICATE",
     ],
 )
 def test_it_is_noticed(statement):
-    assert changes_session(statement)
+    assert effect(statement).dirty
 
 
 @pytest.mark.parametrize(
@@ -120,25 +158,118 @@ def test_it_is_noticed(statement):
         "NOTIFY channel",
         "FETCH 5 FROM c",
         "RELEASE SAVEPOINT s1",
-        "SETTLE",
-        "PREPARED",
         "EXPLAIN SELECT temp FROM weather",
         "EXPLAIN ANALYZE CREATE TABLE t AS SELECT 1",
         "CREATE /* TEMP */ TABLE t (a int)",
         "INSERT INTO /* c */ temps (a) VALUES (1)",
         "SELECT pg_replication_origin_oid('o'), pg_temperature FROM t",
         "",
+        "SELECT set_config('a.b', 'c', true)",
+        "SELECT pg_catalog.set_config('a.b', f(1, (2)), TRUE ), set_config('c', 'd', true)",
+        "SELECT set_config('a.b', 'c', is_local => true)",
+        "/*traceparent='00-4bf92f3577b34da6a3ce929d0e0e4736'*/ SELECT 1",
+        "SELECT 1 /*route='shop%2Fset',traceparent='00-4bf92f3577b34da6a3ce929d0e0e4736'*/",
+        "SELECT '--x' || '/*' || $$ SET x $$",
+        "SELECT 'it''s; SET x = 1'",
+        "SELECT E'it\\'s; SET x = 1'",
+        "SELECT $tag$ it's $$ /* $tag$",
+        "SELECT a$b$, c$b$ FROM t",
+        "EXPLAIN (ANALYZE, COSTS OFF) SELECT 1",
+        "(SELECT 1) UNION (SELECT 2)",
+        "SELECT * FROM pg_settings",
+        'SELECT "a""b; SET" FROM t',
+        "SELECT '\\x6162'::bytea",
+        "SELECT 1;",
+        " ; ;",
+        "MERGE INTO t USING u ON t.a = u.a WHEN MATCHED THEN DELETE",
     ],
 )
 def test_it_is_left_alone(statement):
-    assert not changes_session(statement)
+    assert not effect(statement).dirty
 
 
-def test_only_short_statements_are_remembered():
-    kept = statements._changes_session_cached.cache_info
+@pytest.mark.parametrize(
+    ("statement", "what"),
+    [
+        ("SELECT setseed(0.5)", "setseed"),
+        ("SELECT 1; LOAD 'auto_explain'", "LOAD"),
+        ("SELECT dblink_connect_u('c', 'dbname=x')", "dblink_connect_u"),
+        (
+            "SELECT pg_create_physical_replication_slot('s', true, true)",
+            "pg_create_physical_replication_slot",
+        ),
+        (
+            "SELECT pg_replication_origin_session_setup('o')",
+            "pg_replication_origin_session_setup",
+        ),
+        ("SELECT pg_backup_start('x')", "pg_backup_start"),
+        ("SET a.b = 1; SELECT setseed(0.5)", "setseed"),
+        ("SET a.b = 1", None),
+        ("SELECT 'setseed'", None),
+    ],
+)
+def test_what_no_reset_undoes_is_named(statement, what):
+    assert effect(statement).not_resettable == what
+
+
+def test_only_short_statements_are_cached():
+    kept = statements._cached_effect.cache_info
     before = kept().currsize
-    long = "SELECT " + "1, " * 1000 + "1"
-    assert not changes_session(long)
+    assert effect("SELECT " + "1, " * 1000 + "1") == statements.CLEAN
     assert kept().currsize == before
-    assert changes_session("SET a.remembered = 'x'")
+    assert effect("SET a.cached = 'x'").dirty
     assert kept().currsize == before + 1
+
+
+def test_the_comments_of_tracers_do_not_defeat_the_cache():
+    kept = statements._cached_effect.cache_info
+    before = kept().currsize
+    for number in range(50):
+        assert not effect(
+            f"SELECT 'traced' /*traceparent='00-{number:032x}-01'*/"
+        ).dirty
+        assert not effect(f"/*dddbs='shop',id='{number}'*/ SELECT 'traced'").dirty
+    assert kept().currsize == before + 1
+
+
+def seconds(statement):
+    """Return the CPU time of the fastest of some readings of a statement."""
+    times = []
+    for _ in range(5):
+        began = time.process_time()
+        statements._effect(statement)
+        times.append(time.process_time() - began)
+    return min(times)
+
+
+#: What hostile data is made of: each once took time that grew with the square of its
+#: length, or would do so in a lexer written carelessly.
+ATOMS = [
+    *("x", "-", "--x ", "--bs-btn-color:var(--x);", "''", "'' ", "it''s ", "/*", "*/"),
+    *("*/EXPLAIN ", "--\nexplain x ", "into --", "temp into/* ", "; SET x ", "$$"),
+    *("$a$", '"', "set_config(", "pg_temp_x into -- ", "\n", "(", "\\\\", "\\\\''"),
+]
+CODE = ["- ", "$ ", "$$ ", "set_config(", "INTO ", "(", "; ", "EXPLAIN ", "/* */", "/*"]
+CODE += ['"a", ', "a_to_xmx ", "\\'", "'a', ", "pg_create_x_", "x(", "SET ", "LOCAL "]
+
+
+@pytest.mark.parametrize("atom", ATOMS)
+@pytest.mark.parametrize("opening", ["'", "E'"])
+def test_the_time_for_a_literal_grows_with_its_length_and_no_faster(opening, atom):
+    def text(size):
+        return f"INSERT INTO t VALUES ({opening}{atom * (size // len(atom))}')"
+
+    assert_linear(text, 1_000_000)
+
+
+@pytest.mark.parametrize("atom", CODE)
+def test_the_time_for_code_grows_with_its_length_and_no_faster(atom):
+    assert_linear(lambda size: f"SELECT {atom * (size // len(atom))}", 100_000)
+
+
+def assert_linear(text, size):
+    for _ in range(5):
+        ratio = seconds(text(2 * size)) / max(seconds(text(size)), 1e-6)
+        if ratio <= 2.2:
+            return
+    pytest.fail(f"twice the length takes {ratio:.1f} times as long")

@@ -15,7 +15,7 @@ from typing import Any
 import psycopg2
 from psycopg2 import extensions, sql
 
-from dbpool_mw.drivers.postgresql.statements import changes_session, not_resettable
+from dbpool_mw.drivers.postgresql.statements import effect
 
 from .cancel import Canceller
 from .greenlets import guard_waits
@@ -68,8 +68,9 @@ class _TrackedCursor(extensions.cursor):
                 "cursor used after its connection was given back to the pool"
             )
         text = _text(query, self)
-        if changes_session(text):
-            connection.mark_dirty_by(text)
+        found = effect(text)
+        if found.dirty:
+            connection.mark_dirty(found.not_resettable)
         try:
             return method(query, *arguments)
         except psycopg2.Error as error:
@@ -170,14 +171,10 @@ class TrackedConnection(Connection):
             cursor.lease = self.lease
         return cursor
 
-    def mark_dirty(self) -> None:
-        """Record that the session may differ from a fresh one."""
+    def mark_dirty(self, not_resettable: str | None = None) -> None:
+        """Record that the session may differ, and the function no reset undoes."""
         self.maybe_dirty = self.dirty = True
-
-    def mark_dirty_by(self, statement: str) -> None:
-        """Record that a statement may have changed the session."""
-        self.mark_dirty()
-        self.not_resettable = not_resettable(statement) or self.not_resettable
+        self.not_resettable = not_resettable or self.not_resettable
 
     # psycopg2's own ways to change a session, besides statements. autocommit is not
     # among them: a checkin compares it, because Django sets it all the time.
