@@ -48,6 +48,7 @@ def open_connection(
                     f"pool {alias!r}: connect() of the ENGINE left {connection!r}, "
                     "which was not made with the connection_factory it was given",
                 )
+            driver.pin(connection)
             driver.keep_set_up(connection)
             recorded = recorder.result(temporary)
         except BaseException as error:

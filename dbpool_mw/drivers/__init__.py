@@ -34,6 +34,9 @@ class Driver(driver.Driver, Protocol):
     def is_tracked(self, connection: object) -> bool:
         """Tell whether a connection was made with ``connection_params``."""
 
+    def pin(self, connection: Any) -> None:
+        """Set what the library and Django rely on, so that no reload changes it."""
+
     def keep_set_up(self, connection: Any) -> None:
         """Take a session as it was just set up for a clean one."""
 

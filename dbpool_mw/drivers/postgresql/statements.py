@@ -42,47 +42,13 @@ _CACHED_LENGTH = 2000
 #: Statements that begin with these words change no session, unless they name something
 #: of ``_NAMES``. SET, PREPARE, CREATE and EXPLAIN are looked at more closely.
 _HARMLESS = frozenset(
-    [
-        "ABORT",
-        "ALTER",
-        "ANALYSE",
-        "ANALYZE",
-        "BEGIN",
-        "CHECKPOINT",
-        "CLOSE",
-        "CLUSTER",
-        "COMMENT",
-        "COMMIT",
-        "COPY",
-        "DELETE",
-        "DROP",
-        "END",
-        "FETCH",
-        "GRANT",
-        "IMPORT",
-        "INSERT",
-        "LOCK",
-        "MERGE",
-        "MOVE",
-        "NOTIFY",
-        "REASSIGN",
-        "REFRESH",
-        "REINDEX",
-        "RELEASE",
-        "REVOKE",
-        "ROLLBACK",
-        "SAVEPOINT",
-        "SECURITY",
-        "SELECT",
-        "SHOW",
-        "START",
-        "TABLE",
-        "TRUNCATE",
-        "UPDATE",
-        "VACUUM",
-        "VALUES",
-        "WITH",
-    ]
+    re.findall(
+        r"\w+",
+        "ABORT ALTER ANALYSE ANALYZE BEGIN CHECKPOINT CLOSE CLUSTER COMMENT COMMIT COPY "
+        "DELETE DROP END FETCH GRANT IMPORT INSERT LOCK MERGE MOVE NOTIFY REASSIGN "
+        "REFRESH REINDEX RELEASE REVOKE ROLLBACK SAVEPOINT SECURITY SELECT SHOW START "
+        "TABLE TRUNCATE UPDATE VACUUM VALUES WITH",
+    )
 )
 
 # Where each statement begins, and the first word there, or what stands there instead.

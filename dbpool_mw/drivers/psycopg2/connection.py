@@ -8,91 +8,17 @@ before another request gets them.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import lru_cache
 from typing import Any
 
 import psycopg2
-from psycopg2 import extensions, sql
-
-from dbpool_mw.drivers.postgresql.statements import effect
+from psycopg2 import extensions
 
 from .cancel import Canceller
+from .cursor import mixed, tracked_cursor
 from .greenlets import guard_waits
 
 Connection = extensions.connection
-
-
-class _TrackedCursor(extensions.cursor):
-    """A cursor that tells its connection what each statement may do to the session."""
-
-    connection: TrackedConnection
-    #: The connection's ``lease`` when the cursor was opened.
-    lease: int | None = None
-
-    def execute(self, query: Any, vars: Any = None) -> None:
-        self._run(super().execute, query, vars)
-        if self.name is not None:
-            connection = self.connection
-            connection.maybe_dirty = True
-            connection.open_cursors.add(self.name)
-
-    def executemany(self, query: Any, vars_list: Any) -> None:
-        self._run(super().executemany, query, vars_list)
-
-    def callproc(self, procname: Any, parameters: Any = None) -> Any:
-        more = [] if parameters is None else [parameters]
-        return self._run(super().callproc, procname, *more)
-
-    def copy_expert(self, sql: Any, file: Any, size: int = 8192) -> None:
-        self._run(super().copy_expert, sql, file, size)
-
-    def copy_from(self, file: Any, *args: Any, **kwargs: Any) -> None:
-        self._run(partial(super().copy_from, **kwargs), file, *args)
-
-    def copy_to(self, file: Any, *args: Any, **kwargs: Any) -> None:
-        self._run(partial(super().copy_to, **kwargs), file, *args)
-
-    def _run(self, method: Callable[..., Any], query: Any, *arguments: Any) -> Any:
-        """Call psycopg2's own method, and record what it may do to the session.
-
-        Raises the error that the connection was aborted with, and InterfaceError for a
-        cursor from before the connection's last checkin: another holder may have the
-        connection.
-        """
-        connection = self.connection
-        if connection.aborted is not None:
-            raise connection.aborted.with_traceback(None)
-        if self.lease != connection.lease and self.lease is not None:
-            raise psycopg2.InterfaceError(
-                "cursor used after its connection was given back to the pool"
-            )
-        text = _text(query, self)
-        found = effect(text)
-        if found.dirty:
-            connection.mark_dirty(found.not_resettable)
-        try:
-            return method(query, *arguments)
-        except psycopg2.Error as error:
-            if connection.aborted is not None:
-                # The abort came while the statement ran, and ended it.
-                raise connection.aborted.with_traceback(None) from error
-            raise
-
-    def close(self) -> None:
-        super().close()
-        if self.name is not None:
-            self.connection.open_cursors.discard(self.name)
-
-
-def _text(query: Any, cursor: extensions.cursor) -> str:
-    if isinstance(query, str):
-        return query
-    if isinstance(query, sql.Composable):
-        return query.as_string(cursor)
-    if isinstance(query, (bytes, bytearray)):
-        return query.decode("utf-8", "replace")
-    return ""  # psycopg2 raises TypeError
 
 
 def _marking_attribute(name: str) -> Any:
@@ -129,6 +55,8 @@ class TrackedConnection(Connection):
     readonly = _marking_attribute("readonly")
     deferrable = _marking_attribute("deferrable")
     cursor_factory = _marking_attribute("cursor_factory")
+    notices = _marking_attribute("notices")
+    notifies = _marking_attribute("notifies")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         if guard_waits():
@@ -158,7 +86,7 @@ class TrackedConnection(Connection):
         factory = given or default or extensions.cursor
         is_class = isinstance(factory, type)
         if is_class:
-            factory = _tracked_cursor(factory)
+            factory = tracked_cursor(factory)
         else:
             # A function can make any cursor, and what that one executes isn't tracked.
             self.mark_dirty()
@@ -183,6 +111,11 @@ class TrackedConnection(Connection):
         """Reset the session psycopg2's way, which forgets its time zone and role."""
         self.mark_dirty()
         super().reset()
+
+    def tpc_begin(self, *args: Any, **kwargs: Any) -> None:
+        """Begin a two-phase transaction, and mark the session as dirty."""
+        self.mark_dirty()
+        super().tpc_begin(*args, **kwargs)
 
     def set_session(self, *args: Any, **kwargs: Any) -> None:
         """Set session characteristics, and mark the session as dirty."""
@@ -209,12 +142,6 @@ def _connect_seconds(dsn: str = "", *args: object) -> int | None:
     return seconds if seconds > 0 else None
 
 
-# Bounded: django-prometheus makes a cursor class for each connection it opens.
-@lru_cache(maxsize=256)
-def _tracked_cursor(base: Any) -> Any:
-    return _mixed(_TrackedCursor, base)
-
-
 @lru_cache(maxsize=64)
 def tracked_connection(base: Any = None) -> Any:
     """Return the connection factory to pass to ``psycopg2.connect``.
@@ -224,12 +151,4 @@ def tracked_connection(base: Any = None) -> Any:
     """
     if base is not None and not isinstance(base, type):
         raise TypeError(f"connection_factory must be a class, not {base!r}")
-    return _mixed(TrackedConnection, base or Connection)
-
-
-def _mixed(tracked: type, base: type) -> type:
-    if issubclass(base, tracked):
-        return base
-    if issubclass(tracked, base):
-        return tracked
-    return type(base.__name__, (tracked, base), {"__module__": base.__module__})
+    return mixed(TrackedConnection, base or Connection)

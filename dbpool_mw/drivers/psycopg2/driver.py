@@ -17,12 +17,14 @@ from .session import (
     is_clean,
     is_dirty,
     keep_set_up,
+    pin,
     ping,
     roll_back,
     session_attributes,
     why_unusable,
 )
 from .sockets import abort, close, liveness, shut_down, socket_number
+from .untracked import notice_cursors_made_by_class
 
 __all__ = [
     "OperationalError",
@@ -37,6 +39,7 @@ __all__ = [
     "is_tracked",
     "keep_set_up",
     "liveness",
+    "pin",
     "ping",
     "roll_back",
     "session_attributes",
@@ -46,6 +49,8 @@ __all__ = [
 ]
 
 OperationalError = psycopg2.OperationalError
+
+notice_cursors_made_by_class()
 
 
 def connection_params(params: Mapping[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,8 @@ from typing import Any, NamedTuple
 import psycopg2
 from psycopg2 import extensions
 
+from dbpool_mw.drivers.postgresql.reset import PINNED, reset_statement, set_statement
+
 Connection = extensions.connection
 
 #: What libpq says of a connection that is in no transaction, and of one that is busy.
@@ -20,24 +22,47 @@ _UNKNOWN = extensions.TRANSACTION_STATUS_UNKNOWN
 
 
 class SessionAttributes(NamedTuple):
-    """What psycopg2's own attributes say of a session."""
+    """What the client knows of a session, from psycopg2's attributes and libpq's memory.
+
+    ``notices`` and ``notifies`` are psycopg2's own lists, ``string_types`` and
+    ``binary_types`` copies of the type casters registered on the connection. ``pinned``
+    has names and values of settings that Django and psycopg2 rely on: see ``pin``.
+    """
 
     autocommit: bool
     isolation_level: Any
     readonly: Any
     deferrable: Any
     cursor_factory: Any
+    encoding: str
+    string_types: dict[Any, Any]
+    binary_types: dict[Any, Any]
+    notices: Any
+    notifies: Any
+    pinned: tuple[tuple[str, str], ...]
 
 
 def session_attributes(connection: Connection) -> SessionAttributes:
-    """Return what psycopg2's own attributes say of a session; no round trip."""
+    """Return what the client knows of a session; no round trip."""
     return SessionAttributes(
         connection.autocommit,
         connection.isolation_level,
         connection.readonly,
         connection.deferrable,
         connection.cursor_factory,
+        connection.encoding,
+        dict(connection.string_types),
+        dict(connection.binary_types),
+        connection.notices,
+        connection.notifies,
+        _reported(connection),
     )
+
+
+def _reported(connection: Connection) -> tuple[tuple[str, str], ...]:
+    """Return the values of the pinned settings, as the server reported them."""
+    reported = ((name, connection.get_parameter_status(name)) for name in PINNED)
+    return tuple((name, value) for name, value in reported if value is not None)
 
 
 def is_clean(connection: Any, initial: SessionAttributes) -> bool:
@@ -49,6 +74,9 @@ def is_clean(connection: Any, initial: SessionAttributes) -> bool:
         connection.get_transaction_status() == IDLE
         and not connection.maybe_dirty
         and connection.autocommit == initial.autocommit
+        and not initial.notices
+        and connection.string_types == initial.string_types
+        and connection.binary_types == initial.binary_types
     )
 
 
@@ -66,6 +94,8 @@ def why_unusable(connection: Any) -> str | None:
         return "busy"
     if status == _UNKNOWN:
         return "dead"
+    if connection.status == extensions.STATUS_PREPARED or connection.async_:
+        return "two-phase transaction"
     if connection.open_cursors:
         # Code that still has the cursor object would close the cursor in the session of
         # the next holder.
@@ -93,33 +123,46 @@ def roll_back(connection: Connection) -> bool:
 def forget_session(connection: Any, initial: SessionAttributes) -> None:
     """Undo everything that was set in the session; not in a transaction.
 
-    One round trip, and one more for each session characteristic that was changed or
-    that ``initial`` sets. What Django and the application set up when the connection
-    was opened is gone as well: the caller has to do it again. Raises psycopg2.Error
-    when the connection is broken, or when a statement did what no reset undoes.
+    One round trip, and one more for each characteristic that was set through psycopg2's
+    attributes. What Django and the application set up when the connection was opened is
+    gone as well, but for what is pinned: the caller has to do it again. Raises
+    psycopg2.Error when the connection is broken, or when a statement did what no reset
+    undoes.
     """
     if connection.not_resettable is not None:
-        raise psycopg2.NotSupportedError(
-            f"DISCARD ALL does not undo {connection.not_resettable}"
-        )
+        raise psycopg2.NotSupportedError(f"no reset undoes {connection.not_resettable}")
     connection.autocommit = True
     with connection.cursor() as cursor:
-        cursor.execute("DISCARD ALL")
-    # psycopg2 keeps its own copy of the characteristics. It sends them with BEGIN, or
-    # as defaults of the session when autocommit is switched on.
+        cursor.execute(reset_statement(initial.pinned))
+    # psycopg2 keeps its own copies. It sends the characteristics with BEGIN, or as
+    # defaults of the session when autocommit is switched on, and it encodes texts.
     connection.autocommit = False
     connection.isolation_level = initial.isolation_level
     connection.readonly = initial.readonly
     connection.deferrable = initial.deferrable
     connection.cursor_factory = initial.cursor_factory
-    connection.autocommit = initial.autocommit
-    connection.notifies.clear()
-    mark_clean(connection)
+    if connection.encoding != initial.encoding:
+        connection.set_client_encoding(initial.encoding)
+    accept(connection, initial)
+
+
+def pin(connection: Connection) -> None:
+    """Set what Django and psycopg2 rely on for the session; one round trip.
+
+    A value that comes from the server's configuration changes with a reload of that
+    configuration, in the middle of a session: then moments are read in another time
+    zone than Django's, and dates not at all. One that was set in the session stays.
+    """
+    reported = _reported(connection)
+    if reported:
+        with connection.cursor() as cursor:
+            cursor.execute(set_statement(reported))
 
 
 def mark_clean(connection: Any) -> None:
     """Take the session as it is now for a clean one."""
     connection.notices.clear()
+    connection.notifies.clear()
     connection.maybe_dirty = connection.dirty = False
 
 
@@ -135,12 +178,18 @@ def keep_set_up(connection: Connection) -> None:
 
 
 def accept(connection: Any, initial: SessionAttributes) -> None:
-    """Take a session for a clean one, with autocommit put back; no round trip.
+    """Take a session for a clean one, with psycopg2's half put back; no round trip.
 
-    Not in a transaction. For a session that is clean, or that a function of the user's
-    has reset.
+    Not in a transaction. For a session that is clean, or that was reset.
     """
     connection.autocommit = initial.autocommit
+    connection.notices, connection.notifies = initial.notices, initial.notifies
+    for types, of_fresh in (
+        (connection.string_types, initial.string_types),
+        (connection.binary_types, initial.binary_types),
+    ):
+        types.clear()
+        types.update(of_fresh)
     mark_clean(connection)
 
 

@@ -1,0 +1,35 @@
+"""The SQL that makes a session like a new one, in one round trip.
+
+``DISCARD ALL`` is refused in a transaction, and so in a text of several statements. It
+is "equivalent to executing" a list of others (PostgreSQL's reference, DISCARD), which
+are not; so what is pinned can be set again in the same round trip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+#: Settings that Django and psycopg2 rely on, and that the server reports whenever they
+#: change: the client knows their values without asking.
+PINNED = ("TimeZone", "DateStyle", "IntervalStyle", "standard_conforming_strings")
+
+_RESET = (
+    "CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; DEALLOCATE ALL; "
+    "UNLISTEN *; SELECT pg_advisory_unlock_all(); DISCARD PLANS; DISCARD TEMP; "
+    "DISCARD SEQUENCES"
+)
+
+
+def reset_statement(pinned: Iterable[tuple[str, str]]) -> str:
+    """Return the statements that reset a session and set what is pinned again."""
+    return "; ".join(filter(None, (_RESET, set_statement(pinned))))
+
+
+def set_statement(settings: Iterable[tuple[str, str]]) -> str:
+    """Return the statements that set these settings for the session."""
+    return "; ".join(f"SET {name} TO {_literal(value)}" for name, value in settings)
+
+
+def _literal(value: str) -> str:
+    escaped = value.replace("'", "''")
+    return f"'{escaped}'"

@@ -1,0 +1,148 @@
+"""Cursors that tell their connection what each statement may do to its session."""
+
+from __future__ import annotations
+
+import datetime
+import decimal
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from functools import lru_cache, partial
+from typing import Any
+
+import psycopg2
+from psycopg2 import extensions, extras, sql
+
+from dbpool_mw.drivers.postgresql.statements import MARK, effect
+
+#: Types whose values psycopg2 writes into a statement as literals, or as numbers. A
+#: value of any other type, such as ``AsIs``, may become code.
+_LITERALS = frozenset(
+    {
+        *(type(None), bool, int, float, str, bytes, bytearray, memoryview),
+        *(datetime.date, datetime.datetime, datetime.time, datetime.timedelta),
+        *(decimal.Decimal, uuid.UUID),
+        *(extras.Json, extras.Inet, extras.NumericRange, extras.DateRange),
+        *(extras.DateTimeRange, extras.DateTimeTZRange),
+        *(extensions.Binary, extensions.QuotedString),
+    }
+)
+
+
+class TrackedCursor(extensions.cursor):
+    """A cursor of a ``TrackedConnection``, opened by ``connection.cursor()``."""
+
+    connection: Any
+    #: The connection's ``lease`` when the cursor was opened.
+    lease: int | None = None
+
+    def execute(self, query: Any, vars: Any = None) -> None:
+        self._track(query, vars)
+        self._run(super().execute, query, vars)
+        if self.name is not None:
+            connection = self.connection
+            connection.maybe_dirty = True
+            connection.open_cursors.add(self.name)
+
+    def executemany(self, query: Any, vars_list: Iterable[Any]) -> None:
+        self._track(query, None)
+        self._run(super().executemany, query, self._tracked_each(query, vars_list))
+
+    def _tracked_each(self, query: Any, vars_list: Iterable[Any]) -> Iterator[Any]:
+        for vars in vars_list:
+            self._track(query, vars)
+            yield vars
+
+    def callproc(self, procname: Any, parameters: Any = None) -> Any:
+        self._track(f"SELECT * FROM {procname}()", None)
+        more = [] if parameters is None else [parameters]
+        return self._run(super().callproc, procname, *more)
+
+    def copy_expert(self, sql: Any, file: Any, size: int = 8192) -> None:
+        self._track(sql, None)
+        self._run(super().copy_expert, sql, file, size)
+
+    # These two write a COPY of a table themselves, which leaves nothing behind.
+
+    def copy_from(self, file: Any, *args: Any, **kwargs: Any) -> None:
+        self._run(partial(super().copy_from, **kwargs), file, *args)
+
+    def copy_to(self, file: Any, *args: Any, **kwargs: Any) -> None:
+        self._run(partial(super().copy_to, **kwargs), file, *args)
+
+    def _track(self, query: Any, vars: Any) -> None:
+        """Record what a statement may do to the session, before it is sent."""
+        text = _text(query, self)
+        if vars and (MARK in text or not _are_literals(vars)):
+            # psycopg2 refuses again what it refuses here, and then it says why.
+            with suppress(Exception):
+                text = self.mogrify(query, vars).decode("utf-8", "replace")
+        found = effect(text)
+        if found.dirty:
+            self.connection.mark_dirty(found.not_resettable)
+
+    def _run(self, method: Callable[..., Any], *arguments: Any) -> Any:
+        """Call psycopg2's own method.
+
+        Raises the error that the connection was aborted with, and InterfaceError for a
+        cursor from before the connection's last checkin: another holder may have the
+        connection.
+        """
+        connection = self.connection
+        if connection.aborted is not None:
+            raise connection.aborted.with_traceback(None)
+        if self.lease != connection.lease and self.lease is not None:
+            raise psycopg2.InterfaceError(
+                "cursor used after its connection was given back to the pool"
+            )
+        try:
+            return method(*arguments)
+        except psycopg2.Error as error:
+            if connection.aborted is not None:
+                # The abort came while the statement ran, and ended it.
+                raise connection.aborted.with_traceback(None) from error
+            raise
+
+    def close(self) -> None:
+        super().close()
+        if self.name is not None:
+            self.connection.open_cursors.discard(self.name)
+
+
+# Bounded: django-prometheus makes a cursor class for each connection it opens.
+@lru_cache(maxsize=256)
+def tracked_cursor(base: Any) -> Any:
+    """Return a cursor class with tracking mixed in."""
+    return mixed(TrackedCursor, base)
+
+
+def mixed(tracked: type, base: type) -> type:
+    """Return a class that is both; one of them if it is the other already."""
+    if issubclass(base, tracked):
+        return base
+    if issubclass(tracked, base):
+        return tracked
+    return type(base.__name__, (tracked, base), {"__module__": base.__module__})
+
+
+def _text(query: Any, cursor: extensions.cursor) -> str:
+    if isinstance(query, str):
+        return query
+    if isinstance(query, sql.Composable):
+        return query.as_string(cursor)
+    if isinstance(query, (bytes, bytearray)):
+        return query.decode("utf-8", "replace")
+    return ""  # psycopg2 raises TypeError
+
+
+def _are_literals(values: Any) -> bool:
+    """Tell whether psycopg2 writes each value as a literal, whatever it contains."""
+    if isinstance(values, Mapping):
+        values = values.values()
+    for value in values:
+        kind = type(value)
+        if kind not in _LITERALS and not (
+            kind in (list, tuple) and _are_literals(value)
+        ):
+            return False
+    return True

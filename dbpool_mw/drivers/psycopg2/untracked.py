@@ -1,0 +1,46 @@
+"""Notice the cursors that are made by their class, past ``connection.cursor()``.
+
+``psycopg2.extensions.cursor(connection)`` makes a cursor that no code of a connection
+hears of: psycopg2's C code works on the connection's memory. What can be wrapped are the
+methods of psycopg2's cursor class, from which every cursor class inherits. They are C
+methods of a C class, which Python code can't assign to: so they are exchanged in the
+class's namespace itself, once per process, when this driver is first used. On a
+connection that isn't pooled a wrapped method only looks at the connection's class.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from psycopg2 import extensions
+
+from .connection import TrackedConnection
+from .cursor import TrackedCursor
+
+_METHODS = ("execute", "executemany", "callproc", "copy_expert", "copy_from", "copy_to")
+
+
+def notice_cursors_made_by_class() -> None:
+    """Have a pooled connection's session count as dirty when such a cursor is used."""
+    (namespace,) = gc.get_referents(extensions.cursor.__dict__)
+    for name in _METHODS:
+        if not hasattr(namespace[name], "__wrapped__"):
+            namespace[name] = _noticing(namespace[name])
+    # The interpreter caches where it found a method.
+    ctypes.pythonapi.PyType_Modified(ctypes.py_object(extensions.cursor))
+
+
+def _noticing(method: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(method)
+    def noticing(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if not isinstance(self, TrackedCursor):
+            connection = self.connection
+            if isinstance(connection, TrackedConnection):
+                connection.mark_dirty()
+        return method(self, *args, **kwargs)
+
+    return noticing
