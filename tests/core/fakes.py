@@ -195,6 +195,18 @@ def check(pool: ConnectionPool, driver: FakeDriver) -> None:
     assert not (stats["idle"] and stats["waiting"])
 
 
+def use(
+    pool: ConnectionPool, holder: Holder | None = None, **attributes: Any
+) -> FakeConnection:
+    """Check a connection out, set attributes of it, check it in; return it."""
+    entry = pool.checkout(holder or Holder())
+    connection: FakeConnection = entry.connection
+    for name, value in attributes.items():
+        setattr(connection, name, value)
+    pool.checkin(entry)
+    return connection
+
+
 def give_back(pool: ConnectionPool, entry: Any, verb: str) -> None:
     """Give a connection back by a verb of the pool's, at once whatever the verb."""
     if verb == "discard":

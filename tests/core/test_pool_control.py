@@ -5,9 +5,175 @@ from __future__ import annotations
 import pytest
 
 from dbpool_mw.core.errors import PoolClosed, PoolTimeout
-from tests.core.fakes import Holder, InThread, check, make_pool, until
+from tests.core.fakes import Holder, InThread, check, make_pool, until, use
 
 ANYBODY = Holder()
+
+
+def test_a_drain_closes_idle_connections_now_and_the_others_at_checkin():
+    pool, driver, _ = make_pool()
+    held, idle = pool.checkout(ANYBODY), pool.checkout(ANYBODY)
+    pool.checkin(idle)
+    pool.drain()
+    assert driver.open == [held.connection]
+    assert pool.stats()["stale"] == 1
+    assert pool.stats()["state"] == "draining"
+    pool.checkin(held)
+    assert driver.open == []
+    assert pool.stats()["stale"] == 0
+    check(pool, driver)
+
+
+def test_in_a_drain_each_checkout_opens_a_connection_that_its_checkin_closes():
+    pool, driver, _ = make_pool()
+    pool.drain()
+    for number in range(3):
+        entry = pool.checkout(ANYBODY)
+        assert pool.stats()["stale"] == 0
+        pool.checkin(entry)
+        assert len(driver.connections) == number + 1
+        assert driver.open == []
+    assert pool.stats()["discarded"] == {"drained": 3}
+
+
+def test_a_drain_never_opens_more_than_max_conns():
+    pool, driver, _ = make_pool(max_conns=1, timeout=60)
+    entry = pool.checkout(ANYBODY)
+    pool.drain()
+    waiting = InThread(pool.checkout, ANYBODY)
+    until(lambda: pool.stats()["waiting"] == 1)
+    pool.checkin(entry)
+    assert waiting.result().connection is driver.connections[1]
+    check(pool, driver)
+
+
+def test_in_a_pause_checkouts_wait_in_the_queue_until_resume():
+    pool, driver, _ = make_pool(timeout=60)
+    pool.checkin(pool.checkout(ANYBODY))
+    pool.pause()
+    assert driver.open == []
+    waiting = [InThread(pool.checkout, ANYBODY) for _ in range(2)]
+    until(lambda: pool.stats()["waiting"] == 2)
+    assert driver.open == []
+    pool.resume()
+    for thread in waiting:
+        pool.checkin(thread.result())
+    check(pool, driver)
+    assert pool.stats()["state"] == "running"
+    assert pool.stats()["idle"] > 0
+
+
+def test_a_time_out_in_a_pause_says_that_the_pool_is_paused():
+    pool, _, _ = make_pool()
+    pool.pause()
+    with pytest.raises(PoolTimeout, match="the pool is paused"):
+        pool.checkout(ANYBODY)
+
+
+def test_in_a_pause_every_open_connection_is_stale_until_it_is_closed():
+    pool, driver, _ = make_pool()
+    entry = pool.checkout(ANYBODY)
+    pool.pause()
+    assert pool.stats()["stale"] == 1
+    assert pool.holders()[0]["stale"] is True
+    pool.checkin(entry)
+    assert pool.stats()["stale"] == 0
+    assert pool.stats()["discarded"] == {"paused": 1}
+    check(pool, driver)
+
+
+def test_a_recycle_replaces_every_connection_and_goes_on_pooling():
+    pool, driver, _ = make_pool()
+    held, idle = pool.checkout(ANYBODY), pool.checkout(ANYBODY)
+    pool.checkin(idle)
+    pool.recycle()
+    pool.checkin(held)
+    assert driver.open == []
+    assert pool.stats()["discarded"] == {"recycled": 2}
+    entry = pool.checkout(ANYBODY)
+    pool.checkin(entry)
+    assert pool.checkout(ANYBODY) is entry
+    check(pool, driver)
+
+
+def test_a_connection_held_during_a_drain_is_closed_even_after_resume():
+    pool, driver, _ = make_pool()
+    entry = pool.checkout(ANYBODY)
+    pool.drain()
+    pool.resume()
+    pool.checkin(entry)
+    assert driver.open == []
+    assert pool.stats()["discarded"] == {"drained": 1}
+
+
+def test_only_slots_taken_before_a_drain_are_stale():
+    pool, driver, _ = make_pool()
+    driver.on_connect = pool.drain
+    pool.checkout(ANYBODY)
+    # The place was taken before the drain: that one is waited for.
+    assert pool.stats()["stale"] == 1
+    driver.on_connect = lambda: None
+    pool.checkout(ANYBODY)
+    assert pool.stats()["stale"] == 1
+
+
+def test_a_closed_pool_ends_every_wait_and_refuses_checkouts_for_good():
+    pool, driver, _ = make_pool(max_conns=1, timeout=60)
+    entry = pool.checkout(ANYBODY)
+    waiting = InThread(pool.checkout, ANYBODY)
+    until(lambda: pool.stats()["waiting"] == 1)
+    pool.close()
+    with pytest.raises(PoolClosed):
+        waiting.result()
+    with pytest.raises(PoolClosed):
+        pool.checkout(ANYBODY)
+    pool.checkin(entry)
+    assert driver.open == []
+    assert pool.stats()["discarded"] == {"pool closed": 1}
+    pool.resume()
+    assert pool.state == "closed"
+
+
+def test_a_pool_closed_during_a_connect_closes_what_was_opened():
+    pool, driver, _ = make_pool()
+    driver.on_connect = pool.close
+    with pytest.raises(PoolClosed):
+        pool.checkout(ANYBODY)
+    check(pool, driver)
+    assert driver.open == []
+
+
+@pytest.mark.parametrize(
+    ("turn", "reason"),
+    [
+        ("drain", "drained"),
+        ("pause", "paused"),
+        ("recycle", "recycled"),
+        ("close", "pool closed"),
+    ],
+)
+def test_each_verb_is_logged_and_gives_its_reason_to_closes(turn, reason, caplog):
+    caplog.set_level("INFO")
+    pool, driver, _ = make_pool()
+    use(pool)
+    caplog.clear()
+    getattr(pool, turn)()
+    assert pool.stats()["discarded"] == {reason: 1}
+    texts = [record.getMessage() for record in caplog.records]
+    assert texts == [
+        f"default: {reason}",
+        f"default: closed a connection: {reason} (0 of 2)",
+    ]
+    check(pool, driver)
+
+
+def test_a_resume_is_logged(caplog):
+    caplog.set_level("INFO")
+    pool, _, _ = make_pool()
+    pool.pause()
+    caplog.clear()
+    pool.resume()
+    assert [record.getMessage() for record in caplog.records] == ["default: resumed"]
 
 
 def waiting_callers(pool, number):
@@ -65,8 +231,9 @@ def test_a_close_ends_the_wait_of_everybody():
     threads = waiting_callers(pool, 3)
     pool.close()
     for thread in threads:
-        with pytest.raises(PoolClosed, match="was closed"):
+        with pytest.raises(PoolClosed, match="'default' was closed") as caught:
             thread.result()
+        assert caught.value.alias == "default"
     assert pool.stats()["waiting"] == 0
     assert pool.stats()["timeouts"] == 0
     pool.checkin(entry)

@@ -14,13 +14,187 @@ from collections import deque
 
 import pytest
 
-from dbpool_mw.core.errors import PoolTimeout
+from dbpool_mw.core.errors import PoolTimeout, TooManyRequests
 from dbpool_mw.core.waiter import Waiter
-from tests.core.fakes import Holder, InThread, check, make_pool, until
+from tests.core.fakes import DriverError, Holder, InThread, check, make_pool, until
 from tests.soak import soaked
 
+ANYBODY = Holder()
 MAX_CONNS = 3
 STEPS = 60
+
+
+def test_a_checkout_may_have_a_timeout_of_its_own():
+    pool, _, _ = make_pool(max_conns=1, timeout=60)
+    pool.checkout(ANYBODY)
+    with pytest.raises(PoolTimeout, match=r"within 0.02 s"):
+        pool.checkout(ANYBODY, timeout=0.02)
+
+
+def test_a_caller_beyond_max_waiting_is_refused_at_once():
+    pool, _, _ = make_pool(max_conns=1, max_waiting=1, timeout=60)
+    entry = pool.checkout(ANYBODY)
+    waiting = InThread(pool.checkout, ANYBODY)
+    until(lambda: pool.stats()["waiting"] == 1)
+    with pytest.raises(TooManyRequests, match=r"MAX_WAITING .1. callers .* held by"):
+        pool.checkout(ANYBODY)
+    assert pool.stats()["refused"] == 1
+    pool.checkin(entry)
+    waiting.result()
+
+
+def test_a_connection_that_is_checked_in_goes_to_the_oldest_waiter():
+    pool, driver, _ = make_pool(max_conns=1, timeout=60)
+    entry = pool.checkout(ANYBODY)
+    served, threads = [], []
+
+    def take(number):
+        mine = pool.checkout(ANYBODY)
+        served.append(number)
+        pool.checkin(mine)
+
+    for number in range(5):
+        threads.append(InThread(take, number))
+        until(lambda: pool.stats()["waiting"] == len(threads))
+    pool.checkin(entry)
+    for thread in threads:
+        thread.result()
+    assert served == [0, 1, 2, 3, 4]
+    assert pool.stats()["waits"] == 5
+    check(pool, driver)
+
+
+def test_a_new_caller_does_not_overtake_a_waiter():
+    pool, _, _ = make_pool(max_conns=1, timeout=60)
+    entry = pool.checkout(ANYBODY)
+    waiting = InThread(pool.checkout, ANYBODY)
+    until(lambda: pool.stats()["waiting"] == 1)
+    pool.checkin(entry)
+    # Handed over already, whether the waiter woke up or not.
+    with pytest.raises(PoolTimeout):
+        pool.checkout(ANYBODY, timeout=0.01)
+    assert waiting.result() is entry
+
+
+def test_a_connection_handed_to_a_waiter_is_not_pinged():
+    pool, driver, _ = make_pool(max_conns=1, timeout=20)
+    entry = pool.checkout(Holder())
+    waiting = InThread(pool.checkout, Holder())
+    until(lambda: pool.stats()["waiting"] == 1)
+    pool.checkin(entry)
+    pool.checkin(waiting.result())
+    assert pool.stats()["checks"] == driver.round_trips == 0
+
+
+def test_a_freed_slot_goes_to_the_oldest_waiter_which_connects_in_it():
+    pool, driver, _ = make_pool(max_conns=1, timeout=60)
+    entry = pool.checkout(ANYBODY)
+    waiting = InThread(pool.checkout, ANYBODY)
+    until(lambda: pool.stats()["waiting"] == 1)
+    pool.discard(entry, "test")
+    assert waiting.result().connection is driver.connections[1]
+    check(pool, driver)
+
+
+def test_a_waiter_whose_connect_fails_frees_the_slot_for_the_next():
+    pool, driver, _ = make_pool(max_conns=1, timeout=60)
+    entry = pool.checkout(ANYBODY)
+    threads = []
+    for number in range(2):
+        threads.append(InThread(pool.checkout, ANYBODY))
+        until(lambda number=number: pool.stats()["waiting"] == number + 1)
+    driver.connect_error = DriverError("no")
+    pool.discard(entry, "test")
+    for thread in threads:
+        with pytest.raises(DriverError, match="no"):
+            thread.result()
+    assert pool.stats()["size"] == 0
+
+
+def test_waking_up_early_does_not_prolong_a_wait():
+    pool, _, clock = make_pool(max_conns=1, timeout=10)
+    pool.checkout(Holder())
+    naps = []
+
+    class Restless(Waiter):
+        def wait(self, seconds):
+            naps.append(seconds)
+            clock.advance(4)
+            return True
+
+    pool._slots.make_waiter = Restless
+    with pytest.raises(PoolTimeout):
+        pool.checkout(Holder())
+    assert naps == [10, 6, 2]
+
+
+class ScriptedWaiter:
+    """A waiter whose wait ends as the test says, in the middle of the pool's code."""
+
+    def __init__(self, during_wait):
+        self.entry = self.error = None
+        self.during_wait = during_wait
+
+    def wait(self, seconds):
+        self.during_wait()
+        return False
+
+    def hand_over(self, entry):
+        self.entry = entry
+
+    def fail(self, error):
+        self.error = error
+
+
+def test_a_waiter_that_times_out_while_it_is_served_takes_the_connection():
+    pool, driver, _ = make_pool(max_conns=1)
+    entry = pool.checkout(ANYBODY)
+    pool._slots.make_waiter = lambda: ScriptedWaiter(lambda: pool.checkin(entry))
+    assert pool.checkout(ANYBODY) is entry
+    assert pool.stats()["timeouts"] == 0
+    check(pool, driver)
+
+
+@pytest.mark.parametrize("served", [True, False])
+def test_an_interrupted_wait_frees_its_slot(served):
+    pool, driver, _ = make_pool(max_conns=1)
+    entry = pool.checkout(ANYBODY)
+
+    def interrupt():
+        if served:
+            pool.checkin(entry)
+        raise KeyboardInterrupt
+
+    make_waiter, pool._slots.make_waiter = (
+        pool._slots.make_waiter,
+        lambda: ScriptedWaiter(interrupt),
+    )
+    with pytest.raises(KeyboardInterrupt):
+        pool.checkout(ANYBODY)
+    pool._slots.make_waiter = make_waiter
+    if not served:
+        pool.checkin(entry)
+    assert pool.stats()["waiting"] == 0
+    pool.checkin(pool.checkout(ANYBODY))
+    check(pool, driver)
+
+
+def test_an_interrupted_wait_frees_a_slot_to_connect_in():
+    pool, driver, _ = make_pool(max_conns=1)
+    entry = pool.checkout(ANYBODY)
+
+    def interrupt():
+        pool.discard(entry, "test")
+        raise KeyboardInterrupt
+
+    pool._slots.make_waiter = lambda: ScriptedWaiter(interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        pool.checkout(ANYBODY)
+    check(pool, driver)
+    assert pool.stats()["size"] == 0
+
+
+# --- A model of the queue ------------------------------------------------------------
 
 
 class Interruption(BaseException):

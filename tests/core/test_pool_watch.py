@@ -116,6 +116,17 @@ def test_a_cancelled_connection_goes_to_nobody_else():
     check(pool, driver)
 
 
+def test_a_cancel_is_logged_once_with_the_holder(caplog):
+    pool, _, clock = make_pool(max_hold=60)
+    pool.checkout(Holder("slow"))
+    clock.advance(61)
+    pool.maintain()
+    assert [record.getMessage() for record in caplog.records] == [
+        "pool 'default': held longer than MAX_HOLD, 60 s; cancelling (GET /slow/ in "
+        "thread slow)"
+    ]
+
+
 def test_a_holder_who_stays_deaf_to_it_is_cut_off():
     pool, driver, clock = make_pool(max_hold=60)
     entry = pool.checkout(Holder())
@@ -127,6 +138,42 @@ def test_a_holder_who_stays_deaf_to_it_is_cut_off():
     clock.advance(5)
     pool.maintain()
     assert driver.shut_downs == [entry.connection]
+
+
+def test_one_round_finds_every_hold_that_is_too_long():
+    pool, driver, clock = make_pool(max_conns=4, max_hold=60, leak_after=60)
+    entries = [pool.checkout(Holder(str(number))) for number in range(4)]
+    pool.checkin(entries[1])
+    clock.advance(60)
+    pool.maintain()
+    assert pool.stats()["overdue"] == pool.stats()["leaked"] == 3
+    held = [entries[0], entries[2], entries[3]]
+    assert {c.number for c in driver.aborted} == {e.connection.number for e in held}
+    clock.advance(10)
+    pool.maintain()
+    assert {c.number for c in driver.shut_downs} == {c.number for c in driver.aborted}
+
+
+def test_one_round_shuts_down_stuck_pings_and_unresponsive_holders():
+    pool, driver, clock = make_pool(max_conns=2, max_hold=60, check_after_idle=0)
+    pool.checkin(pool.checkout(Holder()))
+    held = pool.checkout(Holder())
+    second = pool.checkout(Holder())
+    pool.checkin(second)
+    clock.advance(60)
+    pool.maintain()
+    shut_down_meanwhile = []
+
+    def asks_long(connection):
+        pool.maintain()
+        clock.advance(10)
+        pool.maintain()
+        shut_down_meanwhile.extend(driver.shut_downs)
+        return True
+
+    driver.ping = asks_long
+    pool.checkin(pool.checkout(Holder()))
+    assert set(shut_down_meanwhile) == {held.connection, second.connection}
 
 
 # --- The pool's own round trips ------------------------------------------------------
