@@ -207,13 +207,13 @@ def test_switched_autocommit_is_restored_without_a_reset():
     check(pool, driver)
 
 
-@pytest.mark.parametrize("turn", ["drain", "pause", "recycle", "close"])
-def test_a_dirty_connection_that_has_to_be_closed_is_not_cleaned_first(turn):
+@pytest.mark.parametrize("verb", ["drain", "pause", "recycle", "close"])
+def test_a_dirty_connection_that_has_to_be_closed_is_not_cleaned_first(verb):
     pool, driver, _ = make_pool()
     entry = pool.checkout(ANYBODY)
     entry.connection.transaction = "open"
     entry.connection.dirty = True
-    getattr(pool, turn)()
+    getattr(pool, verb)()
     pool.checkin(entry)
     assert driver.round_trips == 0
     assert driver.open == []

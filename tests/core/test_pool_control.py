@@ -1,4 +1,4 @@
-"""Turning a pool while callers wait and connections are on their way."""
+"""Drain, pause, recycle, resume and close, while callers hold and wait."""
 
 from __future__ import annotations
 
@@ -8,6 +8,16 @@ from dbpool_mw.core.errors import PoolClosed, PoolTimeout
 from tests.core.fakes import Holder, InThread, check, make_pool, until, use
 
 ANYBODY = Holder()
+
+
+def waiting_callers(pool, number):
+    """Start callers that queue up one after another; return their threads."""
+    before = pool.stats()["waiting"]
+    threads = []
+    for count in range(1, number + 1):
+        threads.append(InThread(pool.checkout, ANYBODY))
+        until(lambda count=count: pool.stats()["waiting"] == before + count)
+    return threads
 
 
 def test_a_drain_closes_idle_connections_now_and_the_others_at_checkin():
@@ -63,7 +73,7 @@ def test_in_a_pause_checkouts_wait_in_the_queue_until_resume():
     assert pool.stats()["idle"] > 0
 
 
-def test_a_time_out_in_a_pause_says_that_the_pool_is_paused():
+def test_a_timeout_in_a_pause_says_that_the_pool_is_paused():
     pool, _, _ = make_pool()
     pool.pause()
     with pytest.raises(PoolTimeout, match="the pool is paused"):
@@ -110,7 +120,7 @@ def test_only_slots_taken_before_a_drain_are_stale():
     pool, driver, _ = make_pool()
     driver.on_connect = pool.drain
     pool.checkout(ANYBODY)
-    # The place was taken before the drain: that one is waited for.
+    # The first slot was taken before the drain, the second one after it.
     assert pool.stats()["stale"] == 1
     driver.on_connect = lambda: None
     pool.checkout(ANYBODY)
@@ -144,7 +154,7 @@ def test_a_pool_closed_during_a_connect_closes_what_was_opened():
 
 
 @pytest.mark.parametrize(
-    ("turn", "reason"),
+    ("verb", "reason"),
     [
         ("drain", "drained"),
         ("pause", "paused"),
@@ -152,12 +162,12 @@ def test_a_pool_closed_during_a_connect_closes_what_was_opened():
         ("close", "pool closed"),
     ],
 )
-def test_each_verb_is_logged_and_gives_its_reason_to_closes(turn, reason, caplog):
+def test_each_verb_is_logged_and_gives_its_reason_to_closes(verb, reason, caplog):
     caplog.set_level("INFO")
     pool, driver, _ = make_pool()
     use(pool)
     caplog.clear()
-    getattr(pool, turn)()
+    getattr(pool, verb)()
     assert pool.stats()["discarded"] == {reason: 1}
     texts = [record.getMessage() for record in caplog.records]
     assert texts == [
@@ -176,22 +186,12 @@ def test_a_resume_is_logged(caplog):
     assert [record.getMessage() for record in caplog.records] == ["default: resumed"]
 
 
-def waiting_callers(pool, number):
-    """Start callers that wait, one after another."""
-    before = pool.stats()["waiting"]
-    threads = []
-    for count in range(1, number + 1):
-        threads.append(InThread(pool.checkout, ANYBODY))
-        until(lambda count=count: pool.stats()["waiting"] == before + count)
-    return threads
-
-
-def test_a_resume_serves_as_many_waiters_as_there_are_places():
+def test_a_resume_serves_as_many_waiters_as_there_are_slots():
     pool, driver, _ = make_pool(max_conns=2, timeout=60)
     pool.pause()
     first, second, third = waiting_callers(pool, 3)
     pool.resume()
-    # Neither gives its connection back: both places were granted by the resume.
+    # Neither checked its connection in: the resume granted both slots.
     entries = [first.result(), second.result()]
     assert pool.stats()["waiting"] == 1
     assert len(driver.open) == 2
@@ -200,17 +200,17 @@ def test_a_resume_serves_as_many_waiters_as_there_are_places():
     check(pool, driver)
 
 
-@pytest.mark.parametrize("turn", ["drain", "recycle"])
-def test_a_drain_or_a_recycle_ends_a_pause_and_serves_the_waiters(turn):
+@pytest.mark.parametrize("verb", ["drain", "recycle"])
+def test_a_drain_or_a_recycle_ends_a_pause_and_serves_the_waiters(verb):
     pool, driver, _ = make_pool(max_conns=1, timeout=60)
     pool.pause()
     (waiting,) = waiting_callers(pool, 1)
-    getattr(pool, turn)()
+    getattr(pool, verb)()
     assert waiting.result().connection in driver.open
     check(pool, driver)
 
 
-def test_places_that_become_free_go_to_waiters_in_their_order():
+def test_freed_slots_go_to_waiters_in_their_order():
     pool, driver, _ = make_pool(max_conns=2, timeout=60)
     one, two = pool.checkout(ANYBODY), pool.checkout(ANYBODY)
     first, second, third = waiting_callers(pool, 3)
@@ -225,7 +225,7 @@ def test_places_that_become_free_go_to_waiters_in_their_order():
         third.result()
 
 
-def test_a_close_ends_the_wait_of_everybody():
+def test_a_close_ends_every_wait_with_an_error_that_has_the_alias():
     pool, driver, _ = make_pool(max_conns=1, timeout=60)
     entry = pool.checkout(ANYBODY)
     threads = waiting_callers(pool, 3)
@@ -240,7 +240,7 @@ def test_a_close_ends_the_wait_of_everybody():
     check(pool, driver)
 
 
-def test_a_place_that_a_paused_pool_gets_back_goes_to_nobody():
+def test_in_a_pause_a_freed_slot_goes_to_no_waiter():
     pool, driver, _ = make_pool(max_conns=1, timeout=60)
     entry = pool.checkout(ANYBODY)
     (waiting,) = waiting_callers(pool, 1)
@@ -254,7 +254,7 @@ def test_a_place_that_a_paused_pool_gets_back_goes_to_nobody():
     check(pool, driver)
 
 
-def test_what_is_drained_is_not_idle_any_more_while_it_is_closed():
+def test_a_drained_connection_is_in_use_and_stale_while_it_is_closed():
     pool, driver, _ = make_pool()
     pool.checkin(pool.checkout(ANYBODY))
     seen = []
@@ -269,7 +269,7 @@ def test_what_is_drained_is_not_idle_any_more_while_it_is_closed():
     check(pool, driver)
 
 
-def test_one_that_died_is_not_replaced_in_a_pause_its_finder_waits():
+def test_in_a_pause_a_dead_connection_is_not_replaced_and_its_caller_waits():
     pool, driver, _ = make_pool(timeout=20)
     entry = pool.checkout(ANYBODY)
     pool.checkin(entry)
@@ -298,38 +298,38 @@ def test_a_recycle_after_a_drain_goes_on_pooling():
     check(pool, driver)
 
 
-class InTheMiddle(Holder):
+class HoldsAnother(Holder):
     def holds_another(self):
         return True
 
 
-def test_a_pause_lets_those_pass_who_hold_a_connection_of_another_pool():
+def test_a_holder_of_another_pools_connection_bypasses_a_pause():
     pool, driver, _ = make_pool(max_conns=2, timeout=0.01)
     pool.pause()
-    passing = [pool.checkout(InTheMiddle()) for _ in range(2)]
-    # Never more than there are places, and nobody else.
-    for holder in (InTheMiddle(), ANYBODY):
+    bypassing = [pool.checkout(HoldsAnother()) for _ in range(2)]
+    # At most MAX_CONNS of them, and no other caller.
+    for holder in (HoldsAnother(), ANYBODY):
         with pytest.raises(PoolTimeout):
             pool.checkout(holder)
     assert pool.stats()["stale"] == 2
-    for entry in passing:
+    for entry in bypassing:
         pool.checkin(entry)
     assert pool.stats()["discarded"] == {"paused": 2}
     check(pool, driver)
     pool.close()
     with pytest.raises(PoolClosed):
-        pool.checkout(InTheMiddle())
+        pool.checkout(HoldsAnother())
 
 
-def test_in_a_pause_those_pass_who_waited_before_it_and_hold_another():
+def test_a_waiter_that_holds_another_pools_connection_bypasses_a_later_pause():
     pool, driver, _ = make_pool(max_conns=1, timeout=60)
     held = pool.checkout(ANYBODY)
     (waiting,) = waiting_callers(pool, 1)
-    passing = InThread(pool.checkout, InTheMiddle())
+    bypassing = InThread(pool.checkout, HoldsAnother())
     until(lambda: pool.stats()["waiting"] == 2)
     pool.pause()
     pool.checkin(held)
-    pool.checkin(passing.result())
+    pool.checkin(bypassing.result())
     assert pool.stats()["discarded"] == {"paused": 2}
     assert pool.stats()["waiting"] == 1
     pool.resume()

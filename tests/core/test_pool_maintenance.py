@@ -206,9 +206,9 @@ def test_dead_connections_do_not_count_towards_min_conns():
 
 
 def test_a_pool_that_is_closed_paused_or_drained_is_not_refilled():
-    for turn in ("close", "pause", "drain"):
+    for verb in ("close", "pause", "drain"):
         pool, driver, _ = make_pool(min_conns=1)
-        getattr(pool, turn)()
+        getattr(pool, verb)()
         pool.maintain()
         assert driver.connections == []
 

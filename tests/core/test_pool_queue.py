@@ -1,8 +1,8 @@
-"""The queue beside a model of it: who is served, in which order, after every step.
+"""The queue: examples, and random steps compared with a model.
 
-Callers are threads, and no time passes: a wait ends when the test ends it. After each
-step the test waits until everybody whom the model serves has been served, and sees that
-nobody else was.
+In the random steps callers are threads, and no time passes: a wait ends when the test
+ends it. After each step the test waits until the pool has served every caller that the
+model serves, and asserts that it served no other.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ def test_a_connection_that_is_checked_in_goes_to_the_oldest_waiter():
     entry = pool.checkout(ANYBODY)
     served, threads = [], []
 
-    def take(number):
-        mine = pool.checkout(ANYBODY)
+    def call(number):
+        entry = pool.checkout(ANYBODY)
         served.append(number)
-        pool.checkin(mine)
+        pool.checkin(entry)
 
     for number in range(5):
-        threads.append(InThread(take, number))
+        threads.append(InThread(call, number))
         until(lambda: pool.stats()["waiting"] == len(threads))
     pool.checkin(entry)
     for thread in threads:
@@ -70,7 +70,7 @@ def test_a_new_caller_does_not_overtake_a_waiter():
     waiting = InThread(pool.checkout, ANYBODY)
     until(lambda: pool.stats()["waiting"] == 1)
     pool.checkin(entry)
-    # Handed over already, whether the waiter woke up or not.
+    # The waiter has it, even if its thread has not woken up yet.
     with pytest.raises(PoolTimeout):
         pool.checkout(ANYBODY, timeout=0.01)
     assert waiting.result() is entry
@@ -116,20 +116,20 @@ def test_waking_up_early_does_not_prolong_a_wait():
     pool.checkout(Holder())
     naps = []
 
-    class Restless(Waiter):
+    class EarlyWaiter(Waiter):
         def wait(self, seconds):
             naps.append(seconds)
             clock.advance(4)
             return True
 
-    pool._slots.make_waiter = Restless
+    pool._slots.make_waiter = EarlyWaiter
     with pytest.raises(PoolTimeout):
         pool.checkout(Holder())
     assert naps == [10, 6, 2]
 
 
-class ScriptedWaiter:
-    """A waiter whose wait ends as the test says, in the middle of the pool's code."""
+class CallbackWaiter:
+    """A waiter that calls a function of the test's instead of waiting."""
 
     def __init__(self, during_wait):
         self.entry = self.error = None
@@ -149,7 +149,7 @@ class ScriptedWaiter:
 def test_a_waiter_that_times_out_while_it_is_served_takes_the_connection():
     pool, driver, _ = make_pool(max_conns=1)
     entry = pool.checkout(ANYBODY)
-    pool._slots.make_waiter = lambda: ScriptedWaiter(lambda: pool.checkin(entry))
+    pool._slots.make_waiter = lambda: CallbackWaiter(lambda: pool.checkin(entry))
     assert pool.checkout(ANYBODY) is entry
     assert pool.stats()["timeouts"] == 0
     check(pool, driver)
@@ -167,7 +167,7 @@ def test_an_interrupted_wait_frees_its_slot(served):
 
     make_waiter, pool._slots.make_waiter = (
         pool._slots.make_waiter,
-        lambda: ScriptedWaiter(interrupt),
+        lambda: CallbackWaiter(interrupt),
     )
     with pytest.raises(KeyboardInterrupt):
         pool.checkout(ANYBODY)
@@ -187,7 +187,7 @@ def test_an_interrupted_wait_frees_a_slot_to_connect_in():
         pool.discard(entry, "test")
         raise KeyboardInterrupt
 
-    pool._slots.make_waiter = lambda: ScriptedWaiter(interrupt)
+    pool._slots.make_waiter = lambda: CallbackWaiter(interrupt)
     with pytest.raises(KeyboardInterrupt):
         pool.checkout(ANYBODY)
     check(pool, driver)
@@ -198,11 +198,11 @@ def test_an_interrupted_wait_frees_a_slot_to_connect_in():
 
 
 class Interruption(BaseException):
-    """What ends a wait from outside."""
+    """An exception that another thread or a signal raises in a waiting caller."""
 
 
-class ScriptedWait(Waiter):
-    """A waiter whose time is up when the test says so."""
+class ManualWaiter(Waiter):
+    """A waiter that waits until it is served or the test ends its wait."""
 
     __slots__ = ("ended", "interrupted")
 
@@ -212,7 +212,7 @@ class ScriptedWait(Waiter):
         self.interrupted = False
 
     def wait(self, seconds):
-        assert self.ended.wait(20), "nobody ended the wait"
+        assert self.ended.wait(20), "the wait was not ended within 20 s"
         if self.interrupted:
             raise Interruption
         return self.entry is not None
@@ -229,20 +229,23 @@ class ScriptedWait(Waiter):
         self.ended.set()
 
 
-class InTheMiddle(Holder):
+class HoldsAnother(Holder):
     def holds_another(self):
         return True
 
 
 class Caller:
-    def __init__(self, pool, passes):
-        self.bypasses_pause = passes
+    """A thread that checks a connection out; ``waiter`` is set if it has to wait."""
+
+    def __init__(self, pool, bypasses_pause):
+        self.bypasses_pause = bypasses_pause
         self.waiter = None
-        self.thread = InThread(pool.checkout, InTheMiddle() if passes else Holder())
+        holder = HoldsAnother() if bypasses_pause else Holder()
+        self.thread = InThread(pool.checkout, holder)
 
 
 class Model:
-    """A pool, and what it ought to do."""
+    """A pool, and the order in which it should serve its callers."""
 
     def __init__(self, seed):
         self.rng = random.Random(seed)
@@ -254,42 +257,44 @@ class Model:
         self.waiters = deque()
 
     def make_waiter(self):
-        # Under the lock, by a caller that the model expects to wait.
-        self.waiters.append(ScriptedWait())
+        # The pool calls this only for a caller that the model expects to wait.
+        self.waiters.append(ManualWaiter())
         return self.waiters[-1]
 
     def settle(self):
-        """Serve whom the model serves, the oldest first; see that nobody else was."""
-        while len(self.held) < MAX_CONNS and self.who_is_next():
-            caller = self.who_is_next()
+        """Serve callers in the model; assert that the pool served the same ones."""
+        while len(self.held) < MAX_CONNS and self.next_caller():
+            caller = self.next_caller()
             self.queue.remove(caller)
-            self.picked_up(caller)
+            self.is_served(caller)
         until(lambda: self.pool.stats()["waiting"] == len(self.queue))
         assert all(caller.thread.is_alive() for caller in self.queue)
         stats = self.pool.stats()
         assert stats["in_use"] == len(self.held)
         check(self.pool, self.driver)
 
-    def who_is_next(self):
-        may_be = (each for each in self.queue if each.bypasses_pause or not self.paused)
-        return next(may_be, None)
+    def next_caller(self):
+        for caller in self.queue:
+            if caller.bypasses_pause or not self.paused:
+                return caller
+        return None
 
-    def picked_up(self, caller):
+    def is_served(self, caller):
         entry = caller.thread.result()
         assert not entry.connection.closed
         assert all(entry.connection is not other.connection for other in self.held)
         self.held.append(entry)
 
     def call(self):
-        passes = self.rng.random() < 0.2
-        waits = (self.paused and not passes) or len(self.held) == MAX_CONNS
-        caller = Caller(self.pool, passes)
+        bypasses_pause = self.rng.random() < 0.2
+        waits = (self.paused and not bypasses_pause) or len(self.held) == MAX_CONNS
+        caller = Caller(self.pool, bypasses_pause)
         if waits:
             until(lambda: self.pool.stats()["waiting"] == len(self.queue) + 1)
             caller.waiter = self.waiters.pop()
             self.queue.append(caller)
         else:
-            self.picked_up(caller)
+            self.is_served(caller)
 
     def any_held(self):
         return self.held.pop(self.rng.randrange(len(self.held)))
@@ -327,22 +332,22 @@ class Model:
                 caller.thread.result()
 
     def time_out_while_served(self):
-        """End the oldest wait at the very moment in which a connection comes back."""
+        """End the oldest wait at the moment in which a connection is checked in."""
         if self.queue and self.held and not self.paused:
             caller, entry = self.queue.popleft(), self.any_held()
-            self.at_once(caller.waiter.time_out, lambda: self.pool.checkin(entry))
-            # If it comes too late, the next one is served, or it stays idle.
+            self.run_together(caller.waiter.time_out, lambda: self.pool.checkin(entry))
+            # If it timed out first, the next waiter is served, or none.
             with contextlib.suppress(PoolTimeout):
-                self.picked_up(caller)
+                self.is_served(caller)
 
     def interrupt_while_served(self):
         if self.queue and self.held and not self.paused:
             caller, entry = self.queue.popleft(), self.any_held()
-            self.at_once(caller.waiter.interrupt, lambda: self.pool.checkin(entry))
+            self.run_together(caller.waiter.interrupt, lambda: self.pool.checkin(entry))
             with contextlib.suppress(Interruption):
-                self.picked_up(caller)
+                self.is_served(caller)
 
-    def at_once(self, *calls):
+    def run_together(self, *calls):
         barrier = threading.Barrier(len(calls))
         threads = [InThread(lambda c=call: (barrier.wait(), c())) for call in calls]
         for thread in threads:
@@ -352,13 +357,13 @@ class Model:
         self.pool.pause()
         self.paused = True
 
-    def turn(self):
+    def drain_recycle_or_resume(self):
         self.rng.choice([self.pool.drain, self.pool.recycle, self.pool.resume])()
         self.paused = False
 
 
 @pytest.mark.parametrize("seed", range(soaked(30)))
-def test_waiters_are_served_in_their_order_and_nobody_else_is(seed):
+def test_random_callers_are_served_in_the_order_of_the_model(seed):
     model = Model(seed)
     steps = [
         *[model.call] * 8,
@@ -370,8 +375,8 @@ def test_waiters_are_served_in_their_order_and_nobody_else_is(seed):
         model.time_out_while_served,
         model.interrupt_while_served,
         model.pause,
-        model.turn,
-        model.turn,
+        model.drain_recycle_or_resume,
+        model.drain_recycle_or_resume,
     ]
     for _ in range(STEPS):
         model.rng.choice(steps)()

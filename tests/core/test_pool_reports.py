@@ -1,4 +1,4 @@
-"""What a pool tells of itself."""
+"""What a pool reports: figures, holders, and the texts of errors and messages."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def test_a_holder_outside_a_request_is_named_by_its_thread():
     assert why(pool).endswith("; held by thread job-1 for 0.0 s")
 
 
-def test_a_holder_that_says_nothing_is_unknown():
+def test_a_holder_that_describes_nothing_is_named_unknown():
     pool, _, _ = make_pool(max_conns=1)
     pool.checkout(Described())
     assert why(pool).endswith("; held by unknown for 0.0 s")
 
 
-def test_a_reclaimed_entry_without_a_known_owner_is_logged_too(caplog):
+def test_a_reclaim_without_a_known_holder_is_logged_too(caplog):
     pool, driver, _ = make_pool()
     entry = pool.checkout(ANYBODY)
     entry.holder = None
@@ -45,7 +45,7 @@ def test_a_reclaimed_entry_without_a_known_owner_is_logged_too(caplog):
     check(pool, driver)
 
 
-def test_a_rollback_for_an_owner_that_is_not_known_is_logged_too(caplog):
+def test_a_rollback_without_a_known_holder_is_logged_too(caplog):
     pool, driver, _ = make_pool()
     entry = pool.checkout(ANYBODY)
     entry.holder = None
@@ -55,13 +55,13 @@ def test_a_rollback_for_an_owner_that_is_not_known_is_logged_too(caplog):
     check(pool, driver)
 
 
-def test_what_was_handed_over_and_not_picked_up_yet_has_no_holder():
+def test_an_entry_handed_to_a_waiter_has_no_holder_until_its_wait_ends():
     pool, _, _ = make_pool(max_conns=1)
     entry = pool.checkout(ANYBODY)
     seen = []
 
     class Waiter:
-        gift = error = None
+        entry = error = None
 
         def hand_over(self, entry):
             self.entry = entry
@@ -77,7 +77,7 @@ def test_what_was_handed_over_and_not_picked_up_yet_has_no_holder():
     assert pool.stats()["checkouts"] == 2
 
 
-def test_while_a_connection_is_opened_its_place_is_connecting():
+def test_while_a_connection_is_opened_its_slot_is_connecting():
     pool, driver, _ = make_pool(max_conns=3)
     seen = []
 
@@ -91,7 +91,7 @@ def test_while_a_connection_is_opened_its_place_is_connecting():
     assert seen == [(1, 1, 0), (2, 1, 1)]
 
 
-def test_a_report_is_a_copy():
+def test_changing_a_report_does_not_change_the_pool():
     pool, _, _ = make_pool()
     pool.discard(pool.checkout(ANYBODY), "test")
     stats = pool.stats()
@@ -101,7 +101,7 @@ def test_a_report_is_a_copy():
     assert pool.stats()["hold_seconds"]["count"] == 1
 
 
-def test_a_failed_checkout_is_not_counted_as_one():
+def test_a_checkout_that_times_out_is_counted_as_a_wait_only():
     pool, _, _ = make_pool(max_conns=1)
     entry = pool.checkout(ANYBODY)
     why(pool)
@@ -156,7 +156,7 @@ def test_every_event_is_counted_each_time():
 
 
 class Ticking(Clock):
-    """A clock that every look at it takes on by a second."""
+    """A clock that advances by a second at each call."""
 
     def __call__(self):
         self.now += 1
@@ -172,7 +172,7 @@ def test_a_checkout_of_an_idle_connection_counts_as_a_wait_of_zero():
     waits = pool.stats()["wait_seconds"]
     assert waits["count"] == 3
     assert waits["sum"] == waits["max"] > 0
-    # Two took no time; the first one did.
+    # The first checkout connected; the other two found the connection idle.
     assert waits["buckets"][0] == 2
     assert sum(waits["buckets"]) == 3
 
@@ -183,7 +183,7 @@ def test_waits_of_zero_and_of_a_microsecond_are_in_the_first_bucket():
     entry = pool.checkout(Holder())
     waiting = InThread(pool.checkout, Holder())
     until(lambda: pool.stats()["waiting"] == 1)
-    # On this clock no time passes, and yet it had to wait.
+    # A wait that takes hardly any time by this clock.
     pool._clock.advance(1e-6)
     pool.checkin(entry)
     pool.checkin(waiting.result())
@@ -220,7 +220,7 @@ def test_a_connection_closed_after_an_interruption_is_in_use_until_then():
     with pytest.raises(KeyboardInterrupt):
         use(pool)
     assert pool.stats()["discarded"] == {"interrupted": 2}
-    # A refill that a drain overtakes: what it opened isn't wanted any more.
+    # A drain during a refill: the refill closes what it opened.
     driver.on_connect = pool.drain
     pool.maintain()
     assert pool.stats()["discarded"] == {"interrupted": 2, "drained": 1}
@@ -278,8 +278,8 @@ def test_a_timeout_in_a_pause_has_counts_state_and_holders():
 @pytest.mark.parametrize(("number", "more"), [(5, ""), (6, " and 1 more")])
 def test_a_timeout_names_five_holders_and_counts_the_others(number, more):
     pool, _, _ = make_pool(max_conns=number, timeout=0.001)
-    for each in range(number):
-        pool.checkout(Holder(str(each)))
+    for name in range(number):
+        pool.checkout(Holder(str(name)))
     with pytest.raises(PoolTimeout) as caught:
         pool.checkout(Holder())
     named = str(caught.value).partition("held by ")[2]
