@@ -219,7 +219,7 @@ def use(
 
 
 def give_back(pool: ConnectionPool, entry: Any, verb: str) -> None:
-    """End a hold by a method of the pool's; ``reclaim_soon`` in this thread, at once."""
+    """End a hold by the method ``verb``; ``reclaim_soon`` acts in this thread."""
     if verb == "discard":
         pool.discard(entry, "on purpose")
     elif verb == "reclaim_soon":

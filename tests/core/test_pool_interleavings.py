@@ -269,7 +269,7 @@ def run_within(world, call, other, number):
         *map(changes_state, ["drain", "pause", "recycle", "resume", "close"]),
     ],
 )
-def test_a_call_between_any_two_lines_neither_shares_nor_loses(prepare, name):
+def test_a_call_between_any_two_lines_shares_and_loses_nothing(prepare, name):
     for number in range(1, 1000):
         world, call = prepare()
         reached = run_within(world, call, OTHERS[name], number)

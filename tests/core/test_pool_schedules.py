@@ -126,7 +126,7 @@ class Schedule:
             self.hub.switch()
 
     def fragile_point(self) -> None:
-        """Stop where an interruption may be raised: not between two uses of the lock."""
+        """Stop where an interruption may be raised, unlike at ``point``."""
         caller = getcurrent()
         if caller is self.hub:
             return
