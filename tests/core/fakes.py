@@ -218,7 +218,7 @@ def use(
     return connection
 
 
-def give_back(pool: ConnectionPool, entry: Any, verb: str) -> None:
+def end_hold(pool: ConnectionPool, entry: Any, verb: str) -> None:
     """End a hold by the method ``verb``; ``reclaim_soon`` acts in this thread."""
     if verb == "discard":
         pool.discard(entry, "on purpose")

@@ -185,7 +185,7 @@ def test_whichever_call_fails_its_slot_is_free_again(scenario, error):
         if not reached:
             break
         if error is Interruption:
-            assert raised is driver.error, f"call {number} was swallowed"
+            assert raised is driver.error, f"call {number} was not raised"
         check(pool, driver)
         assert pool.stats()["in_use"] == pool.stats()["connecting"] == 0
         # Every slot is free.

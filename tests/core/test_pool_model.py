@@ -23,7 +23,7 @@ from dbpool_mw.core.errors import (
     PoolTimeout,
     TooManyRequests,
 )
-from tests.core.fakes import Holder, check, give_back, make_pool
+from tests.core.fakes import Holder, check, end_hold, make_pool
 from tests.soak import soaked
 
 DAY = 86_400.0
@@ -110,15 +110,15 @@ class PoolMachine(RuleBasedStateMachine):
             ["checkin", "checkin", "reclaim", "discard", "reclaim_soon"]
         ),
     )
-    def give_back(self, data, dirty, transaction, closed, verb):
+    def end_hold(self, data, dirty, transaction, closed, verb):
         entry = self.held.pop(data.draw(st.integers(0, len(self.held) - 1)))
         entry.connection.dirty = dirty
         entry.connection.transaction = transaction
         entry.connection.closed = closed
-        give_back(self.pool, entry, verb)
+        end_hold(self.pool, entry, verb)
 
     @rule()
-    def give_back_twice(self):
+    def end_hold_twice(self):
         if not self.held:
             return
         entry = self.held.pop()
@@ -183,14 +183,14 @@ class PoolMachine(RuleBasedStateMachine):
             if connection not in held:
                 connection.answers = answers
 
-    # --- What holds always -----------------------------------------------------------
+    # --- Invariants ------------------------------------------------------------------
 
     @invariant()
     def counts_add_up(self):
         if not hasattr(self, "pool"):
             return
         stats = self.pool.stats()
-        # give_back() closes a connection and checks it in, in one step.
+        # end_hold() closes a connection and checks it in, in one step.
         broken = sum(entry.connection.closed for entry in self.held)
         assert broken == 0
         check(self.pool, self.driver)

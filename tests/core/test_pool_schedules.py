@@ -27,7 +27,7 @@ from dbpool_mw.core.errors import (
 )
 from dbpool_mw.core.slots import Slots
 from dbpool_mw.core.waiter import Waiter
-from tests.core.fakes import Holder, check, give_back, make_pool
+from tests.core.fakes import Holder, check, end_hold, make_pool
 from tests.soak import soaked
 
 SEEDS_PER_TEST = 200
@@ -189,12 +189,12 @@ class Schedule:
         connection.transaction = self.rng.choice(["idle"] * 5 + ["open", "busy"])
         connection.dirty = self.rng.random() < 0.3
         self.held.remove(entry)
-        self.give_back(entry)
+        self.end_hold(entry)
 
-    def give_back(self, entry) -> None:
+    def end_hold(self, entry) -> None:
         verb = self.rng.choice(["checkin"] * 4 + ["reclaim", "discard", "reclaim_soon"])
         try:
-            give_back(self.pool, entry, verb)
+            end_hold(self.pool, entry, verb)
         except Interruption:
             self.done["interrupted"] += 1
 

@@ -180,7 +180,7 @@ def test_one_round_shuts_down_stuck_pings_and_unresponsive_holders():
 
 
 @pytest.mark.parametrize("verb", ["ping", "reset", "roll_back"])
-def test_the_socket_of_a_stuck_round_trip_of_the_pools_is_shut_down(verb):
+def test_the_socket_of_a_stuck_round_trip_of_the_pool_is_shut_down(verb):
     pool, driver, clock = make_pool(check_after_idle=10, timeout=20)
     pool.checkin(pool.checkout(Holder()))
     begun, is_shut_down = threading.Event(), threading.Event()

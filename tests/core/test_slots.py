@@ -89,7 +89,7 @@ def test_nothing_is_taken_while_all_slots_are_taken(make):
         (SHUT, False, False),
     ],
 )
-def test_each_state_says_who_may_open_a_connection(
+def test_a_connection_may_be_opened_as_the_state_allows(
     make, state, opens, opens_with_bypass
 ):
     slots = make()
@@ -185,7 +185,7 @@ def test_a_dead_connection_is_replaced_by_another_idle_one(make):
     assert slots.entries == {first}
 
 
-def test_who_found_a_dead_connection_gets_its_slot_before_all_waiters(make):
+def test_the_caller_that_found_a_dead_connection_gets_its_slot_before_waiters(make):
     slots = make(max_conns=1)
     idle(slots)
     dead = slots.take()
@@ -252,7 +252,7 @@ def test_a_caller_with_since_is_in_front_of_all_that_came_later(
     assert waiter.since == since
 
 
-def test_after_a_failed_connect_who_leaves_the_queue_wakes_the_next(make):
+def test_after_a_failed_connect_leaving_the_queue_wakes_the_next_waiter(make):
     slots = make()
     first, second, third = (slots.queue_up(False) for _ in range(3))
     slots.backoff.failed("down")
@@ -262,7 +262,7 @@ def test_after_a_failed_connect_who_leaves_the_queue_wakes_the_next(make):
     assert not was_woken(third)
 
 
-def test_who_leaves_the_queue_wakes_nobody_without_a_failed_connect(make):
+def test_without_a_failed_connect_leaving_the_queue_wakes_no_waiter(make):
     slots = make()
     first, second = slots.queue_up(False), slots.queue_up(False)
     slots.leave_queue(first)
@@ -316,7 +316,7 @@ def test_a_connection_that_comes_back_goes_to_the_oldest_waiter(make, clock):
     assert slots.idle == []
 
 
-def test_a_connection_that_nobody_waits_for_becomes_idle(make, clock):
+def test_a_connection_without_a_waiter_becomes_idle(make, clock):
     slots = make()
     entry = opened(slots)
     clock.advance(5)
@@ -353,7 +353,7 @@ def test_each_state_and_a_stale_connection_have_a_reason_to_close(
     holder = entry.holder
     assert slots.keep(entry, clock.now) == reason
     assert slots.reason_to_close(entry, clock.now) == reason
-    # The caller of keep() closes it: nobody else may get it.
+    # The caller of keep() closes it: no other caller may get it.
     assert (entry.state, entry.holder) == (IN_USE, holder)
     assert slots.idle == []
     assert waiter.entry is None
@@ -372,7 +372,7 @@ def test_a_connection_expires_at_the_end_of_its_lifetime(make, clock, overdue, r
     assert slots.keep(entry, clock.now) == reason
 
 
-def test_stale_is_what_is_of_an_older_generation_and_in_a_pause_everything(make):
+def test_entries_of_an_older_generation_are_stale_and_all_are_in_a_pause(make):
     slots = make()
     old = opened(slots)
     assert not slots.is_stale(old)
@@ -500,7 +500,7 @@ def test_after_a_failed_connect_a_turn_wakes_the_first_waiter_of_the_new_state(m
 
 
 class Walk:
-    """One pool's slots, and who has which entry by a record of the test's own.
+    """The slots of a pool, and an independent record of who has which entry.
 
     Every entry is in exactly one of ``connecting``, ``in_use``, ``busy`` and the idle
     list. ``granted`` has what waiters were given and have not picked up yet.
@@ -519,12 +519,12 @@ class Walk:
         self.connecting, self.in_use, self.busy = [], [], []
         self.granted = []
 
-    def out(self):
+    def taken(self):
         return [*self.connecting, *self.in_use, *self.busy]
 
-    def has(self, entry):
+    def record(self, entry):
         """Record that a caller was given an entry."""
-        assert entry not in self.out()
+        assert entry not in self.taken()
         if entry.state is CONNECTING:
             self.connecting.append(entry)
         else:
@@ -538,7 +538,7 @@ class Walk:
         bypasses_pause = self.rng.random() < 0.3
         entry = self.slots.take(bypasses_pause)
         if entry is not None:
-            self.has(entry)
+            self.record(entry)
         elif since is not None or not self.slots.is_full():
             self.slots.queue_up(bypasses_pause, since)
 
@@ -577,7 +577,7 @@ class Walk:
             if other is None:
                 self.acquire()
             else:
-                self.has(other)
+                self.record(other)
 
     def checkin(self):
         if self.in_use:
@@ -612,7 +612,7 @@ class Walk:
     def refill(self):
         entry = self.slots.reserve_for_refill()
         if entry is not None:
-            self.has(entry)
+            self.record(entry)
 
     def turn(self):
         state, stale_reason = self.rng.choice(
@@ -627,11 +627,11 @@ class Walk:
         for entry, _ in self.slots.turn(state, stale_reason):
             self.busy.append(entry)
 
-    # --- What holds after each -------------------------------------------------------
+    # --- Invariants ------------------------------------------------------------------
 
     def check(self):
         for entry in self.granted:
-            self.has(entry)
+            self.record(entry)
         self.granted.clear()
         slots = self.slots
         assert len(slots.entries) <= slots.config.max_conns
@@ -641,9 +641,9 @@ class Walk:
         assert len(set(slots.idle)) == len(slots.idle)
         assert not (slots.idle and slots.waiters)
         assert slots.state is not PAUSED or not slots.idle
-        out = self.out()
-        assert len(set(out)) == len(out)
-        assert slots.entries == {*out, *slots.idle}
+        taken = self.taken()
+        assert len(set(taken)) == len(taken)
+        assert slots.entries == {*taken, *slots.idle}
         assert all(waiter.entry is None for waiter in slots.waiters)
         first = slots.first_waiter()
         if first is not None and not slots.backoff.failures:
@@ -651,7 +651,7 @@ class Walk:
 
 
 class OrderedWaiter(Waiter):
-    """A waiter that is served only if nobody who came earlier could be instead."""
+    """A waiter that asserts that no earlier one could be served instead."""
 
     __slots__ = ("walk",)
 

@@ -90,7 +90,7 @@ def test_ten_seconds_after_an_abort_the_socket_of_the_holder_is_shut_down(driver
 
 
 @pytest.mark.parametrize(("state", "holder"), [(BUSY, Holder()), (IN_USE, None)])
-def test_a_round_trip_of_the_pools_may_take_ten_seconds(driver, state, holder):
+def test_a_round_trip_of_the_pool_may_take_ten_seconds(driver, state, holder):
     entry = entry_in(driver, state, holder)
     watching = watch(driver)
     assert watching.look([entry], now=0) == NOTHING

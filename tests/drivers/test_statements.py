@@ -130,7 +130,7 @@ def test_a_statement_that_may_change_its_session_is_recognised(statement):
         "",
     ],
 )
-def test_a_statement_that_changes_no_session_is_not_taken_for_one_that_does(statement):
+def test_a_statement_that_leaves_its_session_unchanged_is_not_recognised(statement):
     assert not changes_session(statement)
 
 

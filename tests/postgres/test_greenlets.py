@@ -296,7 +296,7 @@ def test_a_callback_without_a_timeout_can_connect(waiting, postgres, database):
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "soon"])
-def test_zero_negative_or_text_sets_no_limit(waiting, postgres, database, seconds):
+def test_an_invalid_connect_timeout_sets_no_limit(waiting, postgres, database, seconds):
     dsn = extensions.make_dsn(postgres.dsn(database), connect_timeout=seconds)
     connection = open_tracked(dsn)
     assert run(connection, "SELECT 1") == 1
@@ -415,9 +415,7 @@ def test_without_the_functions_of_libpq_psycopg2_cancels(
     connection.close()
 
 
-def test_a_cancel_for_which_no_thread_starts_is_left_out(
-    postgres, database, monkeypatch
-):
+def test_a_cancel_is_skipped_if_no_thread_can_start(postgres, database, monkeypatch):
     def no_thread(*arguments):
         raise RuntimeError("can't start new thread")
 
