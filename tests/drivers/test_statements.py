@@ -1,4 +1,4 @@
-"""Which statements may change their session, told by their text."""
+"""Which statements may change their session, recognised by their text alone."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ from dbpool_mw.drivers.postgresql.statements import changes_session
         "SET /* a /* b */ LOCAL */ x = 1",
     ],
 )
-def test_it_is_noticed(statement):
+def test_a_statement_that_may_change_its_session_is_recognised(statement):
     assert changes_session(statement)
 
 
@@ -130,15 +130,15 @@ def test_it_is_noticed(statement):
         "",
     ],
 )
-def test_it_is_left_alone(statement):
+def test_a_statement_that_leaves_its_session_unchanged_is_not_recognised(statement):
     assert not changes_session(statement)
 
 
-def test_only_short_statements_are_remembered():
+def test_only_short_statements_are_cached():
     kept = statements._changes_session_cached.cache_info
     before = kept().currsize
     long = "SELECT " + "1, " * 1000 + "1"
     assert not changes_session(long)
     assert kept().currsize == before
-    assert changes_session("SET a.remembered = 'x'")
+    assert changes_session("SET a.cached = 'x'")
     assert kept().currsize == before + 1
