@@ -19,7 +19,6 @@ from dbpool_mw.checks.messages import message
 MIDDLEWARE = "dbpool_mw.middleware.ConnectionPoolMiddleware"
 
 
-
 def check_project(**kwargs: Any) -> list[CheckMessage]:
     """Check the aliases, their ENGINEs and options, the driver and the middleware.
 

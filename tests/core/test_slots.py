@@ -201,7 +201,7 @@ def test_in_a_pause_the_slot_of_a_dead_connection_goes_to_a_waiter_with_bypass(m
     idle(slots)
     dead = slots.take()
     waits, bypasses = slots.queue_up(False), slots.queue_up(True)
-    slots.turn(PAUSED, "paused")
+    slots.change_state(PAUSED, "paused")
     assert slots.replace(dead) is None
     assert bypasses.entry.state is CONNECTING
     assert waits.entry is None
@@ -376,7 +376,7 @@ def test_entries_of_an_older_generation_are_stale_and_all_are_in_a_pause(make):
     slots = make()
     old = opened(slots)
     assert not slots.is_stale(old)
-    slots.turn(DRAINING, "drained")
+    slots.change_state(DRAINING, "drained")
     new = opened(slots)
     assert [slots.is_stale(entry) for entry in (old, new)] == [True, False]
     slots.state = PAUSED
@@ -459,7 +459,7 @@ def test_a_connection_used_since_it_was_found_dead_is_kept(make, clock):
 def test_a_turn_with_a_reason_makes_every_open_connection_stale(make):
     slots = make(max_conns=3)
     in_use, connecting, waiting = opened(slots), slots.take(), idle(slots)
-    assert slots.turn(RUNNING, "recycled") == [(waiting, "recycled")]
+    assert slots.change_state(RUNNING, "recycled") == [(waiting, "recycled")]
     assert slots.idle == []
     assert waiting.state is BUSY
     assert slots.entries == {in_use, connecting, waiting}
@@ -470,28 +470,30 @@ def test_a_turn_with_a_reason_makes_every_open_connection_stale(make):
 def test_a_turn_without_a_reason_leaves_every_connection(make):
     slots = make()
     entry = idle(slots)
-    assert slots.turn(RUNNING, None) == []
+    assert slots.change_state(RUNNING, None) == []
     assert slots.idle == [entry]
     assert not slots.is_stale(entry)
 
 
 def test_a_resume_grants_the_free_slots(make):
     slots = make(max_conns=1)
-    slots.turn(PAUSED, "paused")
+    slots.change_state(PAUSED, "paused")
     first, second = slots.queue_up(False), slots.queue_up(False)
     slots.grant()
     assert first.entry is None
-    slots.turn(RUNNING, None)
+    slots.change_state(RUNNING, None)
     assert first.entry.state is CONNECTING
     assert second.entry is None
 
 
-def test_after_a_failed_connect_a_turn_wakes_the_first_waiter_of_the_new_state(make):
+def test_after_a_failed_connect_a_change_of_state_wakes_the_first_waiter(
+    make,
+):
     slots = make()
-    slots.turn(PAUSED, "paused")
+    slots.change_state(PAUSED, "paused")
     slots.backoff.failed("down")
     waits, bypasses = slots.queue_up(False), slots.queue_up(True)
-    slots.turn(RUNNING, None)
+    slots.change_state(RUNNING, None)
     assert was_woken(waits)
     assert not was_woken(bypasses)
 
@@ -624,7 +626,7 @@ class Walk:
                 (PAUSED, "paused"),
             ]
         )
-        for entry, _ in self.slots.turn(state, stale_reason):
+        for entry, _ in self.slots.change_state(state, stale_reason):
             self.busy.append(entry)
 
     # --- Invariants ------------------------------------------------------------------
