@@ -15,8 +15,8 @@ from django.urls import get_resolver
 
 from dbpool_mw import conf, decorators
 from dbpool_mw.binding import unavailable
+from dbpool_mw.binding.errors import PoolError
 from dbpool_mw.binding.requests import begin_request, end_request, return_connections
-from dbpool_mw.core.errors import PoolError
 
 
 class ConnectionPoolMiddleware:

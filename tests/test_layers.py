@@ -30,6 +30,10 @@ LAYERS: list[list[str]] = [
 
 STANDARD_LIBRARY = {*sys.stdlib_module_names, "dbpool_mw"}
 
+#: Imports by a name that is data: which database libraries are installed, and where the
+#: project's own modules stand.
+HIDDEN = {"drivers": {"import_module"}, "control.location": {"find_spec"}}
+
 #: What is imported before settings can be read, and so hides its imports in functions.
 ROOT = ""
 
@@ -83,9 +87,9 @@ def file_of(imported: str) -> str | None:
 
 
 def targets_of(name: str) -> set[str]:
-    """Give the files of this package that a file imports, but for the root's own."""
+    """Give the files of this package that a file imports."""
     found = {file_of(imported) for imported in imports_of(name)}
-    return {target for target in found if target is not None} - {ROOT, name}
+    return {target for target in found if target is not None} - {name}
 
 
 def allowed(name: str, target: str) -> bool:
@@ -114,6 +118,23 @@ def test_a_file_imports_only_from_the_layers_below(name: str) -> None:
     assert [t for t in sorted(targets_of(name)) if not allowed(name, t)] == []
 
 
+@pytest.mark.parametrize("name", sorted(set(FILES) - {ROOT}))
+def test_no_file_imports_the_public_names(name: str) -> None:
+    # The root imports them from other files when they are first used.
+    assert ROOT not in targets_of(name)
+
+
+@pytest.mark.parametrize("name", sorted(set(FILES) - {ROOT}))
+def test_no_file_hides_an_import(name: str) -> None:
+    calls = {
+        ast.unparse(node.func).rpartition(".")[2]
+        for node in ast.walk(ast.parse(FILES[name].read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+    }
+    hidden = calls & {"import_module", "__import__", "find_spec"}
+    assert hidden <= HIDDEN.get(name, set())
+
+
 def test_no_imports_go_in_a_circle() -> None:
     graph = {name: targets_of(name) for name in FILES}
     try:
@@ -132,10 +153,27 @@ def test_the_drivers_do_not_know_django(name: str) -> None:
     assert roots_of(name) & {"django", "appconf", "asgiref"} == set()
 
 
+@pytest.mark.parametrize("name", files_in("drivers"))
+def test_a_driver_knows_no_pool_and_no_other_driver(name: str) -> None:
+    of_core = {t for t in targets_of(name) if t.split(".")[0] == "core"}
+    assert of_core <= {"core.driver", "core.errors"}
+    folder = name.split(".")[1:2] or ["psycopg2"]
+    others = {t.split(".")[1] for t in targets_of(name) if t.startswith("drivers.")}
+    assert others <= {*folder, "postgresql"}
+
+
+@pytest.mark.parametrize("name", sorted(set(FILES)))
+def test_the_folder_of_a_driver_is_the_drivers_own(name: str) -> None:
+    inside = [t for t in targets_of(name) if t.startswith("drivers.")]
+    assert inside == [] or name.split(".")[0] == "drivers"
+    assert [i for i in imports_of(name) if "psycopg_any" in i] == []
+
+
 @pytest.mark.parametrize("name", files_in("control"))
 def test_the_control_plane_needs_only_the_standard_library(name: str) -> None:
     assert roots_of(name) <= STANDARD_LIBRARY
-    assert {t.split(".")[0] for t in targets_of(name)} <= {"control", "core"}
+    of_core = {t for t in targets_of(name) if not t.startswith("control")}
+    assert of_core <= {"core.metrics", "core.text"}
 
 
 @pytest.mark.parametrize("name", sorted(FILES))

@@ -23,7 +23,7 @@ from functools import partial
 from typing import Any, cast
 
 from django.core.exceptions import ImproperlyConfigured
-from django.db import connections
+from django.db import OperationalError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils.asyncio import async_unsafe
 
@@ -131,6 +131,8 @@ class Binding:
             pool = _make_pool(wrapper, database)
         try:
             entry = pool.checkout(self)
+        except OperationalError:
+            raise  # another pool's, which was used while this one connected
         except PoolError as error:
             raise for_django(error) from error
         self.held.append((pool, entry))

@@ -18,7 +18,7 @@ from django.db.backends.signals import connection_created
 
 from dbpool_mw.binding import recording
 from dbpool_mw.core.entry import PoolEntry
-from dbpool_mw.core.errors import ConnectFailed, PoolError
+from dbpool_mw.core.errors import ConnectFailed
 from dbpool_mw.drivers import Driver
 
 
@@ -43,10 +43,11 @@ def open_connection(
             engine.connect(temporary)
             connection = temporary.connection
             if not driver.is_tracked(connection):
-                raise PoolError(
+                raise ConnectFailed(
                     alias,
-                    f"pool {alias!r}: connect() of the ENGINE left {connection!r}, "
-                    "which was not made with the connection_factory it was given",
+                    f"pool {alias!r}: can't connect to the database",
+                    f"connect() of {engine.__module__} made a connection without the "
+                    "connection_factory that get_connection_params() gave it",
                 )
             driver.pin(connection)
             driver.keep_set_up(connection)

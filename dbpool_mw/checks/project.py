@@ -18,8 +18,6 @@ from dbpool_mw.checks.messages import message
 
 MIDDLEWARE = "dbpool_mw.middleware.ConnectionPoolMiddleware"
 
-_INSTALL = 'pip install "django-dbpool-mw[binary]"'
-
 
 def check_project(**kwargs: Any) -> list[CheckMessage]:
     """Check the aliases, their ENGINEs and options, the driver and the middleware.

@@ -1,4 +1,4 @@
-"""When a pool may try to connect again after it could not."""
+"""When a pool may try to connect again after a failure."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import math
 import random
 from collections.abc import Callable
 
-#: Seconds until the attempt after the first failure, and the most there can be: they
-#: double with each failure. Up to half of it is taken off at random, so that workers
-#: don't all come to a server that starts at the same moment.
-FIRST_DELAY, LONGEST_DELAY = 0.1, 2.0
+#: Seconds until the next attempt: doubled with each failure, then shortened by up to
+#: half at random, so that workers don't all reconnect at the same moment.
+FIRST_DELAY = 0.1
+LONGEST_DELAY = 2.0
 
 #: Where doubling stops: beyond it the longest delay is reached, and a float overflows.
 _MOST_DOUBLINGS = 10

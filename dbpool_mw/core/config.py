@@ -88,7 +88,7 @@ PSYCOPG_POOL_NAMES = {
 # Names of the same settings in other pools, in upper case, to suggest the right key.
 _OTHER_NAMES = {
     **{name.upper(): key for name, key in PSYCOPG_POOL_NAMES.items()},
-    "MINCONN": "MIN_CONNS",  # psycopg2.pool
+    "MINCONN": "MIN_CONNS",  # ThreadedConnectionPool
     "MAXCONN": "MAX_CONNS",
     "POOL_SIZE": "MAX_CONNS",  # SQLAlchemy
     "POOL_TIMEOUT": "TIMEOUT",

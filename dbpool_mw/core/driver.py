@@ -1,8 +1,8 @@
 """What the pool asks of a driver: the one interface between it and a database library.
 
-The pool knows no driver and no SQL. A driver's module, such as
-``dbpool_mw.drivers.psycopg2.driver``, has these functions; connections are whatever the
-driver's library makes, and to the pool they are opaque but for ``lease``.
+The pool knows no driver and no SQL. The module of a driver has these functions;
+connections are whatever the driver's library makes, and to the pool they are opaque but
+for ``lease``.
 """
 
 from __future__ import annotations
@@ -38,10 +38,13 @@ class Driver(Protocol):
         """Return the server's process id for a connection; no round trip."""
 
     def is_clean(self, connection: Any, initial: Any) -> bool:
-        """Tell whether another holder can use a connection as it is; no round trip."""
+        """Tell whether another holder can use a connection as it is; no round trip.
+
+        False in a transaction, too.
+        """
 
     def is_dirty(self, connection: Any) -> bool:
-        """Tell whether a session must be reset before another holder; no round trip."""
+        """Tell whether the session was changed and must be reset; no round trip."""
 
     def why_unusable(self, connection: Any) -> str | None:
         """Return why a connection can't be cleaned, None if it can; no round trip."""
@@ -56,7 +59,7 @@ class Driver(Protocol):
         """Ask the server for an answer; return whether one came."""
 
     def close(self, *connections: Any) -> None:
-        """Close connections and wait, for a limited time, until the server has as well.
+        """Close connections; wait, for a limited time, until the server did too.
 
         Never raises an Exception.
         """

@@ -9,12 +9,18 @@ from .stack import Stack
 
 # The states of an entry, and where each may lead:
 #
-#   CONNECTING -> IN_USE | BUSY | CLOSED      reserved: a connection is being opened
+#   CONNECTING -> IN_USE | CLOSED             reserved: a connection is being opened
 #   IDLE       -> IN_USE | BUSY               in the pool's idle list
 #   IN_USE     -> IDLE | IN_USE | BUSY        a holder has it, or is about to get it
 #   BUSY       -> IDLE | IN_USE | CLOSED      being cleaned or closed, outside the lock
 #
-# In CONNECTING and BUSY the entry belongs to the thread that put it into that state.
+# In CONNECTING and BUSY the entry belongs to one thread: the one that opens, cleans or
+# closes the connection.
+#
+# A *slot* is one of the MAX_CONNS places of a pool, an *entry* a slot that is taken. A
+# *hold* is the time from a checkout to its checkin, and the *holder* is who has the
+# connection meanwhile. An entry is *stale* if it is of a generation before the last
+# drain, pause or recycle. A *lease* is the hold that a cursor was opened in.
 CONNECTING = "connecting"
 IDLE = "idle"
 IN_USE = "in use"
@@ -42,8 +48,9 @@ class Holder(Protocol):
 class PoolEntry:
     """One slot of a pool: reserved first, then with a connection in it.
 
-    Only the pool writes to it, with its lock held. The exception is an entry that is
-    CONNECTING or BUSY: the thread it belongs to writes to it without the lock.
+    Only the pool writes to it, with its lock held. Without the lock write: the thread
+    that an entry belongs to while it is CONNECTING or BUSY, and ``checkout`` as long as
+    the entry has no holder.
 
     ``initial`` is what the driver says of a fresh session; ``recorded`` belongs to
     whoever opens connections for the pool. ``checked_out_at``, ``idle_since`` and

@@ -1,7 +1,8 @@
 """The errors of a pool. They know no driver and no Django.
 
 Django code meets them as ``django.db.OperationalError``: see
-``dbpool_mw.binding.errors``. The first three kinds are those of psycopg_pool.
+``dbpool_mw.binding.errors``. PoolTimeout, TooManyRequests and PoolClosed have the names
+that psycopg_pool gives them.
 """
 
 from __future__ import annotations
@@ -11,18 +12,19 @@ class PoolError(Exception):
     """A pool could not do what was asked of it.
 
     ``alias`` is the pool's name. ``summary`` is the first sentence of the text and may
-    be shown to a client; ``details`` names holders and their paths, and may not.
+    be shown to a client; ``details`` names holders and their paths, and may not. The
+    three are its ``args``, by which pickle and Celery rebuild an error elsewhere.
     """
 
     def __init__(self, alias: str, summary: str, details: str = "") -> None:
-        super().__init__(f"{summary}; {details}" if details else summary)
+        super().__init__(alias, summary, details)
         self.alias = alias
         self.summary = summary
         self.details = details
 
-    def __reduce__(self) -> tuple[object, ...]:
-        """Pickle by the three arguments: task queues carry errors between processes."""
-        return type(self), (self.alias, self.summary, self.details)
+    def __str__(self) -> str:
+        """Return the summary, and the details if there are any."""
+        return f"{self.summary}; {self.details}" if self.details else self.summary
 
 
 class PoolTimeout(PoolError):

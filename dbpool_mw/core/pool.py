@@ -1,11 +1,11 @@
 """The pool: who gets which connection, and when.
 
-``ConnectionPool`` has the lock and does the I/O; what it decides with the lock held
-stands in ``slots``. The lock is held for microseconds: nothing that can block, or call
-code of others, runs meanwhile. A slot is freed only after its connection was closed.
+``ConnectionPool`` has the lock and does the I/O; its decisions are in ``slots``. The
+lock is held for microseconds: nothing that can block, or call code of others, runs
+meanwhile. A slot is freed only after its connection was closed.
 
-The hand-over to the oldest waiter follows psycopg_pool, the few states of an entry
-puddle, the reason for every close HikariCP.
+Borrowed: the hand-over to the oldest waiter (psycopg_pool), few states of an entry
+(puddle), a reason for every close (HikariCP).
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class ConnectionPool:
     ``name`` is the alias, and stands in every message; ``database`` stands in reports.
     ``connect(entry, holder)`` opens a connection and sets ``entry.connection``, for a
     holder or for a refill (None). ``reset(entry)`` makes a dirty session as good as a
-    new one. Both are called outside the lock, in the thread that checks out or in, and
-    may raise anything.
+    new one. Both are called outside the lock, in the thread that checks out or in or in
+    that of the maintenance, and may raise anything.
 
     Every public method may be called from any thread.
     """
@@ -74,16 +74,16 @@ class ConnectionPool:
         self._timeout = config.timeout
         self._check_after_idle = config.check_after_idle
         self._captures_stacks = config.leak_after < math.inf
-        # With RESET "always", or a function, no session is taken for clean.
-        keeps_clean = config.reset in ("auto", "never")
-        self._is_clean = driver.is_clean if keeps_clean else _never
+        # With RESET "always", or a function, every session is cleaned.
+        trusts_driver = config.reset in ("auto", "never")
+        self._is_clean = driver.is_clean if trusts_driver else _never_clean
         self._cleaner = Cleaner(name, driver, config.reset, reset)
 
         self._pid = os.getpid()
         # Entries whose holders are gone. Needs no lock: a deque's methods are atomic.
         self._lost: deque[PoolEntry] = deque()
         self._lock = threading.Lock()
-        # The lock guards these three.
+        # The lock guards what these three hold.
         self._slots = Slots(config, clock, make_waiter)
         self._watch = Watch(name, config, driver)
         self._metrics = PoolMetrics()
@@ -94,20 +94,22 @@ class ConnectionPool:
         """Return an entry whose connection is the holder's until it checks it in.
 
         Waits in the queue for at most ``timeout`` seconds (None: TIMEOUT). Raises
-        PoolTimeout, TooManyRequests, PoolClosed, or what ``connect`` raises.
+        PoolTimeout, TooManyRequests, PoolClosed, or what ``connect`` raises. A caller
+        whose connect failed waits for connections in use, if there are any.
         """
         began = now = self._clock()
         deadline = began + (self._timeout if timeout is None else timeout)
         with self._lock:
+            # The first step of slots.take(), without the cost of the call.
             idle = self._slots.idle
             entry = idle.pop() if idle else None
             if entry is not None:
                 entry.state = IN_USE
-        at_hand, connect_failed = entry is not None, False
+        took_time = connect_failed = False
         while True:
             try:
                 if entry is None:
-                    at_hand = False
+                    took_time = True
                     entry = self._acquire(holder, began, deadline, connect_failed)
                     now = self._clock()
                 if entry.state is CONNECTING:
@@ -116,19 +118,19 @@ class ConnectionPool:
                 if entry.alive():
                     if now - entry.idle_since < self._check_after_idle:
                         break
-                    at_hand = False
+                    took_time = True
                     if self._ping(entry):
                         break
-                at_hand = False
+                took_time = True
                 entry = self._replace(entry)
             except BaseException as error:
                 if entry is not None:
                     self._abandon(entry)
-                if not isinstance(error, ConnectFailed) or not self._slots.entries:
+                if not self._is_own_failure(error) or not self._slots.entries:
                     raise
                 # Connections in use may come back in time: wait for one.
                 entry, connect_failed = None, True
-        entry.waited = 0.0 if at_hand else self._clock() - began
+        entry.waited = self._clock() - began if took_time else 0.0
         entry.checked_out_at = began + entry.waited
         if self._captures_stacks:
             entry.stack = capture()
@@ -221,7 +223,7 @@ class ConnectionPool:
         except BaseException as error:
             with self._lock:
                 self._metrics.count["connect_errors"] += 1
-                if isinstance(error, ConnectFailed):
+                if self._is_own_failure(error):
                     self._slots.backoff.failed(str(error))
                     self._slots.wake_for_retry()
             if entry.connection is not None:
@@ -239,7 +241,17 @@ class ConnectionPool:
             size, shut = len(self._slots.entries), self._slots.state is SHUT
         logger.info("%s: opened a connection (%d of %d)", self.name, size, self._max)
         if shut:
-            raise PoolClosed(self.name, f"pool {self.name!r} was closed meanwhile")
+            raise PoolClosed(
+                self.name, f"pool {self.name!r} was closed while connecting"
+            )
+
+    def _is_own_failure(self, error: BaseException) -> bool:
+        """Tell whether this pool could not connect.
+
+        What is called while a connection is opened may use another pool, and that one's
+        failure is none of this pool's.
+        """
+        return isinstance(error, ConnectFailed) and error.alias == self.name
 
     def _ping(self, entry: PoolEntry) -> bool:
         """Ask the server of a connection that was idle for long; return if it answers.
@@ -275,12 +287,12 @@ class ConnectionPool:
     # --- Checkin ---------------------------------------------------------------------
 
     def checkin(self, entry: PoolEntry) -> None:
-        """Take a connection back from its holder. Never raises for what it finds.
+        """Take a connection back from its holder.
 
         A clean connection goes to the oldest waiter, else to the idle ones, without a
         round trip. An open transaction is rolled back, a dirty session is reset; a
-        connection that can't be cleaned is closed. Raises PoolError for an entry that
-        is not in use.
+        connection that can't be cleaned is closed, which is no error. Raises PoolError
+        for an entry that is not in use.
         """
         now = self._clock()
         with self._lock:
@@ -340,7 +352,7 @@ class ConnectionPool:
         self.checkin(entry)
 
     def _end_hold(self, entry: PoolEntry, now: float) -> None:
-        """Book the end of a hold. Call with the lock held."""
+        """Record the end of a hold. Call with the lock held."""
         if entry.state is not IN_USE:
             raise PoolError(
                 self.name,
@@ -402,8 +414,8 @@ class ConnectionPool:
         The maintenance thread calls it from time to time. Never raises for a server
         that can't be reached: it logs, and tries again at the next call.
         """
-        # Those for whom ``reclaim_soon`` could start no thread; or it started one that
-        # never runs, a greenlet of gevent's in a thread of gevent's own.
+        # Entries for which ``reclaim_soon`` could start no thread, or started one that
+        # never runs: a greenlet of gevent's in a thread of gevent's own.
         self._reclaim_lost()
         self._close_unfit()
         now = self._clock()
@@ -418,8 +430,8 @@ class ConnectionPool:
         """Close idle connections that died, expired or are idle too long."""
         with self._lock:
             idle_since = {entry: entry.idle_since for entry in self._slots.idle}
-        # Each look takes a function of its own: the entry may be checked out meanwhile,
-        # and then its ``alive`` is its holder's.
+        # With new liveness functions: the entry may be checked out meanwhile, and then
+        # its own is its holder's.
         dead = {
             entry
             for entry in idle_since
@@ -455,7 +467,7 @@ class ConnectionPool:
     # --- Control ---------------------------------------------------------------------
 
     def drain(self) -> None:
-        """Close idle connections now and every other at its checkin, until resumed.
+        """Close idle connections now and the rest at their checkin, until resumed.
 
         Checkouts go on: each opens a connection, which is closed at its checkin.
         """
@@ -491,7 +503,7 @@ class ConnectionPool:
         with self._lock:
             if self._slots.state is SHUT:
                 return
-            victims = self._slots.turn(state, stale_reason)
+            victims = self._slots.change_state(state, stale_reason)
         logger.info("%s: %s", self.name, stale_reason or "resumed")
         self._close(*victims)
 
@@ -555,7 +567,7 @@ class ConnectionPool:
         )
 
 
-def _never(connection: Any, initial: Any) -> bool:
+def _never_clean(connection: Any, initial: Any) -> bool:
     return False
 
 

@@ -4,11 +4,11 @@ These are the decisions of a pool, apart from its lock and its I/O. All of it is
 with the pool's lock held, takes microseconds, blocks on nothing and calls no code of
 others. What always holds:
 
-- ``entries`` has every slot taken: connections and those being opened. Its length never
-  exceeds MAX_CONNS.
+- ``entries`` has every slot taken, from the moment that a connection is to be opened
+  until it was closed. Its length never exceeds MAX_CONNS.
 - An entry is in ``idle`` exactly while it is IDLE.
-- ``idle`` and ``waiters`` are never both non-empty, unless the pool is paused, when
-  ``idle`` is empty.
+- ``idle`` and ``waiters`` are never both non-empty. While the pool is draining, paused
+  or closed, ``idle`` is empty.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class Slots:
     def take(self, bypasses_pause: bool = False) -> PoolEntry | None:
         """Take an idle connection, or else a free slot to connect in.
 
-        None if there is neither, or the slot may not be connected in now.
+        None if there is neither, or no connection may be opened in it now.
         """
         if self.idle:
             entry = self.idle.pop()
@@ -78,7 +78,7 @@ class Slots:
         return self.reserve() if self.may_open(bypasses_pause) else None
 
     def may_open(self, bypasses_pause: bool = False) -> bool:
-        """Tell whether a slot is free and may be connected in.
+        """Tell whether a slot is free and a connection may be opened in it.
 
         After a failed connect there is one attempt at a time, until one succeeds.
         """
@@ -109,7 +109,7 @@ class Slots:
         return self.reserve()
 
     def free(self, entry: PoolEntry) -> None:
-        """Free the slot of a closed connection; the first waiter gets it, if any."""
+        """Free a slot without a connection; a waiter that may connect gets it."""
         entry.state = CLOSED
         entry.holder = None
         self.entries.remove(entry)
@@ -118,8 +118,8 @@ class Slots:
     def replace(self, dead: PoolEntry) -> PoolEntry | None:
         """Free the slot of a dead connection for the caller that found it.
 
-        Returns another idle connection, or the slot to connect in. None if it may not
-        be connected in now: the caller has to wait.
+        Returns another idle connection, or the slot to connect in. None if no
+        connection may be opened in it now: the caller has to wait.
         """
         dead.state = CLOSED
         self.entries.remove(dead)
@@ -139,7 +139,7 @@ class Slots:
         return 0 < self.config.max_waiting <= len(self.waiters)
 
     def queue_up(self, bypasses_pause: bool, since: float | None = None) -> Waiter:
-        """Put a caller at the end of the queue and return its position.
+        """Put a caller at the end of the queue and return its Waiter.
 
         With ``since``, put it in front of all that came later: a caller whose connect
         failed keeps its original position.
@@ -246,7 +246,7 @@ class Slots:
         self.idle[:] = kept
         return victims
 
-    def turn(self, state: str, stale_reason: str | None) -> list[Victim]:
+    def change_state(self, state: str, stale_reason: str | None) -> list[Victim]:
         """Change the pool's state; return the idle connections that have to be closed.
 
         With a reason, every connection that is open now becomes stale.
@@ -261,6 +261,6 @@ class Slots:
                 victims.append((entry, stale_reason))
             self.idle.clear()
         self.grant()
-        # The first waiter of this state may not know that connects fail.
+        # Another waiter may be the first now, and has to see to the retry.
         self.wake_for_retry()
         return victims

@@ -10,10 +10,10 @@ from .entry import PoolEntry
 class Waiter:
     """One position in the queue of a pool, and what the caller in it was given.
 
-    The pool calls every method except ``wait()`` with its lock held, and reads
-    ``entry`` and ``error`` with the lock held. A caller that timed out takes the lock
-    before it leaves the queue, so it either finds the entry it was given meanwhile or
-    is no longer in the queue: no entry is handed to a caller that has gone.
+    The pool calls every method except ``wait()`` with its lock held, and sets ``entry``
+    and ``error`` only while the caller is in the queue. A caller that timed out takes
+    the lock before it leaves the queue, so it either finds the entry it was given
+    meanwhile or has left: no entry is handed to a caller that has gone.
 
     ``since`` is when the caller came, by the pool's clock. One that ``bypasses_pause``
     is served while the pool is paused.

@@ -1,4 +1,4 @@
-"""Drivers: what is done to one physical connection. They know no pool and no Django.
+"""Drivers: what is done to one physical connection. They import no pool, no Django.
 
 ``Driver`` is what a driver has; ``find`` gives the driver for a database library. A
 driver stands in a folder of its own, which alone imports its library.
@@ -14,8 +14,8 @@ from typing import Any, NamedTuple, Protocol
 
 from dbpool_mw.core import driver
 
-#: The modules of the drivers, by the name of the library that each is for.
-_MODULES = {"psycopg2": "dbpool_mw.drivers.psycopg2.driver"}
+#: The database libraries that have a driver.
+_LIBRARIES = ("psycopg2",)
 
 
 class Driver(driver.Driver, Protocol):
@@ -54,9 +54,11 @@ def find(library: str) -> Driver | None:
     ``library`` is the name of the module that an ENGINE has as its ``Database``. Raises
     ImportError if the library can't be imported.
     """
-    module = _MODULES.get(library)
-    found: Any = import_module(module) if module is not None else None
-    return found  # type: ignore[no-any-return]
+    if library == "psycopg2":
+        from .psycopg2 import driver as psycopg2_driver
+
+        return psycopg2_driver
+    return None
 
 
 def can_import(*libraries: str) -> bool:
@@ -64,7 +66,7 @@ def can_import(*libraries: str) -> bool:
 
     Without an argument: any that has a driver.
     """
-    for library in libraries or _MODULES:
+    for library in libraries or _LIBRARIES:
         # It may be there, and lack the C library that it loads.
         with contextlib.suppress(ImportError):
             import_module(library)

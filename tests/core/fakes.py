@@ -1,4 +1,4 @@
-"""A driver without a server, with fault switches, and a clock set by hand."""
+"""A driver without a server that fails on demand, a manual clock, and helpers."""
 
 from __future__ import annotations
 
@@ -17,10 +17,15 @@ INITIAL = (True,)
 
 
 class DriverError(Exception):
-    """An error of the client library's."""
+    """An error that the client library raises."""
 
 
 class FakeConnection:
+    """A connection whose state the tests set.
+
+    ``answers`` is what a ping returns; with ``stays_dirty`` a rollback has no effect.
+    """
+
     def __init__(self, number: int) -> None:
         self.number = number
         self.closed = False
@@ -48,7 +53,10 @@ class Holder:
 
 
 class FakeDriver:
-    """A ``dbpool_mw.core.driver.Driver``; it remembers every connection it opened."""
+    """A ``dbpool_mw.core.driver.Driver`` that records what the pool has it do.
+
+    An ``*_error`` that is set is raised by the method of that name.
+    """
 
     def __init__(self) -> None:
         self.connections: list[FakeConnection] = []
@@ -66,7 +74,7 @@ class FakeDriver:
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
 
-    # What the pool is given.
+    # The functions that the pool is given.
 
     def connect(self, entry: PoolEntry, holder: Any) -> None:
         self.on_connect()
@@ -87,7 +95,7 @@ class FakeDriver:
         self.resets.append(entry.connection)
         entry.connection.dirty = False
 
-    # What the pool calls of the driver.
+    # The Driver protocol.
 
     def liveness(self, connection: FakeConnection) -> Callable[[], bool]:
         return lambda: connection.alive and not connection.closed
@@ -98,7 +106,7 @@ class FakeDriver:
 
     def is_clean(self, connection: FakeConnection, initial: Any) -> bool:
         assert initial == INITIAL
-        # libpq says "unknown" of a closed one.
+        # libpq reports the status "unknown" for a closed connection.
         usable = connection.transaction == "idle" and not connection.closed
         return usable and not connection.dirty
 
@@ -129,9 +137,9 @@ class FakeDriver:
         return connection.answers
 
     def close(self, *connections: FakeConnection) -> None:
-        with ExitStack() as each_of_them:
+        with ExitStack() as closes:
             for connection in connections:
-                each_of_them.callback(self._close, connection)
+                closes.callback(self._close, connection)
 
     def _close(self, connection: FakeConnection) -> None:
         self.on_close(connection)
@@ -156,10 +164,12 @@ class FakeDriver:
 
     @property
     def open(self) -> list[FakeConnection]:
-        return [each for each in self.connections if not each.closed]
+        return [c for c in self.connections if not c.closed]
 
 
 class Clock:
+    """A monotonic clock that the tests advance; in seconds."""
+
     def __init__(self) -> None:
         self.now = 1000.0
 
@@ -171,6 +181,7 @@ class Clock:
 
 
 def make_pool(**config: Any) -> tuple[ConnectionPool, FakeDriver, Clock]:
+    """Return a pool with these settings, its driver and its clock."""
     driver, clock = FakeDriver(), Clock()
     pool = ConnectionPool(
         "default",
@@ -185,7 +196,7 @@ def make_pool(**config: Any) -> tuple[ConnectionPool, FakeDriver, Clock]:
 
 
 def check(pool: ConnectionPool, driver: FakeDriver) -> None:
-    """Assert what holds at every moment when no call of the pool is under way."""
+    """Assert what holds whenever no call of the pool is running."""
     stats = pool.stats()
     assert stats["size"] == stats["idle"] + stats["in_use"] + stats["connecting"]
     assert stats["size"] <= stats["max"]
@@ -195,8 +206,20 @@ def check(pool: ConnectionPool, driver: FakeDriver) -> None:
     assert not (stats["idle"] and stats["waiting"])
 
 
-def give_back(pool: ConnectionPool, entry: Any, verb: str) -> None:
-    """Give a connection back by a verb of the pool's, at once whatever the verb."""
+def use(
+    pool: ConnectionPool, holder: Holder | None = None, **attributes: Any
+) -> FakeConnection:
+    """Check a connection out, set attributes of it, check it in; return it."""
+    entry = pool.checkout(holder or Holder())
+    connection: FakeConnection = entry.connection
+    for name, value in attributes.items():
+        setattr(connection, name, value)
+    pool.checkin(entry)
+    return connection
+
+
+def end_hold(pool: ConnectionPool, entry: Any, verb: str) -> None:
+    """End a hold by the method ``verb``; ``reclaim_soon`` acts in this thread."""
     if verb == "discard":
         pool.discard(entry, "on purpose")
     elif verb == "reclaim_soon":
@@ -207,7 +230,7 @@ def give_back(pool: ConnectionPool, entry: Any, verb: str) -> None:
 
 
 class InThread(threading.Thread):
-    """Run a function in a thread; give its result or raise what it raised."""
+    """Run a function in a thread; ``result()`` returns or raises what it did."""
 
     def __init__(self, function: Callable[..., Any], *arguments: Any) -> None:
         super().__init__(daemon=True)
@@ -232,10 +255,10 @@ class InThread(threading.Thread):
 
 
 def until(condition: Callable[[], bool], seconds: float = 20) -> None:
-    """Wait until a condition that another thread brings about holds."""
-    gate = threading.Event()
+    """Wait until a condition holds that another thread, or a server, brings about."""
+    pause = threading.Event()
     for _ in range(int(seconds / 0.001)):
         if condition():
             return
-        gate.wait(0.001)
-    raise AssertionError("it never came to be")
+        pause.wait(0.001)
+    raise AssertionError(f"the condition did not hold within {seconds:g} s")

@@ -20,7 +20,7 @@ class Pool:
             raise self.error
 
 
-def test_it_maintains_every_pool_and_survives_what_one_raises(caplog):
+def test_every_pool_is_maintained_even_if_another_one_raises(caplog):
     bad, good = Pool(ValueError("broken")), Pool()
     maintenance = Maintenance(lambda: [bad, good], interval=0.001)
     maintenance.start()
@@ -35,7 +35,7 @@ def test_it_maintains_every_pool_and_survives_what_one_raises(caplog):
     )
 
 
-def test_its_thread_never_keeps_a_process_alive():
+def test_the_maintenance_thread_is_a_daemon_and_ends_with_stop():
     pool = Pool()
     maintenance = Maintenance(lambda: [pool], interval=0.001)
     maintenance.start()
@@ -50,7 +50,7 @@ def test_its_thread_never_keeps_a_process_alive():
     assert not thread.is_alive()
 
 
-def test_each_round_asks_anew_which_pools_there_are():
+def test_each_round_maintains_the_pools_there_are_by_then():
     pools = []
     asked = threading.Semaphore(0)
 
@@ -67,13 +67,13 @@ def test_each_round_asks_anew_which_pools_there_are():
     maintenance.stop()
 
 
-def test_its_end_is_not_waited_for_longer_than_said():
-    held = threading.Event()
+def test_stop_waits_for_a_running_round_at_most_its_timeout():
+    release = threading.Event()
 
     class Stuck(Pool):
         def maintain(self):
             super().maintain()
-            held.wait(20)
+            release.wait(20)
 
     pool = Stuck()
     maintenance = Maintenance(lambda: [pool], interval=0.001)
@@ -81,6 +81,6 @@ def test_its_end_is_not_waited_for_longer_than_said():
     assert pool.rounds.acquire(timeout=20)
     maintenance.stop(0.01)
     assert maintenance._thread.is_alive()
-    held.set()
+    release.set()
     maintenance.stop(20)
     assert not maintenance._thread.is_alive()

@@ -1,4 +1,4 @@
-"""When to try to connect again, as a clock and nothing else."""
+"""When the next attempt to connect is due, on a manual clock."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def test_an_attempt_is_due_when_its_delay_is_over_and_not_before(backoff, clock)
     assert backoff.is_due()
 
 
-def test_whoever_waits_sleeps_until_the_attempt_and_never_spins(backoff, clock):
+def test_a_waiter_sleeps_until_the_next_attempt_at_least_a_minimum(backoff, clock):
     for _ in range(5):
         backoff.failed("down")
     assert backoff.seconds() == pytest.approx(1.6)
@@ -56,7 +56,7 @@ def test_whoever_waits_sleeps_until_the_attempt_and_never_spins(backoff, clock):
     assert backoff.seconds() == pytest.approx(0.05)
 
 
-def test_a_success_forgets_every_failure(backoff, clock):
+def test_after_a_success_the_delays_begin_anew(backoff, clock):
     backoff.failed("down")
     backoff.failed("down")
     assert backoff.succeeded() is True
@@ -67,7 +67,7 @@ def test_a_success_forgets_every_failure(backoff, clock):
 
 
 @pytest.mark.parametrize(("chance", "delay"), [(0.0, 0.1), (0.5, 0.075), (1.0, 0.05)])
-def test_chance_takes_off_up_to_half_of_a_delay(
+def test_jitter_shortens_a_delay_by_at_most_half(
     backoff, clock, monkeypatch, chance, delay
 ):
     monkeypatch.setattr(random, "random", lambda: chance)
@@ -75,7 +75,7 @@ def test_chance_takes_off_up_to_half_of_a_delay(
     assert backoff.retry_at - clock.now == pytest.approx(delay)
 
 
-def test_any_number_of_failures_is_borne(backoff):
+def test_a_million_failures_do_not_overflow_the_delay(backoff):
     backoff.failures = 10**6
     backoff.failed("down")
     assert backoff.seconds() == pytest.approx(2.0)

@@ -1,4 +1,4 @@
-"""Cleaning a session, without a pool."""
+"""What a checkin does to a session, without a pool."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_an_open_transaction_is_rolled_back(driver, entry):
         ("never", True, False),
     ],
 )
-def test_each_mode_resets_what_it_says(driver, entry, mode, dirty, was_reset):
+def test_each_mode_resets_the_sessions_it_is_for(driver, entry, mode, dirty, was_reset):
     entry.connection.dirty = dirty
     assert cleaner(driver, mode).clean(entry) == Cleaned(None, was_reset=was_reset)
     assert driver.resets == [entry.connection] * was_reset
@@ -61,7 +61,7 @@ def test_each_mode_resets_what_it_says(driver, entry, mode, dirty, was_reset):
 
 
 @pytest.mark.parametrize("dirty", [False, True])
-def test_a_function_resets_every_session_in_its_own_way(driver, entry, dirty):
+def test_a_reset_function_is_called_for_every_session(driver, entry, dirty):
     calls = []
 
     def reset(connection, is_dirty):
@@ -78,7 +78,7 @@ def test_a_function_resets_every_session_in_its_own_way(driver, entry, dirty):
 @pytest.mark.parametrize(
     ("transaction", "reason"), [("busy", "busy"), ("unknown", "dead")]
 )
-def test_what_cannot_be_cleaned_is_not_touched(driver, entry, transaction, reason):
+def test_an_unusable_session_costs_no_round_trip(driver, entry, transaction, reason):
     entry.connection.transaction = transaction
     entry.connection.dirty = True
     assert cleaner(driver).clean(entry) == Cleaned(reason)

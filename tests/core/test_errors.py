@@ -1,4 +1,4 @@
-"""What an error of a pool says, and to whom."""
+"""The errors of a pool: alias, summary and text."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from dbpool_mw.core import errors
         errors.PoolClosed,
     ],
 )
-def test_each_has_its_alias_and_a_summary(kind):
+def test_every_error_has_an_alias_and_a_summary(kind):
     error = kind("replica", "it failed", "thread 7 holds all of them")
     assert isinstance(error, errors.PoolError)
     assert error.alias == "replica"
@@ -28,7 +28,7 @@ def test_each_has_its_alias_and_a_summary(kind):
 
 
 @pytest.mark.parametrize("details", ["", "thread 7 holds all of them"])
-def test_each_survives_a_pickle(details):
+def test_an_error_can_be_pickled(details):
     error = errors.PoolTimeout("replica", "it failed", details)
     copy = pickle.loads(pickle.dumps(error))
     assert type(copy) is errors.PoolTimeout

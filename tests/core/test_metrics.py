@@ -1,4 +1,4 @@
-"""The table of a pool's figures, and the arithmetic on them."""
+"""The table of a pool's metrics, and the arithmetic on them."""
 
 from __future__ import annotations
 
@@ -40,15 +40,15 @@ def test_a_quantile_is_at_most_a_fifth_too_high(duration):
     assert duration <= found <= max(duration * 1.2, 1e-5)
 
 
-def test_a_quantile_is_never_above_the_largest():
+def test_a_quantile_is_never_above_the_largest_duration():
     assert metrics.quantile(histogram(0.00101), 0.95) == 0.00101
 
 
-def test_a_duration_on_an_edge_counts_below_it():
+def test_a_duration_on_a_bound_counts_in_the_bucket_below_it():
     assert histogram(metrics.BOUNDS[3])["buckets"][3] == 1
 
 
-def test_totals_add_up_counts_reasons_and_histograms():
+def test_totals_are_the_sums_of_counts_reasons_and_histograms():
     reports = []
     for number in (1, 2):
         pool, _, _ = make_pool()
@@ -64,11 +64,11 @@ def test_totals_add_up_counts_reasons_and_histograms():
     assert set(metrics.SUMMED) <= set(reports[0])
 
 
-def test_the_largest_duration_is_kept_whatever_comes_after_it():
+def test_a_histogram_keeps_the_largest_duration():
     assert histogram(1.0, 5.0, 2.0)["max"] == 5.0
 
 
-def test_a_quantile_is_reached_exactly_at_its_share():
+def test_a_quantile_is_the_first_duration_that_reaches_its_share():
     found = metrics.quantile(histogram(0.001, 1.0), 0.5)
     assert found is not None
     assert found < 0.0012
@@ -82,7 +82,7 @@ def test_a_quantile_counts_all_durations_below_it():
         assert near <= found <= near * 1.2
 
 
-def test_a_duration_beyond_every_edge_is_its_own_quantile():
+def test_a_quantile_beyond_every_bound_is_the_largest_duration():
     assert metrics.quantile(histogram(1e6), 0.5) == 1e6
 
 
@@ -100,14 +100,14 @@ def test_totals_have_the_sum_of_all_sums_and_the_largest_maximum():
     assert metrics.mean(total["hold_seconds"]) == 3.5
 
 
-def test_no_reports_add_up_to_zeros():
+def test_the_totals_of_no_reports_are_zero():
     total = metrics.merge([])
     assert set(total) == {*metrics.SUMMED, *metrics.HISTOGRAMS, "discarded"}
     assert not any(total[key] for key in metrics.SUMMED)
     assert metrics.mean(total["wait_seconds"]) is None
 
 
-# --- The table of figures -------------------------------------------------------------
+# --- The table of metrics ------------------------------------------------------------
 
 
 def with_lines(*lines: str) -> types.ModuleType:

@@ -1,8 +1,9 @@
-"""What a pool does, and does not do, with a connection that comes back."""
+"""Checkins: what a pool does, and does not do, with a connection that comes back."""
 
 from __future__ import annotations
 
 import gc
+import random
 import threading
 import weakref
 
@@ -11,9 +12,166 @@ import pytest
 from dbpool_mw.core.config import PoolConfig
 from dbpool_mw.core.errors import PoolError
 from dbpool_mw.core.pool import ConnectionPool
-from tests.core.fakes import FakeDriver, Holder, InThread, check, make_pool, until
+from tests.core.fakes import (
+    DriverError,
+    FakeDriver,
+    Holder,
+    InThread,
+    check,
+    make_pool,
+    until,
+    use,
+)
 
 ANYBODY = Holder()
+
+
+def test_an_open_transaction_is_rolled_back_and_logged_with_its_holder(caplog):
+    pool, driver, _ = make_pool()
+    entry = pool.checkout(Holder("forgetful"))
+    entry.connection.transaction = "open"
+    pool.checkin(entry)
+    assert driver.connections[0].transaction == "idle"
+    assert pool.stats()["rollbacks"] == 1
+    assert pool.stats()["idle"] == 1
+    assert "rolled back" in caplog.text
+    assert "/forgetful/" in caplog.text
+
+
+def test_a_dirty_session_is_reset():
+    pool, driver, _ = make_pool()
+    entry = pool.checkout(ANYBODY)
+    entry.connection.dirty = True
+    pool.checkin(entry)
+    assert driver.resets == [driver.connections[0]]
+    assert pool.stats()["resets"] == 1
+    assert pool.stats()["idle"] == 1
+
+
+def test_during_a_reset_the_entry_has_the_holder_that_checks_in():
+    pool, driver, _ = make_pool()
+    holders = [Holder() for _ in range(3)]
+    for holder in holders:
+        use(pool, holder, dirty=True)
+    assert driver.reset_for == holders
+
+
+@pytest.mark.parametrize("reset", ["auto", "never"])
+def test_a_clean_connection_is_examined_by_is_clean_alone(reset):
+    pool, driver, _ = make_pool(reset=reset)
+    for name in ("why_unusable", "roll_back", "is_dirty", "accept"):
+        setattr(driver, name, None)
+    use(pool)
+    use(pool)
+    assert pool.stats()["idle"] == 1
+
+
+@pytest.mark.parametrize(
+    ("state", "reason"), [("busy", "busy"), ("unknown", "dead"), ("closed", "closed")]
+)
+def test_a_connection_that_cannot_be_cleaned_is_closed_with_a_reason(state, reason):
+    pool, driver, _ = make_pool()
+    entry = pool.checkout(ANYBODY)
+    if state == "closed":
+        entry.connection.closed = True
+        entry.connection.transaction = "unknown"
+    else:
+        entry.connection.transaction = state
+    pool.checkin(entry)
+    check(pool, driver)
+    assert pool.stats()["discarded"] == {reason: 1}
+
+
+def test_a_connection_whose_reset_fails_is_closed():
+    pool, driver, _ = make_pool()
+    driver.reset_error = DriverError("gone")
+    entry = pool.checkout(ANYBODY)
+    entry.connection.dirty = True
+    pool.checkin(entry)
+    check(pool, driver)
+    assert pool.stats()["discarded"] == {"not clean": 1}
+
+
+def test_a_connection_that_stays_dirty_is_closed():
+    pool, driver, _ = make_pool()
+    entry = pool.checkout(ANYBODY)
+    entry.connection.transaction = "open"
+    entry.connection.stays_dirty = True
+    pool.checkin(entry)
+    check(pool, driver)
+    assert pool.stats()["discarded"] == {"not clean": 1}
+
+
+def test_an_interrupted_reset_frees_the_slot_and_is_raised():
+    pool, driver, _ = make_pool()
+    driver.reset_error = KeyboardInterrupt()
+    entry = pool.checkout(ANYBODY)
+    entry.connection.dirty = True
+    with pytest.raises(KeyboardInterrupt):
+        pool.checkin(entry)
+    check(pool, driver)
+    assert pool.stats()["size"] == 0
+
+
+def test_ending_a_hold_twice_raises_and_changes_nothing():
+    pool, driver, _ = make_pool()
+    entry = pool.checkout(ANYBODY)
+    pool.checkin(entry)
+    for end_hold in (pool.checkin, lambda entry: pool.discard(entry, "x")):
+        with pytest.raises(PoolError, match=r"bug: .* that is idle"):
+            end_hold(entry)
+    check(pool, driver)
+    assert pool.stats()["idle"] == 1
+
+
+def test_discard_closes_the_connection_and_counts_its_reason():
+    pool, driver, _ = make_pool()
+    pool.discard(pool.checkout(ANYBODY), "closed in atomic()")
+    check(pool, driver)
+    assert pool.stats()["discarded"] == {"closed in atomic()": 1}
+
+
+def test_a_connection_past_its_lifetime_is_closed_at_checkin():
+    pool, driver, clock = make_pool(max_lifetime=100)
+    entry = pool.checkout(ANYBODY)
+    clock.advance(101)
+    pool.checkin(entry)
+    check(pool, driver)
+    assert pool.stats()["discarded"] == {"expired": 1}
+
+
+def test_a_connection_expires_exactly_at_the_end_of_its_lifetime(monkeypatch):
+    monkeypatch.setattr(random, "random", lambda: 0.0)
+    pool, _, clock = make_pool(max_lifetime=100)
+    entry = pool.checkout(Holder())
+    clock.advance(100)
+    pool.checkin(entry)
+    assert pool.stats()["discarded"] == {"expired": 1}
+
+
+def test_a_reclaimed_connection_is_counted_logged_and_usable_again(caplog):
+    pool, driver, _ = make_pool(max_conns=1)
+    pool.reclaim(pool.checkout(Holder("gone")))
+    assert pool.stats()["reclaimed"] == 1
+    assert "/gone/" in caplog.text
+    pool.checkin(pool.checkout(ANYBODY))
+    check(pool, driver)
+
+
+def test_every_message_of_a_checkin_begins_with_the_alias(caplog):
+    pool, driver, _ = make_pool()
+    use(pool, transaction="open")
+    pool.reclaim(pool.checkout(Holder("gone")))
+    driver.reset_error = ValueError("on purpose")
+    use(pool, dirty=True)
+    assert [record.getMessage() for record in caplog.records] == [
+        "default: rolled back a transaction left open (GET /someone/ in thread "
+        "someone)",
+        "default: reclaimed a connection from a holder that is gone (GET /gone/ in "
+        "thread gone)",
+        "default: could not clean a connection; closing it",
+    ]
+    assert caplog.records[-1].exc_info[1] is driver.reset_error
 
 
 class AutocommitDriver(FakeDriver):
@@ -30,7 +188,7 @@ class AutocommitDriver(FakeDriver):
         self.restored += 1
 
 
-def test_switched_autocommit_is_put_back_without_a_reset():
+def test_switched_autocommit_is_restored_without_a_reset():
     driver = AutocommitDriver()
     pool = ConnectionPool(
         "default",
@@ -49,13 +207,13 @@ def test_switched_autocommit_is_put_back_without_a_reset():
     check(pool, driver)
 
 
-@pytest.mark.parametrize("turn", ["drain", "pause", "recycle", "close"])
-def test_a_dirty_connection_that_must_go_is_not_cleaned_first(turn):
+@pytest.mark.parametrize("verb", ["drain", "pause", "recycle", "close"])
+def test_a_dirty_connection_that_has_to_be_closed_is_not_cleaned_first(verb):
     pool, driver, _ = make_pool()
     entry = pool.checkout(ANYBODY)
     entry.connection.transaction = "open"
     entry.connection.dirty = True
-    getattr(pool, turn)()
+    getattr(pool, verb)()
     pool.checkin(entry)
     assert driver.round_trips == 0
     assert driver.open == []
@@ -94,7 +252,7 @@ def test_a_connection_drained_while_it_is_cleaned_is_closed():
     check(pool, driver)
 
 
-def test_while_it_is_cleaned_nobody_can_give_it_back_or_get_it():
+def test_a_connection_being_cleaned_is_neither_checked_in_nor_out():
     pool, driver, _ = make_pool(max_conns=1)
     entry = pool.checkout(ANYBODY)
     entry.connection.dirty = True
@@ -112,14 +270,14 @@ def test_while_it_is_cleaned_nobody_can_give_it_back_or_get_it():
 
     pool._cleaner._reset = reset
     pool.checkin(entry)
-    # Its hold has ended and is booked; the place is taken all the same.
+    # The hold has ended and is counted; its slot is still taken.
     assert seen == [(1, 0, 1), []]
     assert pool.stats()["checkouts"] == 1
     check(pool, driver)
 
 
-@pytest.mark.parametrize("way", ["discard", "checkin"])
-def test_while_it_is_closed_it_takes_its_place_and_afterwards_it_is_gone(way):
+@pytest.mark.parametrize("verb", ["discard", "checkin"])
+def test_a_connection_being_closed_keeps_its_slot_until_it_is_closed(verb):
     pool, driver, _ = make_pool(max_conns=1)
     entry = pool.checkout(ANYBODY)
     seen = []
@@ -132,7 +290,7 @@ def test_while_it_is_closed_it_takes_its_place_and_afterwards_it_is_gone(way):
         seen.append(pool.stats()["in_use"])
 
     driver.on_close = on_close
-    if way == "discard":
+    if verb == "discard":
         pool.discard(entry, "test")
     else:
         entry.connection.transaction = "unknown"
@@ -143,7 +301,7 @@ def test_while_it_is_closed_it_takes_its_place_and_afterwards_it_is_gone(way):
     check(pool, driver)
 
 
-def test_a_close_that_hangs_holds_up_nobody_else():
+def test_a_close_that_hangs_delays_no_other_caller():
     pool, driver, _ = make_pool(max_conns=2)
     stuck, other = pool.checkout(ANYBODY), pool.checkout(ANYBODY)
     reached, release = [], threading.Event()
@@ -163,13 +321,13 @@ def test_a_close_that_hangs_holds_up_nobody_else():
     check(pool, driver)
 
 
-@pytest.mark.parametrize("way", ["checkin", "discard"])
-def test_the_pool_keeps_no_holder_alive(way):
+@pytest.mark.parametrize("verb", ["checkin", "discard"])
+def test_after_a_hold_the_pool_has_no_reference_to_the_holder(verb):
     pool, _, _ = make_pool()
     holder = Holder()
     gone = weakref.ref(holder)
     entry = pool.checkout(holder)
-    if way == "checkin":
+    if verb == "checkin":
         pool.checkin(entry)
     else:
         pool.discard(entry, "test")
@@ -178,7 +336,7 @@ def test_the_pool_keeps_no_holder_alive(way):
     assert gone() is None
 
 
-def test_sleep_counts_from_the_checkin_not_from_the_checkout():
+def test_check_after_idle_counts_from_the_checkin():
     pool, driver, clock = make_pool(check_after_idle=30)
     entry = pool.checkout(ANYBODY)
     clock.advance(100)
@@ -188,7 +346,7 @@ def test_sleep_counts_from_the_checkin_not_from_the_checkout():
     assert driver.round_trips == 0
 
 
-def test_with_check_after_idle_0_a_connection_handed_over_is_asked_too():
+def test_with_check_after_idle_0_a_connection_handed_to_a_waiter_is_pinged():
     pool, driver, clock = make_pool(max_conns=1, check_after_idle=0, timeout=60)
     entry = pool.checkout(ANYBODY)
     waiting = InThread(pool.checkout, ANYBODY)
@@ -204,13 +362,6 @@ def test_with_check_after_idle_0_a_connection_handed_over_is_asked_too():
 # --- RESET ---------------------------------------------------------------------------
 
 
-def give_back(pool, *, dirty):
-    entry = pool.checkout(ANYBODY)
-    entry.connection.dirty = dirty
-    pool.checkin(entry)
-    return entry.connection
-
-
 @pytest.mark.parametrize(
     ("mode", "dirty", "resets"),
     [
@@ -222,10 +373,10 @@ def give_back(pool, *, dirty):
         ("never", True, 0),
     ],
 )
-def test_each_mode_resets_what_it_says(mode, dirty, resets):
+def test_each_mode_resets_the_sessions_it_is_for(mode, dirty, resets):
     pool, driver, _ = make_pool(reset=mode)
     for number in range(1, 4):
-        connection = give_back(pool, dirty=dirty)
+        connection = use(pool, dirty=dirty)
         assert driver.round_trips == len(driver.resets) == resets * number
         assert not connection.dirty
     assert pool.stats()["resets"] == resets * 3
@@ -233,7 +384,7 @@ def test_each_mode_resets_what_it_says(mode, dirty, resets):
     check(pool, driver)
 
 
-def test_a_function_cleans_every_session_and_is_told_which_were_dirty():
+def test_a_reset_function_is_called_for_every_session_and_told_if_it_is_dirty():
     calls = []
 
     def clean(connection, dirty):
@@ -241,21 +392,21 @@ def test_a_function_cleans_every_session_and_is_told_which_were_dirty():
         connection.dirty = True  # by its own statements
 
     pool, driver, _ = make_pool(reset=clean)
-    assert not give_back(pool, dirty=True).dirty
-    assert not give_back(pool, dirty=False).dirty
+    assert not use(pool, dirty=True).dirty
+    assert not use(pool, dirty=False).dirty
     assert calls == [(1, True), (1, False)]
     assert pool.stats()["resets"] == 2
     assert driver.resets == []
     check(pool, driver)
 
 
-def test_a_function_that_raises_costs_the_connection_and_nothing_else(caplog):
+def test_a_reset_function_that_raises_has_the_connection_closed(caplog):
     def clean(connection, dirty):
         raise ValueError("on purpose")
 
     pool, driver, _ = make_pool(reset=clean)
     for _ in range(3):
-        give_back(pool, dirty=False)
+        use(pool, dirty=False)
     assert pool.stats()["discarded"] == {"not clean": 3}
     assert "on purpose" in caplog.text
     check(pool, driver)

@@ -1,17 +1,17 @@
-"""Turning a pool while callers wait and connections are on their way."""
+"""Drain, pause, recycle, resume and close, while callers hold and wait."""
 
 from __future__ import annotations
 
 import pytest
 
 from dbpool_mw.core.errors import PoolClosed, PoolTimeout
-from tests.core.fakes import Holder, InThread, check, make_pool, until
+from tests.core.fakes import Holder, InThread, check, make_pool, until, use
 
 ANYBODY = Holder()
 
 
 def waiting_callers(pool, number):
-    """Start callers that wait, one after another."""
+    """Start callers that queue up one after another; return their threads."""
     before = pool.stats()["waiting"]
     threads = []
     for count in range(1, number + 1):
@@ -20,12 +20,178 @@ def waiting_callers(pool, number):
     return threads
 
 
-def test_a_resume_serves_as_many_waiters_as_there_are_places():
+def test_a_drain_closes_idle_connections_now_and_the_others_at_checkin():
+    pool, driver, _ = make_pool()
+    held, idle = pool.checkout(ANYBODY), pool.checkout(ANYBODY)
+    pool.checkin(idle)
+    pool.drain()
+    assert driver.open == [held.connection]
+    assert pool.stats()["stale"] == 1
+    assert pool.stats()["state"] == "draining"
+    pool.checkin(held)
+    assert driver.open == []
+    assert pool.stats()["stale"] == 0
+    check(pool, driver)
+
+
+def test_in_a_drain_each_checkout_opens_a_connection_that_its_checkin_closes():
+    pool, driver, _ = make_pool()
+    pool.drain()
+    for number in range(3):
+        entry = pool.checkout(ANYBODY)
+        assert pool.stats()["stale"] == 0
+        pool.checkin(entry)
+        assert len(driver.connections) == number + 1
+        assert driver.open == []
+    assert pool.stats()["discarded"] == {"drained": 3}
+
+
+def test_a_drain_never_opens_more_than_max_conns():
+    pool, driver, _ = make_pool(max_conns=1, timeout=60)
+    entry = pool.checkout(ANYBODY)
+    pool.drain()
+    waiting = InThread(pool.checkout, ANYBODY)
+    until(lambda: pool.stats()["waiting"] == 1)
+    pool.checkin(entry)
+    assert waiting.result().connection is driver.connections[1]
+    check(pool, driver)
+
+
+def test_in_a_pause_checkouts_wait_in_the_queue_until_resume():
+    pool, driver, _ = make_pool(timeout=60)
+    pool.checkin(pool.checkout(ANYBODY))
+    pool.pause()
+    assert driver.open == []
+    waiting = [InThread(pool.checkout, ANYBODY) for _ in range(2)]
+    until(lambda: pool.stats()["waiting"] == 2)
+    assert driver.open == []
+    pool.resume()
+    for thread in waiting:
+        pool.checkin(thread.result())
+    check(pool, driver)
+    assert pool.stats()["state"] == "running"
+    assert pool.stats()["idle"] > 0
+
+
+def test_a_timeout_in_a_pause_says_that_the_pool_is_paused():
+    pool, _, _ = make_pool()
+    pool.pause()
+    with pytest.raises(PoolTimeout, match="the pool is paused"):
+        pool.checkout(ANYBODY)
+
+
+def test_in_a_pause_every_open_connection_is_stale_until_it_is_closed():
+    pool, driver, _ = make_pool()
+    entry = pool.checkout(ANYBODY)
+    pool.pause()
+    assert pool.stats()["stale"] == 1
+    assert pool.holders()[0]["stale"] is True
+    pool.checkin(entry)
+    assert pool.stats()["stale"] == 0
+    assert pool.stats()["discarded"] == {"paused": 1}
+    check(pool, driver)
+
+
+def test_a_recycle_replaces_every_connection_and_goes_on_pooling():
+    pool, driver, _ = make_pool()
+    held, idle = pool.checkout(ANYBODY), pool.checkout(ANYBODY)
+    pool.checkin(idle)
+    pool.recycle()
+    pool.checkin(held)
+    assert driver.open == []
+    assert pool.stats()["discarded"] == {"recycled": 2}
+    entry = pool.checkout(ANYBODY)
+    pool.checkin(entry)
+    assert pool.checkout(ANYBODY) is entry
+    check(pool, driver)
+
+
+def test_a_connection_held_during_a_drain_is_closed_even_after_resume():
+    pool, driver, _ = make_pool()
+    entry = pool.checkout(ANYBODY)
+    pool.drain()
+    pool.resume()
+    pool.checkin(entry)
+    assert driver.open == []
+    assert pool.stats()["discarded"] == {"drained": 1}
+
+
+def test_only_slots_taken_before_a_drain_are_stale():
+    pool, driver, _ = make_pool()
+    driver.on_connect = pool.drain
+    pool.checkout(ANYBODY)
+    # The first slot was taken before the drain, the second one after it.
+    assert pool.stats()["stale"] == 1
+    driver.on_connect = lambda: None
+    pool.checkout(ANYBODY)
+    assert pool.stats()["stale"] == 1
+
+
+def test_a_closed_pool_ends_every_wait_and_refuses_checkouts_for_good():
+    pool, driver, _ = make_pool(max_conns=1, timeout=60)
+    entry = pool.checkout(ANYBODY)
+    waiting = InThread(pool.checkout, ANYBODY)
+    until(lambda: pool.stats()["waiting"] == 1)
+    pool.close()
+    with pytest.raises(PoolClosed):
+        waiting.result()
+    with pytest.raises(PoolClosed):
+        pool.checkout(ANYBODY)
+    pool.checkin(entry)
+    assert driver.open == []
+    assert pool.stats()["discarded"] == {"pool closed": 1}
+    pool.resume()
+    assert pool.state == "closed"
+
+
+def test_a_pool_closed_during_a_connect_closes_what_was_opened():
+    pool, driver, _ = make_pool()
+    driver.on_connect = pool.close
+    with pytest.raises(PoolClosed):
+        pool.checkout(ANYBODY)
+    check(pool, driver)
+    assert driver.open == []
+
+
+@pytest.mark.parametrize(
+    ("verb", "reason"),
+    [
+        ("drain", "drained"),
+        ("pause", "paused"),
+        ("recycle", "recycled"),
+        ("close", "pool closed"),
+    ],
+)
+def test_each_verb_is_logged_and_gives_its_reason_to_closes(verb, reason, caplog):
+    caplog.set_level("INFO")
+    pool, driver, _ = make_pool()
+    use(pool)
+    caplog.clear()
+    getattr(pool, verb)()
+    assert pool.stats()["discarded"] == {reason: 1}
+    texts = [record.getMessage() for record in caplog.records]
+    assert texts == [
+        f"default: {reason}",
+        f"default: closed a connection: {reason} (0 of 2)",
+    ]
+    check(pool, driver)
+
+
+def test_a_resume_is_logged(caplog):
+    caplog.set_level("INFO")
+    pool, _, _ = make_pool()
+    pool.pause()
+    caplog.clear()
+    pool.resume()
+    assert [record.getMessage() for record in caplog.records] == ["default: resumed"]
+
+
+def test_a_resume_serves_as_many_waiters_as_there_are_slots():
     pool, driver, _ = make_pool(max_conns=2, timeout=60)
     pool.pause()
     first, second, third = waiting_callers(pool, 3)
     pool.resume()
-    # Neither gives its connection back: both places were granted by the resume.
+    # Neither checked its connection in: the resume granted both slots.
     entries = [first.result(), second.result()]
     assert pool.stats()["waiting"] == 1
     assert len(driver.open) == 2
@@ -34,17 +200,17 @@ def test_a_resume_serves_as_many_waiters_as_there_are_places():
     check(pool, driver)
 
 
-@pytest.mark.parametrize("turn", ["drain", "recycle"])
-def test_a_drain_or_a_recycle_ends_a_pause_and_serves_the_waiters(turn):
+@pytest.mark.parametrize("verb", ["drain", "recycle"])
+def test_a_drain_or_a_recycle_ends_a_pause_and_serves_the_waiters(verb):
     pool, driver, _ = make_pool(max_conns=1, timeout=60)
     pool.pause()
     (waiting,) = waiting_callers(pool, 1)
-    getattr(pool, turn)()
+    getattr(pool, verb)()
     assert waiting.result().connection in driver.open
     check(pool, driver)
 
 
-def test_places_that_become_free_go_to_waiters_in_their_order():
+def test_freed_slots_go_to_waiters_in_their_order():
     pool, driver, _ = make_pool(max_conns=2, timeout=60)
     one, two = pool.checkout(ANYBODY), pool.checkout(ANYBODY)
     first, second, third = waiting_callers(pool, 3)
@@ -59,21 +225,22 @@ def test_places_that_become_free_go_to_waiters_in_their_order():
         third.result()
 
 
-def test_a_close_ends_the_wait_of_everybody():
+def test_a_close_ends_every_wait_with_an_error_that_has_the_alias():
     pool, driver, _ = make_pool(max_conns=1, timeout=60)
     entry = pool.checkout(ANYBODY)
     threads = waiting_callers(pool, 3)
     pool.close()
     for thread in threads:
-        with pytest.raises(PoolClosed, match="was closed"):
+        with pytest.raises(PoolClosed, match="'default' was closed") as caught:
             thread.result()
+        assert caught.value.alias == "default"
     assert pool.stats()["waiting"] == 0
     assert pool.stats()["timeouts"] == 0
     pool.checkin(entry)
     check(pool, driver)
 
 
-def test_a_place_that_a_paused_pool_gets_back_goes_to_nobody():
+def test_in_a_pause_a_freed_slot_goes_to_no_waiter():
     pool, driver, _ = make_pool(max_conns=1, timeout=60)
     entry = pool.checkout(ANYBODY)
     (waiting,) = waiting_callers(pool, 1)
@@ -87,7 +254,7 @@ def test_a_place_that_a_paused_pool_gets_back_goes_to_nobody():
     check(pool, driver)
 
 
-def test_what_is_drained_is_not_idle_any_more_while_it_is_closed():
+def test_a_drained_connection_is_in_use_and_stale_while_it_is_closed():
     pool, driver, _ = make_pool()
     pool.checkin(pool.checkout(ANYBODY))
     seen = []
@@ -102,7 +269,7 @@ def test_what_is_drained_is_not_idle_any_more_while_it_is_closed():
     check(pool, driver)
 
 
-def test_one_that_died_is_not_replaced_in_a_pause_its_finder_waits():
+def test_in_a_pause_a_dead_connection_is_not_replaced_and_its_caller_waits():
     pool, driver, _ = make_pool(timeout=20)
     entry = pool.checkout(ANYBODY)
     pool.checkin(entry)
@@ -131,38 +298,38 @@ def test_a_recycle_after_a_drain_goes_on_pooling():
     check(pool, driver)
 
 
-class InTheMiddle(Holder):
+class HoldsAnother(Holder):
     def holds_another(self):
         return True
 
 
-def test_a_pause_lets_those_pass_who_hold_a_connection_of_another_pool():
+def test_a_holder_of_another_pools_connection_bypasses_a_pause():
     pool, driver, _ = make_pool(max_conns=2, timeout=0.01)
     pool.pause()
-    passing = [pool.checkout(InTheMiddle()) for _ in range(2)]
-    # Never more than there are places, and nobody else.
-    for holder in (InTheMiddle(), ANYBODY):
+    bypassing = [pool.checkout(HoldsAnother()) for _ in range(2)]
+    # At most MAX_CONNS of them, and no other caller.
+    for holder in (HoldsAnother(), ANYBODY):
         with pytest.raises(PoolTimeout):
             pool.checkout(holder)
     assert pool.stats()["stale"] == 2
-    for entry in passing:
+    for entry in bypassing:
         pool.checkin(entry)
     assert pool.stats()["discarded"] == {"paused": 2}
     check(pool, driver)
     pool.close()
     with pytest.raises(PoolClosed):
-        pool.checkout(InTheMiddle())
+        pool.checkout(HoldsAnother())
 
 
-def test_in_a_pause_those_pass_who_waited_before_it_and_hold_another():
+def test_a_waiter_that_holds_another_pools_connection_bypasses_a_later_pause():
     pool, driver, _ = make_pool(max_conns=1, timeout=60)
     held = pool.checkout(ANYBODY)
     (waiting,) = waiting_callers(pool, 1)
-    passing = InThread(pool.checkout, InTheMiddle())
+    bypassing = InThread(pool.checkout, HoldsAnother())
     until(lambda: pool.stats()["waiting"] == 2)
     pool.pause()
     pool.checkin(held)
-    pool.checkin(passing.result())
+    pool.checkin(bypassing.result())
     assert pool.stats()["discarded"] == {"paused": 2}
     assert pool.stats()["waiting"] == 1
     pool.resume()

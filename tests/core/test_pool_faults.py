@@ -1,4 +1,4 @@
-"""Whatever the pool calls may raise, one call after another: no place is ever lost."""
+"""A fault in each call that the pool makes of its driver: no slot is ever lost."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from dbpool_mw.core.pool import ConnectionPool
 from tests.core.fakes import Clock, FakeDriver, Holder, check
 
 ANYBODY = Holder()
-#: By contract these raise no Exception.
+#: The driver's functions that never raise an Exception.
 SAFE = ("ping", "close", "liveness", "session_attributes")
 
 
 class Fault(Exception):
-    """Something that went wrong."""
+    """An error that the pool may handle."""
 
 
 class Interruption(BaseException):
-    """Something that must not be swallowed."""
+    """An interruption that the pool has to raise."""
 
 
 class FaultyDriver(FakeDriver):
-    """A driver of which one call raises: the one whose number is ``fails_at``."""
+    """A driver whose call number ``fails_at`` raises; 0 means that none does."""
 
     def __init__(self, error):
         super().__init__()
@@ -42,7 +42,7 @@ class FaultyDriver(FakeDriver):
             "ping",
         ):
             setattr(self, name, self.faulty(name, getattr(self, name)))
-        # The fault comes after the deed: what it says of the connection holds.
+        # close() raises after it closed: check() still finds nothing open.
         close, self.on_close = self.close, lambda connection: None
         self.close = self.faulty("close", close, after=True)
         liveness = self.liveness
@@ -90,7 +90,7 @@ def second_checkout(pool, driver, clock):
     return first_checkout(pool, driver, clock)
 
 
-def checkout_after_a_long_sleep(pool, driver, clock):
+def checkout_of_one_idle_for_long(pool, driver, clock):
     pool.checkin(pool.checkout(ANYBODY))
     clock.advance(60)
     return first_checkout(pool, driver, clock)
@@ -159,7 +159,7 @@ def drain(pool, driver, clock):
     [
         first_checkout,
         second_checkout,
-        checkout_after_a_long_sleep,
+        checkout_of_one_idle_for_long,
         checkout_of_a_dead_one,
         checkin_of_a_dirty_one,
         checkin_of_one_with_a_transaction,
@@ -170,7 +170,7 @@ def drain(pool, driver, clock):
         drain,
     ],
 )
-def test_whichever_call_fails_the_place_is_free_again(scenario, error):
+def test_whichever_call_fails_its_slot_is_free_again(scenario, error):
     for number in range(1, 100):
         pool, driver, clock = make(error())
         act = scenario(pool, driver, clock)
@@ -185,10 +185,10 @@ def test_whichever_call_fails_the_place_is_free_again(scenario, error):
         if not reached:
             break
         if error is Interruption:
-            assert raised is driver.error, f"call {number} was swallowed"
+            assert raised is driver.error, f"call {number} was not raised"
         check(pool, driver)
         assert pool.stats()["in_use"] == pool.stats()["connecting"] == 0
-        # Every place is there.
+        # Every slot is free.
         pool.resume()
         for entry in [pool.checkout(ANYBODY) for _ in range(pool.config.max_conns)]:
             pool.checkin(entry)

@@ -1,8 +1,8 @@
-"""Two calls at once, tried out at every line: one runs whole within the other.
+"""Two calls at once: one call runs as a whole before some line of another.
 
-While a call of the pool is under way, another one is made between each two lines of
-``core/`` outside the lock, once per line: every place where a thread may be overtaken
-by another. No threads, so each failure comes again.
+Each case is repeated for every line of ``core/`` that the first call runs without the
+lock, which is wherever another thread may come between. There are no threads, so every
+failure can be reproduced.
 """
 
 from __future__ import annotations
@@ -20,58 +20,55 @@ CORE = str(Path(dbpool_mw.core.__file__).parent)
 
 
 class World:
-    """A pool, who holds what, and all that was seen to be wrong."""
+    """A pool, the entries that are held, and a list of the errors found."""
 
     def __init__(self, **config):
         config = {"max_conns": 2, "timeout": 0, "max_idle": 600, **config}
         self.pool, self.driver, self.clock = make_pool(**config)
         self.held = []
-        self.wrong = []
+        self.errors = []
 
-    def take(self):
+    def check_out(self):
         try:
             entry = self.pool.checkout(Holder())
         except (PoolTimeout, PoolClosed):
             return
         connection = entry.connection
         if connection.closed:
-            self.wrong.append(f"{connection} was given out closed")
+            self.errors.append(f"{connection} was given out closed")
         if any(other.connection is connection for other in self.held):
-            self.wrong.append(f"{connection} has two holders")
+            self.errors.append(f"{connection} has two holders")
         self.held.append(entry)
 
-    def give(self, number=0):
+    def check_in(self, number=0):
         if self.held:
             self.pool.checkin(self.held.pop(number))
 
-    def throw(self):
+    def discard(self):
         if self.held:
             self.pool.discard(self.held.pop(0), "test")
 
-    def look(self):
-        """See whether a report made now makes sense."""
+    def check_reports(self):
+        """Record an error if the pool's reports contradict each other."""
         stats = self.pool.stats()
         parts = stats["idle"] + stats["in_use"] + stats["connecting"]
         if stats["size"] != parts or stats["size"] > stats["max"]:
-            self.wrong.append(f"sizes: {stats}")
+            self.errors.append(f"sizes: {stats}")
         if stats["idle"] and stats["waiting"]:
-            self.wrong.append("somebody waits for what is idle")
-        if stats["size"] < len(self.driver.open) - self.being_opened(stats):
-            self.wrong.append("more connections are open than places are taken")
+            self.errors.append("a caller waits though a connection is idle")
+        # A connection may be open before its slot counts as more than connecting.
+        if stats["size"] < len(self.driver.open) - stats["connecting"]:
+            self.errors.append("more connections are open than slots are taken")
         if stats["checkouts"] < stats["hold_seconds"]["count"]:
-            self.wrong.append("more checkouts ended than began")
+            self.errors.append("more checkouts ended than began")
         for holder in self.pool.holders():
             if not 0 <= holder["seconds"] <= self.clock.now - 1000:
-                self.wrong.append(f"a holder of before the test: {holder}")
+                self.errors.append(f"a hold older than the test: {holder}")
 
-    def being_opened(self, stats):
-        # Open already, and not yet put down in the place it has.
-        return stats["connecting"]
-
-    def finish(self):
-        """Give everything back: no place may be missing, none too many."""
+    def check_slots(self):
+        """Check everything in, and assert that there are MAX_CONNS slots to be had."""
         while self.held:
-            self.give()
+            self.check_in()
         self.pool.resume()
         stats = self.pool.stats()
         assert stats["in_use"] == stats["connecting"] == stats["waiting"] == 0
@@ -80,109 +77,109 @@ class World:
             assert self.driver.open == []
             return
         for _ in range(stats["max"]):
-            self.take()
+            self.check_out()
         assert len(self.held) == stats["max"]
         check(self.pool, self.driver)
-        assert self.wrong == []
+        assert self.errors == []
 
 
-# What goes on: each prepares a world and returns the call to be overtaken.
+# The first calls: each function prepares a world and returns the call to interrupt.
 
 
 def finds_one_idle():
     world = World()
-    world.take()
-    world.take()
-    world.give()
-    return world, world.take
+    world.check_out()
+    world.check_out()
+    world.check_in()
+    return world, world.check_out
 
 
 def finds_none_idle():
     world = World()
-    world.take()
-    return world, world.take
+    world.check_out()
+    return world, world.check_out
 
 
 def finds_a_dead_one():
     world = World()
-    world.take()
-    world.take()
+    world.check_out()
+    world.check_out()
     world.held[0].connection.alive = False
-    world.give()
-    return world, world.take
+    world.check_in()
+    return world, world.check_out
 
 
 def finds_only_dead_ones():
     world = World()
-    world.take()
-    world.take()
+    world.check_out()
+    world.check_out()
     for entry in world.held:
         entry.connection.alive = False
-    world.give()
-    world.give()
-    return world, world.take
+    world.check_in()
+    world.check_in()
+    return world, world.check_out
 
 
-def finds_one_that_slept():
+def finds_one_to_ping():
     world = World()
-    world.take()
-    world.give()
+    world.check_out()
+    world.check_in()
     world.clock.advance(60)
-    return world, world.take
+    return world, world.check_out
 
 
 def finds_all_in_use():
     world = World(max_conns=1)
-    world.take()
-    return world, world.take
+    world.check_out()
+    return world, world.check_out
 
 
-def finds_it_paused():
+def finds_the_pool_paused():
     world = World()
-    world.take()
+    world.check_out()
     world.pool.pause()
-    return world, world.take
+    return world, world.check_out
 
 
 def comes_back_clean():
     world = World(max_conns=2)
-    world.take()
-    world.take()
-    return world, lambda: world.give(1)
+    world.check_out()
+    world.check_out()
+    return world, lambda: world.check_in(1)
 
 
 def comes_back_dirty():
     world = World(max_conns=2)
-    world.take()
-    world.take()
+    world.check_out()
+    world.check_out()
     world.held[1].connection.dirty = True
     world.held[1].connection.transaction = "open"
-    return world, lambda: world.give(1)
+    return world, lambda: world.check_in(1)
 
 
 def comes_back_expired():
     world = World(max_lifetime=100)
-    world.take()
+    world.check_out()
     world.clock.advance(200)
-    world.take()
+    world.check_out()
     world.held.reverse()
-    return world, lambda: world.give(1)
+    return world, lambda: world.check_in(1)
 
 
-def is_thrown_away():
+def is_discarded():
     world = World()
-    world.take()
-    world.take()
-    return world, world.throw
+    world.check_out()
+    world.check_out()
+    return world, world.discard
 
 
 def is_maintained():
     world = World(min_conns=1, max_conns=3, max_lifetime=1000)
     for _ in range(3):
-        world.take()
+        world.check_out()
     world.held[0].connection.alive = False
-    world.give()
-    world.give()
+    world.check_in()
+    world.check_in()
     world.clock.advance(700)
     return world, world.pool.maintain
 
@@ -192,28 +189,28 @@ def is_refilled():
     return world, world.pool.maintain
 
 
-def turned(name):
+def changes_state(name):
     def prepare():
         world = World(max_conns=3)
         for _ in range(3):
-            world.take()
-        world.give()
-        world.give()
+            world.check_out()
+        world.check_in()
+        world.check_in()
         return world, getattr(world.pool, name)
 
     prepare.__name__ = f"{name}s"
     return prepare
 
 
-# Who comes between.
+# The second calls.
 
 OTHERS = {
-    "look": World.look,
-    "take": World.take,
-    "give": World.give,
-    "throw": World.throw,
-    "give and take": lambda world: (world.give(), world.take()),
-    "take and give": lambda world: (world.take(), world.give(-1)),
+    "stats": World.check_reports,
+    "checkout": World.check_out,
+    "checkin": World.check_in,
+    "discard": World.discard,
+    "checkin, checkout": lambda world: (world.check_in(), world.check_out()),
+    "checkout, checkin": lambda world: (world.check_out(), world.check_in(-1)),
     "maintain": lambda world: world.pool.maintain(),
     "drain": lambda world: world.pool.drain(),
     "pause": lambda world: world.pool.pause(),
@@ -223,8 +220,8 @@ OTHERS = {
 }
 
 
-def overtake(world, call, other, number):
-    """Make a call, and another before its line ``number``; tell if it got so far."""
+def run_within(world, call, other, number):
+    """Make a call, and another before its line ``number``; return if it has so many."""
     lines = 0
 
     def trace(frame, event, argument):
@@ -237,10 +234,10 @@ def overtake(world, call, other, number):
                 if lines == number:
                     other(world)
                 if lines >= number:
-                    world.look()
+                    world.check_reports()
             except BaseException as error:
-                # Raised from here it would be raised in the call.
-                world.wrong.append(repr(error))
+                # Raised here, it would come out of the first call.
+                world.errors.append(repr(error))
         return trace
 
     before = sys.gettrace()
@@ -260,24 +257,24 @@ def overtake(world, call, other, number):
         finds_none_idle,
         finds_a_dead_one,
         finds_only_dead_ones,
-        finds_one_that_slept,
+        finds_one_to_ping,
         finds_all_in_use,
-        finds_it_paused,
+        finds_the_pool_paused,
         comes_back_clean,
         comes_back_dirty,
         comes_back_expired,
-        is_thrown_away,
+        is_discarded,
         is_maintained,
         is_refilled,
-        *map(turned, ["drain", "pause", "recycle", "resume", "close"]),
+        *map(changes_state, ["drain", "pause", "recycle", "resume", "close"]),
     ],
 )
-def test_nothing_is_shared_or_lost_wherever_a_call_is_overtaken(prepare, name):
+def test_a_call_between_any_two_lines_shares_and_loses_nothing(prepare, name):
     for number in range(1, 1000):
         world, call = prepare()
-        got_so_far = overtake(world, call, OTHERS[name], number)
-        assert world.wrong == [], f"at line {number}"
-        world.finish()
-        if not got_so_far:
+        reached = run_within(world, call, OTHERS[name], number)
+        assert world.errors == [], f"at line {number}"
+        world.check_slots()
+        if not reached:
             break
     assert 1 < number < 999

@@ -1,15 +1,117 @@
-"""One round of maintenance, and who comes across it."""
+"""Rounds of maintenance, and callers that use the pool meanwhile."""
 
 from __future__ import annotations
 
 import pytest
 
-from tests.core.fakes import Holder, InThread, check, make_pool, until
+from tests.core.fakes import DriverError, Holder, InThread, check, make_pool, until
 
 ANYBODY = Holder()
 
 
-def test_what_was_used_between_the_look_and_the_decision_stays():
+def test_maintenance_opens_connections_up_to_min_conns():
+    pool, driver, _ = make_pool(min_conns=2, max_conns=3)
+    pool.maintain()
+    assert pool.stats()["idle"] == 2
+    pool.maintain()
+    assert len(driver.connections) == 2
+    check(pool, driver)
+
+
+@pytest.mark.parametrize("error", [DriverError("refused\n"), ValueError(" refused ")])
+def test_a_refill_that_fails_is_logged_and_tried_again(error, caplog):
+    pool, driver, _ = make_pool(min_conns=1)
+    driver.connect_error = error
+    pool.maintain()
+    assert caplog.messages == ["default: can't refill: refused"]
+    driver.connect_error = None
+    pool.maintain()
+    assert pool.stats()["idle"] == 1
+    check(pool, driver)
+
+
+def test_an_interrupted_refill_frees_the_slot():
+    pool, driver, _ = make_pool(min_conns=1)
+    driver.connect_error = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        pool.maintain()
+    assert pool.stats()["size"] == 0
+
+
+def test_a_refill_closes_its_connection_if_the_pool_was_drained_meanwhile():
+    pool, driver, _ = make_pool(min_conns=1)
+    driver.on_connect = pool.drain
+    pool.maintain()
+    assert driver.open == []
+    check(pool, driver)
+
+
+def test_idle_connections_are_reaped_down_to_min_conns_the_longest_idle_first():
+    pool, driver, clock = make_pool(min_conns=1, max_conns=3, max_idle=600)
+    entries = [pool.checkout(ANYBODY) for _ in range(3)]
+    for entry in entries:
+        pool.checkin(entry)
+        clock.advance(1)
+    clock.advance(600)
+    pool.maintain()
+    assert driver.open == [entries[2].connection]
+    assert pool.stats()["discarded"] == {"idle": 2}
+    check(pool, driver)
+
+
+def test_a_connection_is_not_reaped_before_max_idle():
+    pool, driver, clock = make_pool(max_idle=600)
+    pool.checkin(pool.checkout(ANYBODY))
+    clock.advance(599)
+    pool.maintain()
+    assert len(driver.open) == 1
+
+
+def test_maintenance_closes_expired_and_dead_connections():
+    pool, driver, clock = make_pool(max_conns=3, max_lifetime=100)
+    old, dead, good = (pool.checkout(ANYBODY) for _ in range(3))
+    for entry in (old, dead, good):
+        pool.checkin(entry)
+    old.expires_at = clock.now
+    dead.connection.alive = False
+    pool.maintain()
+    assert driver.open == [good.connection]
+    assert pool.stats()["discarded"] == {"expired": 1, "dead": 1}
+    check(pool, driver)
+
+
+def test_maintenance_keeps_healthy_connections_and_their_order():
+    pool, driver, clock = make_pool(max_conns=3)
+    first, second = pool.checkout(Holder()), pool.checkout(Holder())
+    pool.checkin(first)
+    pool.checkin(second)
+    for _ in range(3):
+        clock.advance(1)
+        pool.maintain()
+    assert pool.checkout(Holder()) is second
+    assert pool.checkout(Holder()) is first
+    assert pool.stats()["opened"] == 2
+    check(pool, driver)
+
+
+def test_maintenance_keeps_a_connection_checked_out_while_it_looks():
+    pool, driver, _ = make_pool()
+    pool.checkin(pool.checkout(ANYBODY))
+    checked_out = []
+
+    def look(connection):
+        checked_out.append(pool.checkout(ANYBODY))
+        return lambda: False
+
+    liveness, driver.liveness = driver.liveness, look
+    pool.maintain()
+    driver.liveness = liveness
+    assert checked_out[0].connection in driver.open
+    pool.checkin(checked_out[0])
+    check(pool, driver)
+
+
+def test_a_connection_used_after_it_was_found_dead_is_kept():
     pool, driver, clock = make_pool()
     pool.checkin(pool.checkout(ANYBODY))
     liveness = driver.liveness
@@ -28,21 +130,21 @@ def test_what_was_used_between_the_look_and_the_decision_stays():
     check(pool, driver)
 
 
-def test_what_was_reaped_is_never_given_out():
+def test_a_reaped_connection_is_never_checked_out_again():
     pool, driver, clock = make_pool(max_idle=600)
     entry = pool.checkout(ANYBODY)
     pool.checkin(entry)
-    # To the second.
+    # Exactly at the limit.
     clock.advance(600)
     pool.maintain()
     assert driver.open == []
     assert pool.checkout(ANYBODY) is not entry
-    # It was not even looked at: it would count as dead.
+    # No checkout tried it: that would have counted it as dead.
     assert pool.stats()["discarded"] == {"idle": 1}
     check(pool, driver)
 
 
-def test_what_is_being_reaped_takes_its_place_and_is_nobodys():
+def test_a_connection_being_reaped_keeps_its_slot_and_has_no_holder():
     pool, driver, clock = make_pool(max_conns=1, max_idle=600)
     pool.checkin(pool.checkout(ANYBODY))
     clock.advance(601)
@@ -58,7 +160,7 @@ def test_what_is_being_reaped_takes_its_place_and_is_nobodys():
     check(pool, driver)
 
 
-def test_a_place_freed_by_maintenance_goes_to_whoever_waits_for_it():
+def test_a_slot_freed_by_maintenance_goes_to_the_first_waiter():
     pool, driver, clock = make_pool(max_conns=1, max_idle=600, timeout=60)
     pool.checkin(pool.checkout(ANYBODY))
     clock.advance(601)
@@ -74,7 +176,7 @@ def test_a_place_freed_by_maintenance_goes_to_whoever_waits_for_it():
     check(pool, driver)
 
 
-def test_a_refill_that_comes_late_serves_the_waiter_that_came_meanwhile():
+def test_a_refill_serves_a_caller_that_queued_up_meanwhile():
     pool, driver, _ = make_pool(min_conns=1, max_conns=1, timeout=60)
     waiting = []
 
@@ -97,16 +199,16 @@ def test_dead_connections_do_not_count_towards_min_conns():
     entries[0].connection.alive = False
     clock.advance(601)
     pool.maintain()
-    # One died, so the other two are needed however long they slept.
+    # One died: MIN_CONNS needs the other two, however long they were idle.
     assert pool.stats()["discarded"] == {"dead": 1}
     assert len(driver.connections) == 3
     check(pool, driver)
 
 
-def test_a_closed_a_paused_and_a_drained_pool_are_not_refilled():
-    for turn in ("close", "pause", "drain"):
+def test_a_pool_that_is_closed_paused_or_drained_is_not_refilled():
+    for verb in ("close", "pause", "drain"):
         pool, driver, _ = make_pool(min_conns=1)
-        getattr(pool, turn)()
+        getattr(pool, verb)()
         pool.maintain()
         assert driver.connections == []
 
@@ -115,9 +217,9 @@ def no_thread(*arguments):
     raise RuntimeError("can't start new thread")
 
 
-# A greenlet that is started in a thread of gevent's own never runs.
+# Started in one of gevent's own threads, a "thread" is a greenlet that never runs.
 @pytest.mark.parametrize("start", [no_thread, lambda *arguments: None])
-def test_what_was_lost_where_no_thread_starts_is_reclaimed(monkeypatch, start):
+def test_where_no_thread_starts_maintenance_reclaims(monkeypatch, start):
     pool, driver, _ = make_pool(max_conns=2)
     entries = [pool.checkout(ANYBODY) for _ in range(2)]
     monkeypatch.setattr("_thread.start_new_thread", start)
@@ -132,7 +234,7 @@ def test_what_was_lost_where_no_thread_starts_is_reclaimed(monkeypatch, start):
     check(pool, driver)
 
 
-def test_what_was_lost_is_reclaimed_at_once_where_one_does():
+def test_reclaim_soon_reclaims_in_another_thread_without_maintenance():
     pool, driver, _ = make_pool()
     pool.reclaim_soon(pool.checkout(ANYBODY))
     until(lambda: pool.stats()["idle"] == 1)

@@ -1,6 +1,6 @@
-"""Every verb of the pool in every state, against a model, with a clock set by hand.
+"""Every method of the pool in every state, compared with a model, on a manual clock.
 
-hypothesis chooses the verbs; the run is the same each time.
+hypothesis chooses the calls, the same ones in every run.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from dbpool_mw.core.errors import (
     PoolTimeout,
     TooManyRequests,
 )
-from tests.core.fakes import Holder, check, give_back, make_pool
+from tests.core.fakes import Holder, check, end_hold, make_pool
 from tests.soak import soaked
 
 DAY = 86_400.0
 
 
 class PoolMachine(RuleBasedStateMachine):
-    """One caller at a time: whoever would wait gives up at once."""
+    """One caller at a time, with TIMEOUT 0: a caller that would have to wait fails."""
 
     @initialize(
         max_conns=st.integers(1, 4),
@@ -67,7 +67,7 @@ class PoolMachine(RuleBasedStateMachine):
             entry = self.pool.checkout(Holder())
         except PoolTimeout:
             self.timeouts += 1
-            # Full, paused, or putting the next attempt to connect off.
+            # Full, paused, or after a failed connect.
             assert (
                 before["size"] == before["max"]
                 or self.state == "paused"
@@ -76,7 +76,7 @@ class PoolMachine(RuleBasedStateMachine):
             )
             return
         except TooManyRequests:
-            raise AssertionError("nobody else was waiting") from None
+            raise AssertionError("refused, though no caller was waiting") from None
         except PoolClosed:
             assert self.state == "closed"
             return
@@ -90,7 +90,7 @@ class PoolMachine(RuleBasedStateMachine):
         assert self.state != "paused" or before["idle"]
         assert self.state != "closed"
         self.checkouts += 1
-        # Never two holders, and never one that can't be used.
+        # The connection has no other holder, and can be used.
         assert entry not in self.held
         assert not entry.connection.closed
         assert entry.connection.aborted is None
@@ -110,15 +110,15 @@ class PoolMachine(RuleBasedStateMachine):
             ["checkin", "checkin", "reclaim", "discard", "reclaim_soon"]
         ),
     )
-    def give_back(self, data, dirty, transaction, closed, verb):
+    def end_hold(self, data, dirty, transaction, closed, verb):
         entry = self.held.pop(data.draw(st.integers(0, len(self.held) - 1)))
         entry.connection.dirty = dirty
         entry.connection.transaction = transaction
         entry.connection.closed = closed
-        give_back(self.pool, entry, verb)
+        end_hold(self.pool, entry, verb)
 
     @rule()
-    def give_back_twice(self):
+    def end_hold_twice(self):
         if not self.held:
             return
         entry = self.held.pop()
@@ -129,11 +129,11 @@ class PoolMachine(RuleBasedStateMachine):
     # --- What operators and time do --------------------------------------------------
 
     @rule(verb=st.sampled_from(["drain", "pause", "resume", "recycle"]))
-    def turn(self, verb):
+    def change_state(self, verb):
         getattr(self.pool, verb)()
         if self.state != "closed":
-            turned = {"drain": "draining", "pause": "paused"}
-            self.state = turned.get(verb, "running")
+            states = {"drain": "draining", "pause": "paused"}
+            self.state = states.get(verb, "running")
         assert self.pool.state == self.state
 
     @precondition(lambda self: self.checkouts > 10)
@@ -159,38 +159,38 @@ class PoolMachine(RuleBasedStateMachine):
 
     @rule(
         error=st.sampled_from(
-            [None, None, ConnectFailed("default", "no", "down"), ValueError("fault")]
+            [None, None, ConnectFailed("default", "no", "down"), ValueError("broken")]
         )
     )
-    def server_turns(self, error):
+    def server_changes(self, error):
         self.driver.connect_error = error
 
-    @rule(error=st.sampled_from([None, None, ValueError("fault")]))
-    def resets_turn(self, error):
+    @rule(error=st.sampled_from([None, None, ValueError("broken")]))
+    def resets_change(self, error):
         self.driver.reset_error = error
 
     @rule()
-    def idle_ones_die(self):
+    def idle_connections_die(self):
         held = [entry.connection for entry in self.held]
         for connection in self.driver.open:
             if connection not in held:
                 connection.alive = False
 
     @rule(answers=st.booleans())
-    def idle_ones_answer(self, answers):
+    def idle_connections_answer(self, answers):
         held = [entry.connection for entry in self.held]
         for connection in self.driver.open:
             if connection not in held:
                 connection.answers = answers
 
-    # --- What holds always -----------------------------------------------------------
+    # --- Invariants ------------------------------------------------------------------
 
     @invariant()
     def counts_add_up(self):
         if not hasattr(self, "pool"):
             return
         stats = self.pool.stats()
-        # One that its holder found closed is still in its place until it is given back.
+        # end_hold() closes a connection and checks it in, in one step.
         broken = sum(entry.connection.closed for entry in self.held)
         assert broken == 0
         check(self.pool, self.driver)

@@ -1,9 +1,9 @@
 """Callers stepped through the pool's critical points, in an order that a seed chooses.
 
-Callers are greenlets, of which one runs at a time. Each stops before it takes the lock
-and after it has let go of it, at every call of the driver, and while it waits; who goes
-on is drawn by lot, and after each step all that must hold is looked at. What a failure
-names is its seed: it comes again. No time passes but on a clock set by hand.
+Callers are greenlets, of which one runs at a time. Each stops before it takes the lock,
+after it released it, at every call of the driver, and while it waits. A random choice
+says which one runs next, and the invariants are checked after each step. A failure
+prints its seed, which reproduces it. Time passes only on a manual clock.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from dbpool_mw.core.errors import (
 )
 from dbpool_mw.core.slots import Slots
 from dbpool_mw.core.waiter import Waiter
-from tests.core.fakes import Holder, check, give_back, make_pool
+from tests.core.fakes import Holder, check, end_hold, make_pool
 from tests.soak import soaked
 
 SEEDS_PER_TEST = 200
@@ -36,20 +36,20 @@ CALLS = 5
 
 
 class Interruption(BaseException):
-    """What ends a caller wherever it stands still: a time-out of gevent's, a signal."""
+    """An exception raised in a caller where it stops, as by gevent or a signal."""
 
 
 class Caller(Holder):
-    def __init__(self, name: str, in_the_middle: bool) -> None:
+    def __init__(self, name: str, holds_another: bool) -> None:
         super().__init__(name)
-        self.in_the_middle = in_the_middle
+        self._holds_another = holds_another
 
     def holds_another(self) -> bool:
-        return self.in_the_middle
+        return self._holds_another
 
 
 class SteppedLock:
-    """The pool's lock, which nobody ever finds taken."""
+    """The pool's lock. No caller stops with it held, so none ever waits for it."""
 
     def __init__(self, schedule: Schedule) -> None:
         self.point = schedule.point
@@ -57,7 +57,7 @@ class SteppedLock:
 
     def __enter__(self) -> None:
         self.point()
-        assert not self.held, "somebody stands still with the lock held"
+        assert not self.held, "a caller stopped with the lock held"
         self.held = True
 
     def __exit__(
@@ -72,7 +72,7 @@ class SteppedLock:
 
 
 class SteppedWaiter(Waiter):
-    """A caller in the queue, which goes on when the schedule lets it."""
+    """A waiter whose ``wait()`` ends when the schedule chooses its caller."""
 
     __slots__ = ("schedule", "until", "woken")
 
@@ -96,12 +96,12 @@ class SteppedWaiter(Waiter):
         self.woken = True
 
     def hand_over(self, entry) -> None:
-        self.schedule.is_served(self)
+        self.schedule.check_order(self)
         super().hand_over(entry)
 
 
 class Schedule:
-    """A pool, its callers, and the lot that says who goes on."""
+    """A pool, its callers, and the random choice of the one that runs next."""
 
     def __init__(self, seed: int, **config) -> None:
         self.rng = random.Random(seed)
@@ -126,7 +126,7 @@ class Schedule:
             self.hub.switch()
 
     def fragile_point(self) -> None:
-        """Stop where an exception may come from: not on the way from lock to lock."""
+        """Stop where an interruption may be raised, unlike at ``point``."""
         caller = getcurrent()
         if caller is self.hub:
             return
@@ -137,7 +137,8 @@ class Schedule:
             raise Interruption
 
     def stepped(self, function):
-        # The driver's close closes whatever comes, and its connect leaves nothing open.
+        # Interruptions come after a close and before any other call, so that none
+        # leaves a connection open that the pool does not know.
         closes = function == self.driver.close
 
         def call(*arguments):
@@ -149,17 +150,17 @@ class Schedule:
 
         return call
 
-    def is_served(self, waiter: SteppedWaiter) -> None:
-        """See that nobody who came before is in the queue yet, and may be served."""
+    def check_order(self, waiter: SteppedWaiter) -> None:
+        """Assert that no waiter that came earlier could be served instead."""
         paused = self.pool.state == "paused"
         assert waiter.bypasses_pause or not paused
         for other in self.pool._slots.waiters:
             assert waiter.since <= other.since or (paused and not other.bypasses_pause)
 
     def reserve(self):
-        """See that a place isn't taken by one who came just now, if others wait."""
-        taker = sys._getframe(1).f_code.co_name
-        assert taker != "take" or self.pool._slots.first_waiter() is None
+        """Assert that a new caller takes no slot while another one waits for it."""
+        caller = sys._getframe(1).f_code.co_name
+        assert caller != "take" or self.pool._slots.first_waiter() is None
         return Slots.reserve(self.pool._slots)
 
     # --- What callers do -------------------------------------------------------------
@@ -188,12 +189,12 @@ class Schedule:
         connection.transaction = self.rng.choice(["idle"] * 5 + ["open", "busy"])
         connection.dirty = self.rng.random() < 0.3
         self.held.remove(entry)
-        self.give_back(entry)
+        self.end_hold(entry)
 
-    def give_back(self, entry) -> None:
+    def end_hold(self, entry) -> None:
         verb = self.rng.choice(["checkin"] * 4 + ["reclaim", "discard", "reclaim_soon"])
         try:
-            give_back(self.pool, entry, verb)
+            end_hold(self.pool, entry, verb)
         except Interruption:
             self.done["interrupted"] += 1
 
@@ -213,49 +214,50 @@ class Schedule:
         else:
             self.pool.resume()
 
-    # --- Who goes on -----------------------------------------------------------------
+    # --- Which caller runs next ------------------------------------------------------
 
     def run(
         self, interrupts: bool = False, outages: bool = False, closes: bool = False
     ) -> None:
         programs = [partial(self.caller, number) for number in range(CALLERS)]
         callers = [*map(greenlet, programs), greenlet(partial(self.operator, closes))]
-        # What breaks and what passes is over some time; then all must come to its end.
+        # Outages, interruptions and leaps of time end after so many steps: from then
+        # on every caller has to reach its end.
         trouble = 400
         while callers:
             trouble -= 1
-            ready = [each for each in callers if self.may_go_on(each)]
+            ready = [caller for caller in callers if self.can_run(caller)]
             if trouble > 0 and outages and self.rng.random() < 0.03:
-                self.server_turns()
+                self.toggle_outage()
             if trouble > 0 and self.rng.random() < 0.03:
                 self.clock.advance(self.rng.choice([0.01, 0.2, 1.0, 40.0]))
             if trouble <= 0:
                 self.driver.connect_error = None
             if not ready:
-                self.sleep_until_somebody_wakes()
+                self.advance_to_the_next_timeout()
                 continue
             chosen = self.rng.choice(ready)
             breaks = interrupts and trouble > 0 and self.rng.random() < 0.05
             chosen.switch(*[breaks] * (chosen in self.fragile))
             if chosen.dead:
                 callers.remove(chosen)
-            self.look()
+            self.check_step()
 
-    def may_go_on(self, caller: greenlet) -> bool:
+    def can_run(self, caller: greenlet) -> bool:
         waiter = self.asleep.get(caller)
         return waiter is None or waiter.woken or self.clock.now >= waiter.until
 
-    def sleep_until_somebody_wakes(self) -> None:
+    def advance_to_the_next_timeout(self) -> None:
         wakes = min(waiter.until for waiter in self.asleep.values())
-        assert wakes < math.inf, "everybody waits, and nobody will come"
+        assert wakes < math.inf, "every caller waits without end"
         pool = self.pool
         if pool._slots.backoff.failures and pool._slots.first_waiter() is not None:
             late = wakes - max(pool._slots.backoff.retry_at, self.clock.now)
-            # Later only by the length of a nap whose beginning was held up.
-            assert late <= 2.0, "nobody wakes when it is time to connect again"
+            # A nap may end late, by its own length, if its beginning was delayed.
+            assert late <= 2.0, "no waiter wakes when the next attempt is due"
         self.clock.now = max(self.clock.now, wakes)
 
-    def server_turns(self) -> None:
+    def toggle_outage(self) -> None:
         down = ConnectFailed("default", "no", "down")
         up_again = self.driver.connect_error is not None
         self.driver.connect_error = None if up_again else down
@@ -263,17 +265,17 @@ class Schedule:
             if all(connection is not entry.connection for entry in self.held):
                 connection.alive = connection.alive and self.rng.random() < 0.8
 
-    # --- What must hold --------------------------------------------------------------
+    # --- Invariants ------------------------------------------------------------------
 
-    def look(self) -> None:
-        """See what must hold wherever callers stand still."""
-        # Not by its reports, which take more time than all else.
+    def check_step(self) -> None:
+        """Assert what holds wherever the callers have stopped."""
+        # Reads attributes, because reports would take most of the test's time.
         pool = self.pool
         size, full = len(pool._slots.entries), pool.config.max_conns
         assert size <= full
-        assert sum(not each.closed for each in self.driver.connections) <= size
+        assert sum(not c.closed for c in self.driver.connections) <= size
         assert not (pool._slots.idle and pool._slots.waiters)
-        # Nobody is forgotten: who waits does so for a reason.
+        # Callers wait only while all slots are taken or connecting is put off.
         paused = pool.state == "paused"
         waiting = any(
             waiter.bypasses_pause or not paused for waiter in pool._slots.waiters
@@ -281,8 +283,8 @@ class Schedule:
         if waiting and pool.state != "closed":
             assert size == full or pool._slots.backoff.failures
 
-    def finish(self) -> None:
-        """See that every place is there and that the counters add up."""
+    def check_end(self) -> None:
+        """Assert that every slot is free and that the counters add up."""
         stats = self.pool.stats()
         assert stats["in_use"] == stats["connecting"] == stats["waiting"] == 0
         assert stats["checkouts"] == self.done["checkouts"]
@@ -319,12 +321,12 @@ KINDS = {
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("max_conns", [1, 2, 3])
-def test_nothing_is_shared_lost_or_forgotten_in_whatever_order(
+def test_the_invariants_hold_after_each_step_of_every_schedule(
     monkeypatch, kind, max_conns
 ):
     for seed in range(soaked(SEEDS_PER_TEST)):
         rng = random.Random(f"{kind} {max_conns} {seed}")
-        # The lengths of its pauses and lives are drawn by lot too.
+        # The jitter of delays and lifetimes depends on the seed too.
         monkeypatch.setattr(random, "random", rng.random)
         schedule = Schedule(
             rng.random(),
@@ -337,8 +339,8 @@ def test_nothing_is_shared_lost_or_forgotten_in_whatever_order(
         )
         try:
             schedule.run(**KINDS[kind])
-            schedule.finish()
+            schedule.check_end()
         except BaseException as error:
-            # No note before Python 3.11.
+            # Python 3.10 has no BaseException.add_note().
             print(f"seed {seed}: {error!r}")
             raise

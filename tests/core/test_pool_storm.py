@@ -1,7 +1,7 @@
-"""Many threads that are overtaken as often as Python lets them, and all that can fail.
+"""Many threads, with the shortest switch interval and a driver that fails at random.
 
-The driver of the fakes counts the connections open at a time; each connection's own
-lock, taken by its holder without waiting, shows a second one.
+The fake driver counts the connections that are open at a time. A holder takes its
+connection's own lock without waiting: if it is taken, there are two holders.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ MAX_CONNS = 3
 
 
 class Interruption(BaseException):
-    """What kills a request wherever it is."""
+    """An exception that ends a request wherever it is."""
 
 
 @pytest.fixture(autouse=True)
-def _hurry():
+def _shortest_switch_interval():
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
     yield
@@ -35,7 +35,7 @@ def _hurry():
 
 
 class Unreliable:
-    """Lets connects, resets, pings and closes fail, by chance."""
+    """Makes connects, resets, pings and closes fail at random, until ``calm``."""
 
     def __init__(self, driver: FakeDriver, seed: int):
         self.rng = random.Random(seed)
@@ -73,26 +73,26 @@ class Unreliable:
 
 
 @pytest.mark.parametrize("seed", range(soaked(20)))
-def test_after_the_storm_every_place_is_there(seed):
+def test_after_random_faults_every_slot_is_free(seed):
     pool, driver, clock = make_pool(
         max_conns=MAX_CONNS, min_conns=1, max_waiting=4, check_after_idle=5
     )
     faults = Unreliable(driver, seed)
     pool._connect, pool._cleaner._reset = driver.connect, driver.reset
     barrier = threading.Barrier(THREADS + 1)
-    # Lists, because they are appended to without a lock.
-    wrong, ended = [], []
+    # Appending to a list needs no lock.
+    errors, ended = [], []
 
     def hold(entry, rng):
         connection = entry.connection
         if not connection.lock.acquire(blocking=False):
-            wrong.append(f"{connection} has two holders")
+            errors.append(f"{connection} has two holders")
             return
         if connection.closed:
-            wrong.append(f"{connection} was given out closed")
+            errors.append(f"{connection} was given out closed")
         stats = pool.stats()
         if stats["size"] > MAX_CONNS or (stats["idle"] and stats["waiting"]):
-            wrong.append(str(stats))
+            errors.append(str(stats))
         connection.transaction = rng.choice(["idle"] * 6 + ["open", "busy", "unknown"])
         connection.dirty = rng.random() < 0.3
         connection.alive = rng.random() < 0.9
@@ -102,7 +102,7 @@ def test_after_the_storm_every_place_is_there(seed):
         rng = random.Random(f"{seed} {number}")
         barrier.wait()
         for _ in range(STEPS):
-            # Times so short that many end as a connection comes.
+            # So short that many waits end while a connection is handed over.
             timeout = rng.choice([20, 20, 0, 1e-5, 1e-4])
             try:
                 entry = pool.checkout(Holder(str(number)), timeout)
@@ -110,25 +110,25 @@ def test_after_the_storm_every_place_is_there(seed):
                 ended.append(type(error).__name__)
                 continue
             hold(entry, rng)
-            give_back = rng.choice(
+            end_hold = rng.choice(
                 [pool.checkin] * 4
                 + [pool.reclaim, lambda entry: pool.discard(entry, "test")]
             )
             try:
-                give_back(entry)
+                end_hold(entry)
             except Interruption:
                 ended.append("interrupted checkin")
 
     def disturb():
         rng = random.Random(f"{seed} disturb")
-        turns = [pool.drain, pool.pause, pool.recycle, pool.resume, pool.maintain]
+        verbs = [pool.drain, pool.pause, pool.recycle, pool.resume, pool.maintain]
         barrier.wait()
         for _ in range(STEPS):
             clock.advance(rng.choice([0, 1, 10]))
             try:
-                rng.choice(turns)()
+                rng.choice(verbs)()
             except Interruption:
-                ended.append("interrupted turn")
+                ended.append("interrupted operator")
             pool.holders()
             pool.resume()
 
@@ -137,7 +137,7 @@ def test_after_the_storm_every_place_is_there(seed):
     for thread in threads:
         thread.result(60)
     faults.calm = True
-    assert wrong == []
+    assert errors == []
     assert driver.most_open <= MAX_CONNS
     stats, done = pool.stats(), Counter(ended)
     assert stats["in_use"] == stats["connecting"] == stats["waiting"] == 0
@@ -152,7 +152,7 @@ def test_after_the_storm_every_place_is_there(seed):
 
 
 @pytest.mark.parametrize("seed", range(soaked(10)))
-def test_a_close_in_the_middle_of_it_leaves_nothing_and_nobody_behind(seed):
+def test_a_close_under_load_leaves_no_connection_and_no_waiter(seed):
     pool, driver, _ = make_pool(max_conns=2, timeout=20)
     rng = random.Random(seed)
     barrier = threading.Barrier(THREADS + 1)

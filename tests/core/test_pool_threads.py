@@ -1,4 +1,4 @@
-"""Many threads and many seeds on one pool; what must hold is checked as they go."""
+"""Many threads and many seeds on one pool; every checkout is checked."""
 
 from __future__ import annotations
 
@@ -17,26 +17,26 @@ STEPS = 60
 
 
 class Holders:
-    """Who holds which connection, and whether two ever held the same one."""
+    """The connections that are held, and those that ever had two holders."""
 
     def __init__(self):
         self.lock = threading.Lock()
         self.held = set()
         self.shared = []
 
-    def take(self, connection):
+    def add(self, connection):
         with self.lock:
             if connection in self.held:
                 self.shared.append(connection)
             self.held.add(connection)
 
-    def leave(self, connection):
+    def remove(self, connection):
         with self.lock:
             self.held.discard(connection)
 
 
 @pytest.mark.parametrize("seed", range(25))
-def test_no_sharing_no_excess_no_loss(seed):
+def test_threads_share_no_connection_and_lose_no_slot(seed):
     pool, driver, _ = make_pool(max_conns=3, min_conns=1, timeout=20)
     holders = Holders()
     barrier = threading.Barrier(THREADS + 1)
@@ -47,12 +47,12 @@ def test_no_sharing_no_excess_no_loss(seed):
         barrier.wait()
         for _ in range(STEPS):
             try:
-                # Sometimes too short to get one.
+                # With a timeout of 0, many get none.
                 entry = pool.checkout(Holder(str(number)), rng.choice([20, 20, 20, 0]))
             except (PoolError, DriverError):
                 continue
             connection = entry.connection
-            holders.take(connection)
+            holders.add(connection)
             if connection.closed:
                 failures.append(f"{connection} was given out closed")
             if pool.stats()["size"] > 3:
@@ -66,7 +66,7 @@ def test_no_sharing_no_excess_no_loss(seed):
                 connection.transaction = "unknown"
             elif fate < 0.4:
                 connection.alive = False
-            holders.leave(connection)
+            holders.remove(connection)
             if fate > 0.9:
                 pool.discard(entry, "test")
             else:
@@ -98,7 +98,7 @@ def test_no_sharing_no_excess_no_loss(seed):
     stats = pool.stats()
     assert stats["in_use"] == stats["connecting"] == stats["waiting"] == 0
     check(pool, driver)
-    # Every place is still there.
+    # Every slot is free.
     pool.resume()
     entries = [pool.checkout(Holder(), 5) for _ in range(3)]
     for entry in entries:
@@ -106,22 +106,22 @@ def test_no_sharing_no_excess_no_loss(seed):
     check(pool, driver)
 
 
-def test_what_the_parents_threads_hold_is_not_lost_in_a_forked_child():
+def test_a_forked_child_reclaims_nothing_that_its_parent_holds():
     pool, driver, _ = make_pool()
     entry = pool.checkout(Holder())
     with warnings.catch_warnings():
-        # Python 3.12 doesn't like it beside other threads, which other tests may have.
+        # Python 3.12 warns of a fork beside other threads; other tests may have some.
         warnings.simplefilter("ignore", DeprecationWarning)
         child = os.fork()
     if not child:
         status = 1
         try:
-            # As when the locals of a thread that isn't there are thrown away.
+            # As the finaliser of a binding in one of the parent's other threads does.
             pool.reclaim_soon(entry)
             pool._reclaim_lost()
             until(lambda: not pool._lost)
-            untouched = not entry.connection.closed and entry.state == "in use"
-            status = 0 if untouched and pool.stats()["reclaimed"] == 0 else 2
+            unchanged = not entry.connection.closed and entry.state == "in use"
+            status = 0 if unchanged and pool.stats()["reclaimed"] == 0 else 2
         finally:
             os._exit(status)
     _, code = os.waitpid(child, 0)

@@ -1,4 +1,4 @@
-"""What the pool does about connections that are held too long, or are stuck."""
+"""Connections that are held too long, and round trips that get no answer."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def leaky_view(pool):
 # --- LEAK_AFTER ----------------------------------------------------------------------
 
 
-def test_a_leak_is_logged_once_with_its_holder_and_where_it_was_checked_out(caplog):
+def test_a_leak_is_logged_once_with_its_holder_and_the_stack_of_its_checkout(caplog):
     pool, driver, clock = make_pool(leak_after=30)
     entry = leaky_view(pool)
     clock.advance(29)
@@ -39,7 +39,7 @@ def test_a_leak_is_logged_once_with_its_holder_and_where_it_was_checked_out(capl
     check(pool, driver)
 
 
-def test_holders_tell_which_leaked_and_where():
+def test_the_report_of_holders_has_the_stacks_of_leaks_only():
     pool, _, clock = make_pool(leak_after=30)
     leaky_view(pool)
     clock.advance(20)
@@ -56,7 +56,7 @@ def test_holders_tell_which_leaked_and_where():
     )
 
 
-def test_the_next_hold_of_a_connection_is_another_leak():
+def test_each_long_hold_of_a_connection_is_a_leak_of_its_own():
     pool, driver, clock = make_pool(leak_after=30)
     for number in range(1, 4):
         entry = leaky_view(pool)
@@ -68,7 +68,7 @@ def test_the_next_hold_of_a_connection_is_another_leak():
     check(pool, driver)
 
 
-def test_without_the_setting_no_stack_is_captured(caplog):
+def test_without_leak_after_no_stack_is_captured(caplog):
     pool, _, clock = make_pool()
     entry = leaky_view(pool)
     clock.advance(1e9)
@@ -81,7 +81,7 @@ def test_without_the_setting_no_stack_is_captured(caplog):
 # --- MAX_HOLD ------------------------------------------------------------------------
 
 
-def test_who_holds_too_long_is_cancelled_once_and_told_why(caplog):
+def test_a_holder_beyond_max_hold_is_aborted_once_with_the_reason(caplog):
     pool, driver, clock = make_pool(max_hold=60)
     entry = pool.checkout(Holder("slow"))
     clock.advance(59)
@@ -100,7 +100,7 @@ def test_who_holds_too_long_is_cancelled_once_and_told_why(caplog):
     check(pool, driver)
 
 
-def test_a_cancelled_connection_goes_to_nobody_else():
+def test_an_aborted_connection_gets_no_other_holder():
     pool, driver, clock = make_pool(max_conns=1, max_hold=60, timeout=20)
     entry = pool.checkout(Holder())
     clock.advance(61)
@@ -116,7 +116,18 @@ def test_a_cancelled_connection_goes_to_nobody_else():
     check(pool, driver)
 
 
-def test_a_holder_who_stays_deaf_to_it_is_cut_off():
+def test_an_abort_is_logged_once_with_the_holder(caplog):
+    pool, _, clock = make_pool(max_hold=60)
+    pool.checkout(Holder("slow"))
+    clock.advance(61)
+    pool.maintain()
+    assert [record.getMessage() for record in caplog.records] == [
+        "pool 'default': held longer than MAX_HOLD, 60 s; cancelling (GET /slow/ in "
+        "thread slow)"
+    ]
+
+
+def test_the_socket_of_a_holder_that_an_abort_does_not_end_is_shut_down():
     pool, driver, clock = make_pool(max_hold=60)
     entry = pool.checkout(Holder())
     clock.advance(61)
@@ -129,19 +140,55 @@ def test_a_holder_who_stays_deaf_to_it_is_cut_off():
     assert driver.shut_downs == [entry.connection]
 
 
+def test_one_round_finds_every_hold_that_is_too_long():
+    pool, driver, clock = make_pool(max_conns=4, max_hold=60, leak_after=60)
+    entries = [pool.checkout(Holder(str(number))) for number in range(4)]
+    pool.checkin(entries[1])
+    clock.advance(60)
+    pool.maintain()
+    assert pool.stats()["overdue"] == pool.stats()["leaked"] == 3
+    held = [entries[0], entries[2], entries[3]]
+    assert {c.number for c in driver.aborted} == {e.connection.number for e in held}
+    clock.advance(10)
+    pool.maintain()
+    assert {c.number for c in driver.shut_downs} == {c.number for c in driver.aborted}
+
+
+def test_one_round_shuts_down_stuck_pings_and_unresponsive_holders():
+    pool, driver, clock = make_pool(max_conns=2, max_hold=60, check_after_idle=0)
+    pool.checkin(pool.checkout(Holder()))
+    held = pool.checkout(Holder())
+    second = pool.checkout(Holder())
+    pool.checkin(second)
+    clock.advance(60)
+    pool.maintain()
+    shut_down_meanwhile = []
+
+    def slow_ping(connection):
+        pool.maintain()
+        clock.advance(10)
+        pool.maintain()
+        shut_down_meanwhile.extend(driver.shut_downs)
+        return True
+
+    driver.ping = slow_ping
+    pool.checkin(pool.checkout(Holder()))
+    assert set(shut_down_meanwhile) == {held.connection, second.connection}
+
+
 # --- The pool's own round trips ------------------------------------------------------
 
 
 @pytest.mark.parametrize("verb", ["ping", "reset", "roll_back"])
-def test_a_round_trip_of_the_pools_own_that_is_stuck_is_cut_off(verb):
+def test_the_socket_of_a_stuck_round_trip_of_the_pool_is_shut_down(verb):
     pool, driver, clock = make_pool(check_after_idle=10, timeout=20)
     pool.checkin(pool.checkout(Holder()))
-    begun, cut = threading.Event(), threading.Event()
+    begun, is_shut_down = threading.Event(), threading.Event()
     original = getattr(driver, verb)
 
     def stuck(*arguments):
         begun.set()
-        assert cut.wait(20)
+        assert is_shut_down.wait(20)
         return original(*arguments)
 
     if verb == "reset":
@@ -149,7 +196,7 @@ def test_a_round_trip_of_the_pools_own_that_is_stuck_is_cut_off(verb):
     else:
         setattr(driver, verb, stuck)
     shut_down = driver.shut_down
-    driver.shut_down = lambda *arguments: (shut_down(*arguments), cut.set())
+    driver.shut_down = lambda *arguments: (shut_down(*arguments), is_shut_down.set())
 
     if verb == "ping":
         clock.advance(11)
@@ -173,7 +220,7 @@ def test_a_round_trip_of_the_pools_own_that_is_stuck_is_cut_off(verb):
     check(pool, driver)
 
 
-def test_a_holder_may_be_in_a_long_query_without_being_cut_off():
+def test_without_max_hold_a_long_query_is_never_interrupted():
     pool, driver, clock = make_pool()
     pool.checkout(Holder())
     for _ in range(10):

@@ -1,4 +1,4 @@
-"""What a pool says of itself, made from copies of its state."""
+"""Reports made from a copy of a pool's state."""
 
 from __future__ import annotations
 
@@ -22,29 +22,29 @@ def stats(*states, state="running", held=0, waiting=0):
     return report.stats("default", "app", PoolConfig(), snapshot)
 
 
-def test_each_state_is_counted_under_its_name():
+def test_entries_are_counted_by_their_state():
     figures = stats(IDLE, IN_USE, IN_USE, BUSY, CONNECTING, IDLE, waiting=4)
     assert figures["size"] == 6
     assert (figures["idle"], figures["connecting"]) == (2, 1)
     assert figures["waiting"] == 4
 
 
-def test_what_is_cleaned_or_closed_is_in_use_still():
+def test_a_connection_being_cleaned_or_closed_counts_as_in_use():
     assert stats(IN_USE, BUSY)["in_use"] == 2
 
 
-def test_a_hold_that_has_not_ended_is_a_checkout():
+def test_a_hold_that_has_not_ended_counts_as_a_checkout():
     assert stats(IN_USE, IN_USE, held=2)["checkouts"] == 2
 
 
-def test_the_longest_hold_comes_first():
+def test_the_longest_hold_is_reported_first():
     holds = [hold(1, "a"), hold(30, "b"), hold(2, "c")]
     rows = report.holders("default", holds)
     assert [row["path"] for row in rows] == ["/b/", "/c/", "/a/"]
     assert {row["alias"] for row in rows} == {"default"}
 
 
-def test_only_a_leak_shows_its_stack():
+def test_only_a_leak_is_reported_with_its_stack():
     quick, leaked = report.holders("default", [hold(1, leaked=True), hold(0)])[::-1]
     assert quick["stack"] == []
     assert any("in hold" in line for line in leaked["stack"])
@@ -60,11 +60,11 @@ def test_only_a_leak_shows_its_stack():
         ({"path": None, "method": None, "thread": None}, "unknown"),
     ],
 )
-def test_a_holder_is_named_by_what_is_known_of_it(holder, text):
+def test_a_holder_is_named_by_what_its_description_has(holder, text):
     assert holder_text(holder) == text
 
 
-def test_an_explanation_gives_counts_state_failures_and_holders():
+def test_an_explanation_has_counts_state_failures_and_holders():
     rows = report.holders("default", [hold(number) for number in range(7)])
     text = report.explain(stats(IN_USE, state="paused"), rows, 3, "refused")
     assert text.startswith("1 in use, 0 idle and 0 connecting of at most 10, 0 waiting")
@@ -72,6 +72,6 @@ def test_an_explanation_gives_counts_state_failures_and_holders():
     assert text.endswith(" and 2 more")
 
 
-def test_an_explanation_leaves_out_what_there_is_not():
+def test_an_explanation_without_failures_and_holders_has_the_counts_only():
     text = report.explain(stats(), [], 0, "")
     assert text == "0 in use, 0 idle and 0 connecting of at most 10, 0 waiting"

@@ -1,4 +1,4 @@
-"""The stack of a checkout."""
+"""Capturing the stack of a checkout."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dbpool_mw.core import stack
 
 
 def outer():
-    # The call stands in a line above its argument, which comes before it in the code.
+    # The call begins on the line above its argument: the stack has to show that line.
     return inner(
         None,
     )
@@ -22,7 +22,7 @@ def inner(unused=None):
     return both[0]
 
 
-def test_it_tells_the_calls_the_innermost_last():
+def test_a_stack_lists_the_calls_with_the_innermost_last():
     text = stack.lines(outer())
     assert text[-2].endswith("in inner")
     assert text[-1].strip() == "stack.capture(),"
@@ -30,7 +30,7 @@ def test_it_tells_the_calls_the_innermost_last():
     assert text[-3].strip() == "return inner("
 
 
-def test_of_a_deep_one_the_innermost_calls_are_kept():
+def test_a_deep_stack_keeps_its_innermost_calls():
     def deep(depth):
         return deep(depth - 1) if depth else inner()
 
@@ -39,7 +39,7 @@ def test_of_a_deep_one_the_innermost_calls_are_kept():
     assert [code.co_name for code, _ in found[:3]] == ["inner", "deep", "deep"]
 
 
-def test_one_shallower_than_that_is_whole():
+def test_a_stack_shallower_than_the_limit_is_complete():
     code = compile("found = capture()", "<alone>", "exec")
     names = {"capture": stack.capture}
     thread = threading.Thread(target=exec, args=(code, names))

@@ -1,4 +1,4 @@
-"""One caller in the queue."""
+"""One position in the queue."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dbpool_mw.core.waiter import Waiter
 from tests.core.fakes import InThread
 
 
-def test_a_wait_that_nobody_ends_ends_with_its_time_and_no_gift():
+def test_a_wait_ends_after_its_seconds_without_an_entry():
     waiter = Waiter()
     assert waiter.wait(0.001) is False
     assert waiter.entry is None
@@ -17,18 +17,18 @@ def test_a_wait_that_nobody_ends_ends_with_its_time_and_no_gift():
 
 
 @pytest.mark.parametrize("seconds", [0, -0.5, -1])
-def test_a_time_that_is_over_already_is_no_wait_at_all(seconds):
+def test_a_wait_of_no_or_negative_seconds_returns_at_once(seconds):
     assert InThread(Waiter().wait, seconds).result() is False
 
 
-def test_a_gift_ends_the_wait_even_if_it_came_before():
+def test_an_entry_handed_over_before_the_wait_ends_it_at_once():
     waiter, entry = Waiter(), PoolEntry(0)
     waiter.hand_over(entry)
     assert waiter.wait(0) is True
     assert waiter.entry is entry
 
 
-def test_a_failure_ends_the_wait():
+def test_an_error_ends_the_wait():
     waiter, error = Waiter(), ValueError()
     waiting = InThread(waiter.wait, 60)
     waiter.fail(error)
@@ -37,7 +37,7 @@ def test_a_failure_ends_the_wait():
     assert waiter.entry is None
 
 
-def test_one_woken_twice_before_it_looks_is_woken_once():
+def test_two_wakes_before_a_wait_count_as_one():
     waiter = Waiter()
     waiter.wake()
     waiter.wake()

@@ -1,4 +1,4 @@
-"""The watch over entries, without a pool."""
+"""The watch over long holds and stuck round trips, without a pool."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def driver():
 
 @pytest.fixture
 def held(driver):
-    """An entry in use since the time 0."""
+    """Return an entry that has been in use since the time 0."""
     return entry_in(driver, IN_USE, Holder("slow"))
 
 
@@ -40,7 +40,7 @@ def watch(driver, **config):
     return Watch("default", PoolConfig(**config), driver)
 
 
-def test_without_limits_no_hold_is_too_long(driver, held):
+def test_without_leak_after_and_max_hold_no_hold_is_too_long(driver, held):
     assert watch(driver).look([held], now=1e9) == NOTHING
 
 
@@ -80,7 +80,7 @@ def test_an_overdue_hold_is_aborted_once_and_its_connection_expires(driver, held
     assert watching.look([held], now=69) == NOTHING
 
 
-def test_a_holder_that_an_abort_does_not_reach_loses_its_socket(driver, held):
+def test_ten_seconds_after_an_abort_the_socket_of_the_holder_is_shut_down(driver, held):
     watching = watch(driver, max_hold=60)
     watching.look([held], now=60)
     sighting = watching.look([held], now=70)
@@ -90,7 +90,7 @@ def test_a_holder_that_an_abort_does_not_reach_loses_its_socket(driver, held):
 
 
 @pytest.mark.parametrize(("state", "holder"), [(BUSY, Holder()), (IN_USE, None)])
-def test_a_round_trip_of_the_pools_own_has_ten_seconds(driver, state, holder):
+def test_a_round_trip_of_the_pool_may_take_ten_seconds(driver, state, holder):
     entry = entry_in(driver, state, holder)
     watching = watch(driver)
     assert watching.look([entry], now=0) == NOTHING
@@ -98,7 +98,7 @@ def test_a_round_trip_of_the_pools_own_has_ten_seconds(driver, state, holder):
     assert watching.look([entry], now=10) == ([], [], [entry])
 
 
-def test_the_ten_seconds_begin_anew_with_the_next_round_trip(driver):
+def test_the_ten_seconds_are_counted_for_each_round_trip(driver):
     entry = entry_in(driver, BUSY)
     watching = watch(driver)
     watching.look([entry], now=0)
@@ -110,7 +110,7 @@ def test_the_ten_seconds_begin_anew_with_the_next_round_trip(driver):
 
 
 @pytest.mark.parametrize("state", [IDLE, CONNECTING])
-def test_idle_connections_are_not_watched(driver, state):
+def test_idle_and_connecting_entries_are_not_watched(driver, state):
     entry = entry_in(driver, state)
     watching = watch(driver, leak_after=1, max_hold=1)
     for now in (0, 10, 1e9):

@@ -1,4 +1,4 @@
-"""Looking at a socket without a round trip, and closing whatever comes."""
+"""Liveness, closing and shutting down, on sockets without a server."""
 
 from __future__ import annotations
 
@@ -13,7 +13,10 @@ from dbpool_mw.drivers.psycopg2 import driver, sockets
 
 
 class Connection:
-    """As much of a connection as these functions look at."""
+    """The part of psycopg2's connection that these functions use.
+
+    ``error`` is raised by ``fileno()`` and ``close()``.
+    """
 
     def __init__(self, error=None):
         self.socket, self.server = socket.socketpair()
@@ -21,7 +24,7 @@ class Connection:
         self.closed = 0
 
     def fileno(self):
-        # As psycopg2 does when another thread closed it a moment ago.
+        # psycopg2 raises if another thread has just closed the connection.
         if self.error is not None:
             raise self.error
         return self.socket.fileno()
@@ -39,25 +42,25 @@ def connection():
         yield made
 
 
-def test_a_silent_server_is_alive_each_time(connection):
+def test_a_connection_on_which_the_server_sent_nothing_is_alive(connection):
     alive = driver.liveness(connection)
     assert alive() is True
     assert alive() is True
 
 
-def test_a_server_that_hung_up_is_dead(connection):
+def test_a_connection_that_the_server_closed_is_dead(connection):
     alive = driver.liveness(connection)
     connection.server.close()
     assert alive() is False
 
 
-def test_a_server_that_said_something_unasked_is_dead(connection):
+def test_a_connection_on_which_the_server_sent_data_unasked_is_dead(connection):
     alive = driver.liveness(connection)
     connection.server.send(b"E")
     assert alive() is False
 
 
-def test_a_connection_closed_by_another_thread_is_dead_and_no_error(connection):
+def test_a_connection_closed_by_another_thread_is_dead_and_raises_nothing(connection):
     connection.error = psycopg2.InterfaceError("connection already closed")
     assert driver.liveness(connection)() is False
 
@@ -75,17 +78,17 @@ def test_an_interruption_of_a_close_is_raised(connection):
 
 
 @pytest.mark.parametrize("status", range(5))
-def test_only_what_runs_is_cancelled_before_a_close(connection, status):
-    asked = []
+def test_only_a_running_statement_is_cancelled_before_a_close(connection, status):
+    cancelled = []
     connection.get_transaction_status = lambda: status
-    connection.canceller = SimpleNamespace(start=lambda: asked.append(status))
+    connection.canceller = SimpleNamespace(start=lambda: cancelled.append(status))
     connection.server.close()
     driver.close(connection)
-    assert asked == [status] * (status == extensions.TRANSACTION_STATUS_ACTIVE)
+    assert cancelled == [status] * (status == extensions.TRANSACTION_STATUS_ACTIVE)
     assert connection.closed
 
 
-def test_only_the_very_socket_is_shut_down(connection):
+def test_a_socket_is_shut_down_only_under_its_own_number(connection):
     number = driver.socket_number(connection)
     for other in (number - 1, number + 1, None):
         driver.shut_down(connection, other)
@@ -96,7 +99,7 @@ def test_only_the_very_socket_is_shut_down(connection):
 
 
 class Clock:
-    """Stands in for the module ``time``."""
+    """A manual replacement of the module ``time``."""
 
     def __init__(self):
         self.now = 1000.0
@@ -105,14 +108,14 @@ class Clock:
         return self.now
 
 
-class Farewell:
-    """A socket whose other side sends so often, every half second, and closes.
+class EndingSocket:
+    """A socket that receives data ``sends`` times, every half second, then the end.
 
-    Or never again, if None.
+    With None it receives nothing, and times out.
     """
 
-    def __init__(self, clock, often):
-        self.clock, self.often = clock, often
+    def __init__(self, clock, sends):
+        self.clock, self.sends = clock, sends
         self.limits = []
         self.closed = False
 
@@ -126,18 +129,18 @@ class Farewell:
         self.limits.append(seconds)
 
     def recv(self, size):
-        if self.often is None:
+        if self.sends is None:
             self.clock.now += self.limits[-1]
             raise TimeoutError
         self.clock.now += 0.5
-        self.often -= 1
-        return b"x" if self.often >= 0 else b""
+        self.sends -= 1
+        return b"x" if self.sends >= 0 else b""
 
 
-def test_two_seconds_are_waited_for_the_ends_of_all_backends_together(monkeypatch):
+def test_a_close_waits_two_seconds_for_all_backends_together(monkeypatch):
     clock = Clock()
     monkeypatch.setattr(sockets, "time", clock)
-    copies = [Farewell(clock, often) for often in (0, 1, None, 0)]
+    copies = [EndingSocket(clock, sends) for sends in (0, 1, None, 0)]
     sockets._wait_for_the_end(copies)
     assert [copy.limits for copy in copies] == [[2.0], [1.5, 1.0], [0.5], []]
     assert all(copy.closed for copy in copies)

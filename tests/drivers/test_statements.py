@@ -1,4 +1,4 @@
-"""Which statements may change their session, told by their text."""
+"""Which statements may change their session, recognised by their text alone."""
 
 from __future__ import annotations
 
@@ -165,10 +165,10 @@ def test_it_is_noticed(statement):
         "SELECT pg_replication_origin_oid('o'), pg_temperature FROM t",
         "",
         "SELECT set_config('a.b', 'c', true)",
-        "SELECT pg_catalog.set_config('a', f(1, (2)), TRUE ), set_config('c', 'd', true)",
+        "SELECT pg_catalog.set_config('a', f(1, (2)), TRUE ), set_config('c','d',true)",
         "SELECT set_config('a.b', 'c', is_local => true)",
         "/*traceparent='00-4bf92f3577b34da6a3ce929d0e0e4736'*/ SELECT 1",
-        "SELECT 1 /*route='a%2Fset',traceparent='00-4bf92f3577b34da6a3ce929d0e0e4736'*/",
+        "SELECT 1 /*route='%2Fset',traceparent='00-4bf92f3577b34da6a3ce929d0e0e4736'*/",
         "SELECT '--x' || '/*' || $$ SET x $$",
         "SELECT 'it''s; SET x = 1'",
         "SELECT E'it\\'s; SET x = 1'",

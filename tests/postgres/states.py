@@ -1,7 +1,7 @@
-"""What a request can leave behind in its session, and how to see that it is there.
+"""What a request can leave behind in its session, and how to observe it.
 
-Each state has SQL or a function that brings it about, and SQL for one value or a
-function to look with. Functions are called with the psycopg2 connection.
+Each state has a step that brings it about and a step that observes it. A step is SQL,
+of one value, or a function that is called with the psycopg2 connection.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from psycopg2 import extensions
 from tests.conftest import Databases
 from tests.postgres.conftest import ask
 
-#: Cursors and iterators kept beyond their requests, as in a global of the application.
+#: Cursors and iterators that outlive their requests, as in a global variable.
 kept: list[Any] = []
 
 
@@ -29,7 +29,7 @@ class Book(models.Model):
 
 
 def prepare(databases: Databases) -> None:
-    """Make what some of the states need in the database."""
+    """Create the table and the function that some of the states need."""
     raw = psycopg2.connect(databases.server.dsn(databases.default))
     with contextlib.closing(raw), raw, raw.cursor() as cursor:
         cursor.execute(
@@ -45,15 +45,15 @@ def prepare(databases: Databases) -> None:
 Step = str | Callable[[Any], object]
 
 
-def take(step: Step) -> object:
-    """Take a step on this thread's connection."""
+def run_step(step: Step) -> object:
+    """Run a step on this thread's connection, and return its value."""
     if isinstance(step, str):
         return ask(step)
     connection.ensure_connection()
     return step(connection.connection)
 
 
-# --- Ways to leave something behind --------------------------------------------------
+# --- Steps that bring a state about --------------------------------------------------
 
 
 def attribute(name: str, value: object) -> Callable[[Any], None]:
@@ -109,7 +109,7 @@ def drop_iterator(raw: Any) -> None:
 
 
 class BreaksOff:
-    """A file that breaks a COPY off."""
+    """A file whose methods raise, which breaks a COPY off."""
 
     def write(self, data: bytes) -> int:
         raise ZeroDivisionError
@@ -131,10 +131,10 @@ def be_cancelled(raw: Any) -> None:
     cancelled = contextlib.suppress(extensions.QueryCanceledError)
     with raw.cursor() as cursor, cancelled:
         cursor.execute("SELECT pg_cancel_backend(pg_backend_pid()), pg_sleep(20)")
-        raise AssertionError("it was not cancelled")
+        raise AssertionError("the statement was not cancelled")
 
 
-# --- Ways to look --------------------------------------------------------------------
+# --- Steps that observe a state ------------------------------------------------------
 
 
 def setting(name: str) -> str:
@@ -145,7 +145,7 @@ def status(raw: Any) -> object:
     return raw.get_transaction_status()
 
 
-def looks_seeded(raw: Any) -> bool:
+def is_seeded(raw: Any) -> bool:
     return ask("SELECT random()") in after_seed
 
 
@@ -154,6 +154,7 @@ LOCKS = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
 CURSORS = "SELECT count(*) FROM pg_cursors WHERE name <> ''"
 SERIALIZABLE = extensions.ISOLATION_LEVEL_SERIALIZABLE
 
+#: By name: the step that brings a state about, and the step that observes it.
 STATES: dict[str, tuple[Step, Step]] = {
     "nothing": ("SELECT 1", status),
     "``SET LOCAL``": (set_local, setting("statement_timeout")),
@@ -222,7 +223,7 @@ STATES: dict[str, tuple[Step, Step]] = {
         "PREPARE plan AS SELECT 1",
         "SELECT count(*) FROM pg_prepared_statements",
     ),
-    "``setseed()``": (seed, looks_seeded),
+    "``setseed()``": (seed, is_seeded),
     "``DECLARE … WITH HOLD``": (
         "DECLARE held CURSOR WITH HOLD FOR SELECT 1",
         CURSORS,

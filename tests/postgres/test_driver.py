@@ -1,4 +1,4 @@
-"""What the driver does to a connection, on real ones."""
+"""The psycopg2 driver, on connections of a real server."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def terminate(postgres, database, connection):
     other.close()
 
 
-def test_a_connection_ended_by_the_server_is_seen_without_asking(
+def test_a_connection_ended_by_the_server_is_dead_without_a_round_trip(
     connection, postgres, database
 ):
     alive = driver.liveness(connection)
@@ -42,7 +42,7 @@ def test_a_connection_ended_by_the_server_is_seen_without_asking(
     assert driver.why_unusable(connection) == "closed"
 
 
-def test_a_connection_that_libpq_has_given_up_is_dead_though_psycopg2_thinks_not(
+def test_a_connection_that_libpq_has_closed_is_dead_though_psycopg2_says_open(
     connection,
 ):
     consume = ctypes.PyDLL(_psycopg.__file__).PQconsumeInput
@@ -63,21 +63,21 @@ def test_a_closed_connection_is_not_alive(connection):
     driver.close(connection)
 
 
-def test_a_server_that_goes_on_talking_holds_no_close_up(monkeypatch):
-    def talk():
+def test_a_server_that_goes_on_sending_does_not_delay_a_close(monkeypatch):
+    def send():
         with theirs, suppress(ConnectionError):
             while True:
-                theirs.sendall(b"and so on " * 1000)
+                theirs.sendall(b"data " * 2000)
 
     monkeypatch.setattr(sockets, "_BACKEND_END", 0.02)
     ours, theirs = socket.socketpair()
-    talking = InThread(talk)
+    sending = InThread(send)
     idle = extensions.TRANSACTION_STATUS_IDLE
     connection = SimpleNamespace(
         fileno=ours.fileno, get_transaction_status=lambda: idle, close=ours.close
     )
     InThread(driver.close, connection).result()
-    talking.result()
+    sending.result()
 
 
 def test_a_ping_leaves_no_transaction_open(connection):
@@ -87,7 +87,7 @@ def test_a_ping_leaves_no_transaction_open(connection):
 
 
 def test_a_named_cursor_left_open_makes_the_connection_unusable(connection):
-    cursor = connection.cursor("mine", withhold=True)
+    cursor = connection.cursor("named", withhold=True)
     cursor.execute("SELECT 1")
     assert driver.why_unusable(connection) == "cursor left open"
     cursor.close()
@@ -105,11 +105,12 @@ def test_any_open_transaction_is_rolled_back(connection, autocommit, begin, fail
             run(connection, "SELECT 1/0")
     assert driver.roll_back(connection)
     assert not driver.roll_back(connection)
+    connection.notices.clear()  # of a BEGIN too many
     assert driver.is_clean(connection, attributes(connection, autocommit=autocommit))
 
 
 @pytest.mark.parametrize("autocommit", [True, False])
-def test_a_session_accepted_has_its_autocommit_back(connection, autocommit):
+def test_accepting_a_session_restores_its_autocommit(connection, autocommit):
     connection.autocommit = autocommit
     initial = driver.session_attributes(connection)
     connection.autocommit = not autocommit
@@ -123,7 +124,7 @@ def test_a_session_accepted_has_its_autocommit_back(connection, autocommit):
     ("factory", "other"),
     [(psycopg2.extras.DictCursor, None), (None, psycopg2.extras.DictCursor)],
 )
-def test_forgetting_a_session_brings_back_how_it_was_opened(
+def test_forgetting_a_session_restores_its_initial_attributes(
     postgres, database, factory, other
 ):
     made = psycopg2.connect(
@@ -143,7 +144,7 @@ def test_forgetting_a_session_brings_back_how_it_was_opened(
     assert driver.session_attributes(made) == initial
     assert driver.is_clean(made, initial)
     assert characteristics(made) == before
-    # Django's atomic() switches autocommit off: then psycopg2 names the level.
+    # With autocommit off, as in Django's atomic(), psycopg2 sends the isolation level.
     made.autocommit = False
     assert characteristics(made)[0] == "serializable"
     made.close()
@@ -160,17 +161,15 @@ def characteristics(connection):
         return tuple(cursor.fetchone())
 
 
-# --- Holders that are cut off --------------------------------------------------------
-
-
-def test_a_session_that_discard_all_does_not_make_fresh_is_not_passed_for_fresh(
-    connection,
-):
+def test_a_session_that_discard_all_cannot_reset_is_refused(connection):
     run(connection, "SET a.b = 'c'")
     run(connection, "SELECT setseed(0.5)")
     run(connection, "SET a.b = 'd'")
     with pytest.raises(psycopg2.NotSupportedError, match="setseed"):
         driver.forget_session(connection, driver.session_attributes(connection))
+
+
+# --- Aborting a holder ---------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -184,7 +183,7 @@ def test_a_session_that_discard_all_does_not_make_fresh_is_not_passed_for_fresh(
         ),
     ],
 )
-def test_an_aborted_holder_is_cancelled_and_told_why(
+def test_an_aborted_holders_statements_raise_the_reason(
     postgres, database, connection, statement
 ):
     def abort():
@@ -224,12 +223,12 @@ def test_aborting_a_closed_connection_does_nothing(connection):
     assert driver.socket_number(connection) is None
 
 
-def test_shutting_a_socket_down_ends_the_wait_for_its_answer(
+def test_shutting_a_socket_down_ends_the_wait_for_an_answer(
     postgres, database, connection
 ):
     number = driver.socket_number(connection)
     other = psycopg2.connect(postgres.dsn(database))
-    # The number of another socket is the descriptor's that was closed and used anew.
+    # Another number means that the descriptor was closed and is used by another socket.
     driver.shut_down(connection, driver.socket_number(other))
     run(connection, "SELECT 1")
 
@@ -266,7 +265,7 @@ def break_a_copy_off(made):
 
 
 @pytest.mark.parametrize("state", ["idle", "in a transaction", "running", "copying"])
-def test_after_a_close_the_server_has_one_less(postgres, database, connection, state):
+def test_after_a_close_the_backend_has_ended(postgres, database, connection, state):
     dsn, factory = postgres.dsn(database), tracked_connection()
     with connection.cursor() as cursor:
         for _ in range(10):
@@ -289,7 +288,7 @@ def test_after_a_close_the_server_has_one_less(postgres, database, connection, s
                     running.result()
 
 
-def test_each_of_many_is_closed_even_if_one_close_is_interrupted(postgres, database):
+def test_every_connection_is_closed_even_if_a_close_is_interrupted(postgres, database):
     class Interrupts:
         def close(self):
             raise KeyboardInterrupt
@@ -301,8 +300,8 @@ def test_each_of_many_is_closed_even_if_one_close_is_interrupted(postgres, datab
     assert other.closed
 
 
-def test_a_server_that_does_not_hear_of_a_close_is_not_waited_for_long(monkeypatch):
-    """As when the network stops answering: nothing comes, and nothing ends."""
+def test_a_close_waits_for_an_unresponsive_server_for_a_limited_time(monkeypatch):
+    """The sockets receive neither data nor an end, as with a broken network."""
     ours, theirs = zip(*(socket.socketpair() for _ in range(3)), strict=True)
 
     class Unresponsive:
@@ -312,7 +311,7 @@ def test_a_server_that_does_not_hear_of_a_close_is_not_waited_for_long(monkeypat
     monkeypatch.setattr(sockets, "_BACKEND_END", 0.02)
     driver.close(*map(Unresponsive, ours))
     for sock in theirs:
-        # It was closed, copies and all.
+        # No copy of the socket is open any more.
         sock.settimeout(20)
         assert sock.recv(1) == b""
         sock.close()

@@ -1,4 +1,4 @@
-"""Waiting under a wait callback, such as psycogreen's; and cancelling what runs."""
+"""Waits under a wait callback, such as psycogreen's, and cancelling statements."""
 
 from __future__ import annotations
 
@@ -22,14 +22,17 @@ LONG = "SELECT pg_sleep(60)"
 
 
 class Kill(BaseException):
-    """What ends a greenlet; no Exception."""
+    """The exception that ends a greenlet, like gevent's GreenletExit."""
 
 
-class Waiting:
-    """A wait callback as psycogreen's; something may happen while it waits."""
+class WaitCallback:
+    """A wait callback like psycogreen's.
+
+    It calls ``on_wait(connection)`` once, before it first waits for the server.
+    """
 
     def __init__(self):
-        self.happens = lambda connection: None
+        self.on_wait = lambda connection: None
 
     def __call__(self, connection, timeout=None):
         while True:
@@ -37,8 +40,8 @@ class Waiting:
             if state == extensions.POLL_OK:
                 return
             if state == extensions.POLL_READ:
-                happens, self.happens = self.happens, lambda connection: None
-                happens(connection)
+                on_wait, self.on_wait = self.on_wait, lambda connection: None
+                on_wait(connection)
             descriptors = [connection.fileno()], [], []
             if state == extensions.POLL_WRITE:
                 descriptors = descriptors[1], descriptors[0], []
@@ -48,8 +51,8 @@ class Waiting:
 
 @pytest.fixture
 def waiting():
-    """Return the callback that psycopg2 has for the test."""
-    waiting = Waiting()
+    """Return the wait callback that psycopg2 has during the test."""
+    waiting = WaitCallback()
     extensions.set_wait_callback(waiting)
     yield waiting
     extensions.set_wait_callback(None)
@@ -57,13 +60,13 @@ def waiting():
 
 @pytest.fixture
 def hidden_libpq(monkeypatch):
-    """Have psycopg2 not show the functions of libpq that cancel."""
+    """Make the functions of libpq that cancel unavailable."""
     monkeypatch.setattr(cancel, "_libpq", cancel._Libpq)
     monkeypatch.setattr("ctypes.PyDLL", lambda path: SimpleNamespace())
 
 
 class Threads:
-    """Python's own threads and pauses, seen while they come about."""
+    """A replacement of gevent.monkey that records threads started and sleeps."""
 
     def __init__(self):
         self.started = []
@@ -74,8 +77,8 @@ class Threads:
         self.started[-1].start()
 
     def join(self):
-        for each in self.started:
-            each.join(20)
+        for thread in self.started:
+            thread.join(20)
         return len(self.started)
 
     def get_original(self, module, name):
@@ -84,7 +87,7 @@ class Threads:
 
 @pytest.fixture
 def threads(monkeypatch):
-    """Replace gevent, which knows the originals of what it patched."""
+    """Replace gevent.monkey, which has the originals of what it patched."""
     threads = Threads()
     monkeypatch.setitem(sys.modules, "gevent.monkey", threads)
     return threads
@@ -92,7 +95,7 @@ def threads(monkeypatch):
 
 @pytest.fixture
 def observer(postgres, database):
-    """Give a cursor that sees the others, on a connection that was opened first."""
+    """Return a cursor of another connection, opened without the callback."""
     connection = psycopg2.connect(postgres.dsn(database))
     connection.autocommit = True
     with connection.cursor() as cursor:
@@ -102,7 +105,7 @@ def observer(postgres, database):
 
 @pytest.fixture
 def connection(observer, waiting, postgres, database):
-    """Give a tracked connection in autocommit, opened under the callback."""
+    """Return a tracked connection in autocommit, opened under the callback."""
     connection = open_tracked(postgres.dsn(database))
     connection.autocommit = True
     yield connection
@@ -132,11 +135,11 @@ def kill(connection):
     raise Kill
 
 
-def test_what_nobody_waits_for_any_more_has_ended_when_the_wait_has(
+def test_a_killed_wait_ends_when_its_statement_has_been_cancelled(
     observer, waiting, connection
 ):
     pid = connection.get_backend_pid()
-    waiting.happens = kill
+    waiting.on_wait = kill
     with pytest.raises(Kill):
         run(connection, LONG)
     assert connection.closed
@@ -146,7 +149,7 @@ def test_what_nobody_waits_for_any_more_has_ended_when_the_wait_has(
 
 
 class TooEarly:
-    """Cancels at the second attempt, as when the server hadn't begun at the first."""
+    """A canceller without effect at first, as if the statement had not begun yet."""
 
     def __init__(self, canceller):
         self.canceller = canceller
@@ -158,20 +161,20 @@ class TooEarly:
             self.canceller.start(*delay)
 
 
-class Unheard(TooEarly):
-    """Asks a server that doesn't heed it."""
+class WithoutEffect(TooEarly):
+    """A canceller that never has an effect."""
 
     def start(self):
         self.attempts += 1
 
 
-def test_a_server_that_heeds_no_cancel_is_not_waited_for_for_ever(
+def test_a_killed_wait_ends_after_three_cancels_without_effect(
     observer, waiting, connection, monkeypatch
 ):
     monkeypatch.setattr(greenlets, "_PATIENCE", (0.01, 0.02, 0.03))
     pid = connection.get_backend_pid()
-    connection.canceller = Unheard(connection.canceller)
-    waiting.happens = kill
+    connection.canceller = WithoutEffect(connection.canceller)
+    waiting.on_wait = kill
     with pytest.raises(Kill):
         run(connection, LONG)
     assert connection.canceller.attempts == 3
@@ -179,7 +182,7 @@ def test_a_server_that_heeds_no_cancel_is_not_waited_for_for_ever(
     observer.execute("SELECT pg_terminate_backend(%s)", [pid])
 
 
-def test_a_connection_that_the_server_ends_instead_is_not_cancelled_again(
+def test_a_connection_that_ended_after_a_cancel_is_not_cancelled_again(
     observer, waiting, connection
 ):
     class Ending(TooEarly):
@@ -189,19 +192,19 @@ def test_a_connection_that_the_server_ends_instead_is_not_cancelled_again(
 
     pid = connection.get_backend_pid()
     connection.canceller = Ending(None)
-    waiting.happens = kill
+    waiting.on_wait = kill
     with pytest.raises(Kill):
         run(connection, LONG)
     assert connection.canceller.attempts == 1
     assert connection.closed
 
 
-def test_where_libpq_is_hidden_a_wait_is_ended_all_the_same(
+def test_without_the_functions_of_libpq_a_killed_wait_ends_as_well(
     observer, waiting, hidden_libpq, postgres, database
 ):
     connection = open_tracked(postgres.dsn(database))
     pid = connection.get_backend_pid()
-    waiting.happens = kill
+    waiting.on_wait = kill
     with pytest.raises(Kill):
         run(connection, LONG)
     assert connection.closed
@@ -211,7 +214,7 @@ def test_where_libpq_is_hidden_a_wait_is_ended_all_the_same(
 def test_a_cancel_that_came_too_early_is_sent_again(observer, waiting, connection):
     pid = connection.get_backend_pid()
     connection.canceller = TooEarly(connection.canceller)
-    waiting.happens = kill
+    waiting.on_wait = kill
     with pytest.raises(Kill):
         run(connection, LONG)
     assert connection.canceller.attempts == 2
@@ -222,61 +225,61 @@ def test_a_second_kill_ends_the_wait_at_once(observer, waiting, connection, thre
     pid = connection.get_backend_pid()
 
     def kill_twice(connection):
-        waiting.happens = kill
+        waiting.on_wait = kill
         raise Kill
 
     connection.canceller = TooEarly(connection.canceller)
-    waiting.happens = kill_twice
+    waiting.on_wait = kill_twice
     with pytest.raises(Kill):
         run(connection, LONG)
     assert connection.closed
-    # The server is given a moment to begin.
+    # The cancel is delayed, so that the statement has begun by then.
     assert threads.join() == 1
     assert threads.slept == [greenlets._PATIENCE[0]]
     until(lambda: not is_there(observer, pid))
 
 
-def test_a_callback_without_a_timeout_is_guarded_too(
+def test_a_callback_without_a_timeout_parameter_is_guarded_too(
     observer, waiting, postgres, database
 ):
     extensions.set_wait_callback(lambda connection: waiting(connection))
     connection = open_tracked(postgres.dsn(database))
     pid = connection.get_backend_pid()
-    waiting.happens = kill
+    waiting.on_wait = kill
     with pytest.raises(Kill):
         run(connection, LONG)
     until(lambda: not is_there(observer, pid))
 
 
-def test_an_error_of_the_connection_is_what_it_was(observer, waiting, connection):
+def test_an_error_of_the_connection_is_raised_unchanged(observer, waiting, connection):
     def terminate(connection):
         observer.execute("SELECT pg_terminate_backend(%s)", [pid])
 
     pid = connection.get_backend_pid()
-    waiting.happens = terminate
+    waiting.on_wait = terminate
     with pytest.raises(psycopg2.OperationalError, match="terminating connection"):
         run(connection, LONG)
 
 
-def test_closing_what_another_greenlet_waits_for_ends_its_wait(
+def test_closing_a_connection_ends_the_wait_of_another_greenlet(
     observer, waiting, connection
 ):
     pid = connection.get_backend_pid()
-    # psycopg2's own close() would wait here for ever.
-    waiting.happens = driver.close
+    # psycopg2's own close() would never return here.
+    waiting.on_wait = driver.close
     with pytest.raises(psycopg2.OperationalError):
         run(connection, LONG)
     until(lambda: not is_there(observer, pid))
     assert connection.closed
 
 
-def test_connecting_to_a_silent_server_ends_in_time(waiting):
+def test_connecting_to_a_silent_server_ends_after_connect_timeout(waiting):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
         dsn = f"host=127.0.0.1 port={port} connect_timeout=1"
         with pytest.raises(psycopg2.OperationalError, match="timeout expired") as held:
             open_tracked(dsn)
-        # The slot may be used again by now, though the error still has a traceback.
+        # The socket is closed although the error's traceback has the connection.
         accepted, _ = silent.accept()
         with accepted:
             accepted.settimeout(5)
@@ -285,7 +288,7 @@ def test_connecting_to_a_silent_server_ends_in_time(waiting):
         assert held.value.__traceback__ is not None
 
 
-def test_a_callback_without_a_timeout_connects_without_one(waiting, postgres, database):
+def test_a_callback_without_a_timeout_can_connect(waiting, postgres, database):
     extensions.set_wait_callback(lambda connection: waiting(connection))
     connection = open_tracked(postgres.dsn(database), connect_timeout=10)
     assert run(connection, "SELECT 1") == 1
@@ -293,23 +296,23 @@ def test_a_callback_without_a_timeout_connects_without_one(waiting, postgres, da
 
 
 @pytest.mark.parametrize("seconds", ["0", "-1", "soon"])
-def test_what_is_no_limit_is_none(waiting, postgres, database, seconds):
+def test_an_invalid_connect_timeout_sets_no_limit(waiting, postgres, database, seconds):
     dsn = extensions.make_dsn(postgres.dsn(database), connect_timeout=seconds)
     connection = open_tracked(dsn)
     assert run(connection, "SELECT 1") == 1
     connection.close()
 
 
-def test_a_wrong_connection_string_is_for_libpq_to_refuse(waiting):
+def test_an_invalid_connection_string_is_refused_by_libpq(waiting):
     with pytest.raises(psycopg2.Error, match="connection string"):
         tracked_connection()("nonsense")
 
 
-def test_a_connection_of_others_is_left_alone(waiting, connection, postgres, database):
+def test_an_untracked_connection_is_unguarded(waiting, connection, postgres, database):
     other = psycopg2.connect(postgres.dsn(database))
     assert type(extensions.get_wait_callback()) is greenlets._Guard
     assert run(other, "SELECT 1") == 1
-    waiting.happens = kill
+    waiting.on_wait = kill
     with pytest.raises(Kill):
         run(other, "SELECT 1")
     other.close()
@@ -321,7 +324,7 @@ def test_the_callback_is_guarded_once(waiting, connection):
     assert extensions.get_wait_callback() is guard
 
 
-def test_without_a_callback_there_is_nothing_to_guard():
+def test_without_a_callback_no_guard_is_set():
     assert greenlets.guard_waits() is False
     assert extensions.get_wait_callback() is None
 
@@ -330,7 +333,7 @@ def test_without_a_callback_there_is_nothing_to_guard():
 
 
 class Unresponsive:
-    """A way to a server that lets one connection through and hears no other."""
+    """A proxy that forwards one connection to a server and answers no other."""
 
     def __init__(self, address):
         self.listener = socket.create_server(("127.0.0.1", 0))
@@ -340,9 +343,9 @@ class Unresponsive:
 
     def _serve(self):
         self._ends.append(self.listener.accept()[0])
-        there, here = self._ends
-        InThread(self._forward, there, here)
-        self._forward(here, there)
+        server, client = self._ends
+        InThread(self._forward, server, client)
+        self._forward(client, server)
 
     def _forward(self, source, target):
         with contextlib.suppress(OSError):
@@ -350,10 +353,10 @@ class Unresponsive:
                 target.sendall(data)
 
     def close(self):
-        for each in [self.listener, *self._ends]:
+        for sock in [self.listener, *self._ends]:
             with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-            each.close()
+                sock.shutdown(socket.SHUT_RDWR)
+            sock.close()
 
 
 @pytest.fixture
@@ -365,18 +368,18 @@ def unresponsive(postgres):
     unresponsive.close()
 
 
-def test_an_unresponsive_server_holds_up_only_who_waits_for_it(
+def test_aborting_on_an_unresponsive_server_blocks_no_other_thread(
     unresponsive, postgres, database
 ):
-    there = {"host": "127.0.0.1", "port": unresponsive.port, "sslmode": "disable"}
-    connection = open_tracked(extensions.make_dsn(postgres.dsn(database), **there))
+    address = {"host": "127.0.0.1", "port": unresponsive.port, "sslmode": "disable"}
+    connection = open_tracked(extensions.make_dsn(postgres.dsn(database), **address))
     holder = InThread(run, connection, LONG)
     until(
         lambda: (
             connection.get_transaction_status() == extensions.TRANSACTION_STATUS_ACTIVE
         )
     )
-    # psycopg2's own cancel() would keep every thread from running.
+    # psycopg2's own cancel() would hold the GIL while it waits.
     driver.abort(connection, HoldTooLong("held too long"))
     unresponsive.listener.accept()[0].close()
     assert holder.is_alive()
@@ -386,7 +389,7 @@ def test_an_unresponsive_server_holds_up_only_who_waits_for_it(
     connection.close()
 
 
-def test_a_cancel_waits_in_a_thread_even_where_threads_are_greenlets(
+def test_under_gevent_a_cancel_runs_in_a_native_thread(
     observer, postgres, database, threads
 ):
     connection = open_tracked(postgres.dsn(database))
@@ -399,7 +402,7 @@ def test_a_cancel_waits_in_a_thread_even_where_threads_are_greenlets(
     connection.close()
 
 
-def test_where_libpq_is_hidden_psycopg2_cancels(
+def test_without_the_functions_of_libpq_psycopg2_cancels(
     observer, postgres, database, hidden_libpq
 ):
     connection = open_tracked(postgres.dsn(database))
@@ -412,9 +415,7 @@ def test_where_libpq_is_hidden_psycopg2_cancels(
     connection.close()
 
 
-def test_a_cancel_for_which_there_is_no_thread_does_no_harm(
-    postgres, database, monkeypatch
-):
+def test_a_cancel_is_skipped_if_no_thread_can_start(postgres, database, monkeypatch):
     def no_thread(*arguments):
         raise RuntimeError("can't start new thread")
 

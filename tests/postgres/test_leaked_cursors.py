@@ -1,4 +1,4 @@
-"""A cursor kept after its request can't be used in the next holder's session."""
+"""A cursor that outlives its request can't be used in the next holder's session."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ GIVEN_BACK = "given back to the pool"
 
 @pytest.fixture
 def leaked(requests):
-    """Give a cursor of a request that has ended, and its connection."""
+    """Return a cursor of a request that has ended, and its connection."""
     kept = []
 
     def view(request):
@@ -63,13 +63,13 @@ def test_no_method_of_a_leaked_cursor_runs_on_an_idle_connection(name, leaked):
     assert not raw.maybe_dirty
 
 
-def test_a_leaked_cursor_can_fetch_what_it_has_read_and_be_closed(leaked):
+def test_a_leaked_cursor_can_fetch_its_result_and_be_closed(leaked):
     cursor, _ = leaked
     assert cursor.fetchall() == [(1,), (2,), (3,)]
     cursor.close()
 
 
-def test_a_cursor_does_not_run_after_a_close_in_mid_request(requests):
+def test_a_cursor_does_not_run_after_a_close_within_its_request(requests):
     def view(request):
         cursor = connection.cursor()
         connection.close()
@@ -81,7 +81,7 @@ def test_a_cursor_does_not_run_after_a_close_in_mid_request(requests):
     assert requests(view).status_code == 200
 
 
-def test_a_named_cursor_that_was_never_used_does_not_run_later(requests):
+def test_a_named_cursor_first_used_after_its_request_does_not_run(requests):
     kept = []
 
     def view(request):

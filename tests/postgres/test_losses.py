@@ -1,4 +1,4 @@
-"""A connection is reclaimed when its thread or its wrapper is gone."""
+"""Connections that are reclaimed because their thread or wrapper is gone."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ pytestmark = pytest.mark.usefixtures("requests")
 
 
 def begin():
+    """Begin a request in this thread, as the middleware does."""
     begin_request(RequestFactory().get("/dies/"), ("default",), False)
 
 
@@ -30,7 +31,7 @@ def wait_until_reclaimed(number):
 
 
 @override_settings(DBPOOL_MW_MAX_CONNS=2, DBPOOL_MW_TIMEOUT=10)
-def test_a_thread_that_ends_gives_back_what_it_held(caplog):
+def test_the_connection_of_a_thread_that_ended_is_reclaimed(caplog):
     def die():
         begin()
         ask("SELECT 1")
@@ -45,7 +46,7 @@ def test_a_thread_that_ends_gives_back_what_it_held(caplog):
     assert "GET /dies/ in thread mortal" in caplog.text
 
 
-def test_a_wrapper_that_is_collected_gives_back_what_it_held():
+def test_the_connection_of_a_collected_wrapper_is_reclaimed():
     begin()
     ask("SELECT 1")
     del connections["default"]
@@ -54,7 +55,7 @@ def test_a_wrapper_that_is_collected_gives_back_what_it_held():
     assert stats()["idle"] == 1
 
 
-def test_what_a_dead_thread_left_in_a_transaction_is_rolled_back():
+def test_the_transaction_of_a_thread_that_ended_is_rolled_back():
     def die():
         begin()
         ask("BEGIN")
@@ -70,7 +71,7 @@ def test_what_a_dead_thread_left_in_a_transaction_is_rolled_back():
     return_connections()
 
 
-def test_a_base_exception_through_the_middleware_gives_the_connection_back():
+def test_a_base_exception_through_the_middleware_checks_the_connection_in():
     def view(request):
         ask("SELECT 1")
         raise SystemExit
@@ -83,7 +84,7 @@ def test_a_base_exception_through_the_middleware_gives_the_connection_back():
     assert stats()["opened"] == 1
 
 
-def test_a_request_that_never_finished_is_ended_by_the_next_of_its_thread():
+def test_a_request_that_never_finished_is_ended_by_the_next_in_its_thread():
     middleware = ConnectionPoolMiddleware(lambda request: HttpResponse())
     middleware(RequestFactory().get("/first/"))
     ask("SET a.b = 'leaks'")
@@ -96,7 +97,7 @@ def test_a_request_that_never_finished_is_ended_by_the_next_of_its_thread():
     assert stats()["in_use"] == 0
 
 
-def test_closing_twice_or_from_two_threads_gives_back_once(caplog):
+def test_close_and_reclaim_in_several_threads_check_in_once(caplog):
     caplog.set_level(logging.ERROR)
     begin()
     binding = vars(connections["default"])[KEY]

@@ -1,4 +1,4 @@
-"""What libpq is told about a network that may stop answering."""
+"""The limits with which libpq notices a network that has stopped answering."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("fresh_wrappers")
 
 @pytest.fixture
 def dsn(requests, monkeypatch):
-    """Give what libpq was told when a request opened a connection."""
+    """Return a function that gives the parameters of a request's connection."""
 
     def open_with(**options):
         monkeypatch.setitem(connection.settings_dict, "OPTIONS", options)
@@ -34,7 +34,7 @@ def dsn(requests, monkeypatch):
     return open_with
 
 
-def test_limits_are_set_as_documented_where_the_project_says_nothing(dsn):
+def test_without_options_of_the_project_the_documented_limits_are_set(dsn):
     text = (ROOT / "docs" / "settings.rst").read_text(encoding="utf-8")
     section = text.partition("\nThe network\n")[2].partition("\n\n")[2]
     limits = dict(re.findall(r"``(\w+)``\s+(\d+)\b", section.partition("because")[0]))
@@ -43,7 +43,7 @@ def test_limits_are_set_as_documented_where_the_project_says_nothing(dsn):
     assert {name: found[name] for name in limits} == limits
 
 
-def test_what_the_project_says_holds(dsn):
+def test_options_of_the_project_override_the_limits(dsn):
     found = dsn(connect_timeout=17, keepalives=0)
     assert (found["connect_timeout"], found["keepalives"]) == ("17", "0")
     assert found["keepalives_idle"] == "30"

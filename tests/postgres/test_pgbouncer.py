@@ -23,7 +23,7 @@ from dbpool_mw.binding import registry
 from tests.conftest import Databases, aliases_at, fresh_database
 from tests.pgbouncer import needs_pgbouncer, pgbouncer
 from tests.postgres.conftest import Requests, ask, forget_wrappers, stats
-from tests.postgres.states import STATES, kept, prepare, take
+from tests.postgres.states import STATES, kept, prepare, run_step
 from tests.process.servers import wait_until
 
 pytestmark = needs_pgbouncer
@@ -185,9 +185,9 @@ def test_in_session_mode_the_next_request_sees_nothing_of_a_change(
         ),
     ):
         forget_wrappers()
-        before = front.request(lambda: take(sight))
-        front.request(lambda: take(leave))
-        assert front.request(lambda: take(sight)) == before
+        before = front.request(lambda: run_step(sight))
+        front.request(lambda: run_step(leave))
+        assert front.request(lambda: run_step(sight)) == before
         kept.clear()
         forget_wrappers()
 

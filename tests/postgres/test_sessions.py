@@ -1,7 +1,7 @@
-"""What a request left in its session, and what the next one finds, in each mode.
+"""What the next request finds of the state that a request left, for each RESET.
 
-With DBPOOL_MW_TEST_WRITE_DOCS=1 the run writes what it measured into docs/sessions.rst;
-otherwise the document has to say what the run measured.
+With DBPOOL_MW_TEST_WRITE_DOCS=1 the run writes its measurements into docs/sessions.rst;
+without it, the document has to agree with them.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from django.test import override_settings
 
 from tests.documents import WRITE, code_block, table, write_table, written_table
 from tests.postgres.conftest import ask, stats
-from tests.postgres.states import STATES, kept, prepare, setting, take
+from tests.postgres.states import STATES, kept, prepare, run_step, setting
 
 DOCUMENT = "docs/sessions.rst"
 MODES = ("auto", "always", "never")
 HEADER = ("A request did", *MODES)
 
-RESET = ("cleaned, 2", "cleaned, 2", "**stays**, 0")
-SENT = ("cleaned, 3", "cleaned, 3", "**stays**, 0")
-UNSEEN = ("**stays**, 0", "cleaned, 2", "**stays**, 0")
-NOTHING = ("nothing to clean, 0", "nothing to clean, 2", "nothing to clean, 0")
-AUTOCOMMIT = ("cleaned, 0", "cleaned, 2", "cleaned, 0")
-ROLLED_BACK = ("cleaned, 1", "cleaned, 3", "cleaned, 1")
+RESET = ("cleaned, 1", "cleaned, 1", "**stays**, 0")
+SENT = ("cleaned, 2", "cleaned, 2", "**stays**, 0")
+UNSEEN = ("**stays**, 0", "cleaned, 1", "**stays**, 0")
+NOTHING = ("nothing to clean, 0", "nothing to clean, 1", "nothing to clean, 0")
+AUTOCOMMIT = ("cleaned, 0", "cleaned, 1", "cleaned, 0")
+ROLLED_BACK = ("cleaned, 1", "cleaned, 2", "cleaned, 1")
 CLOSED = ("closed", "closed", "closed")
 
-#: What the next request finds in each mode, and the round trips of the checkin.
+#: For each RESET: what the next request finds, and the round trips of the checkin.
 EXPECTED = {
     "nothing": NOTHING,
     "``SET LOCAL``": NOTHING,
@@ -46,7 +46,7 @@ EXPECTED = {
     "``readonly = True``": SENT,
     "``isolation_level = …``": SENT,
     "``deferrable = True``": SENT,
-    "``set_client_encoding(…)``": RESET,
+    "``set_client_encoding(…)``": SENT,
     "``autocommit = False``": AUTOCOMMIT,
     "the same, and a query": ROLLED_BACK,
     "``BEGIN``": ROLLED_BACK,
@@ -69,7 +69,7 @@ EXPECTED = {
 
 @pytest.fixture(scope="module")
 def measured():
-    """Collect what the run measures; write it if it is wanted."""
+    """Collect the measurements; write them into the document if that is asked for."""
     found = {}
     yield found
     if WRITE and len(found) == len(STATES) * len(MODES):
@@ -79,30 +79,30 @@ def measured():
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", STATES)
-def test_the_next_request_finds_it_or_not_as_the_table_says(
+def test_the_next_request_finds_what_the_table_says(
     name, mode, requests, databases, wire, measured
 ):
     prepare(databases)
-    leave, sight = STATES[name]
+    leave, observe = STATES[name]
     seen = []
 
-    def looks(request):
-        seen.append(take(sight))
+    def observes(request):
+        seen.append(run_step(observe))
         return HttpResponse()
 
     def leaves(request):
-        take(leave)
-        seen.append(take(sight))
+        run_step(leave)
+        seen.append(run_step(observe))
         wire.messages.clear()
         return HttpResponse()
 
     with override_settings(DBPOOL_MW_RESET=mode):
-        requests(looks)
+        requests(observes)
         requests(leaves)
-        # b"X" says farewell, and nobody waits for an answer.
-        trips = [each for each in wire.messages if each != b"X"]
+        # b"X", Terminate, has no answer: it is no round trip.
+        trips = [message for message in wire.messages if message != b"X"]
         opened = stats()["opened"]
-        requests(looks)
+        requests(observes)
         closed = stats()["opened"] > opened
     kept.clear()
     fresh, left, found = seen
@@ -119,22 +119,22 @@ def test_the_next_request_finds_it_or_not_as_the_table_says(
 
 
 @pytest.mark.skipif(WRITE, reason="this run writes the document")
-def test_the_document_has_the_table():
+def test_the_document_has_the_table_that_the_tests_expect():
     rows = [[name, *EXPECTED[name]] for name in STATES]
     assert written_table(DOCUMENT) == table(HEADER, rows)
 
 
-def test_the_function_of_the_document_cleans_what_auto_does_not_see(
+def test_the_documented_reset_function_undoes_what_auto_does_not_see(
     requests, databases, wire
 ):
     prepare(databases)
     names = {}
     exec(code_block(DOCUMENT, "def forget_user"), names)
-    leave, sight = STATES["the same, within a function"]
+    leave, observe = STATES["the same, within a function"]
     seen = []
 
     def view(request):
-        seen.append(ask(sight))
+        seen.append(ask(observe))
         ask(leave)
         wire.messages.clear()
         return HttpResponse()
@@ -176,7 +176,7 @@ SET_UP = {
 @pytest.mark.usefixtures("receiver", "role")
 @pytest.mark.parametrize("mode", ["auto", "always"])
 @pytest.mark.parametrize("name", SET_UP)
-def test_what_django_and_receivers_set_up_is_in_force_again(name, mode, requests):
+def test_settings_made_by_django_and_receivers_hold_after_a_reset(name, mode, requests):
     expected, change = SET_UP[name]
     seen = []
 
@@ -212,7 +212,7 @@ def test_a_session_that_changed_nothing_is_not_reset(requests):
     assert stats()["opened"] == 1
 
 
-def test_a_cursor_read_to_its_end_costs_nothing(requests):
+def test_a_named_cursor_read_to_its_end_needs_no_reset(requests):
     def view(request):
         cursor = connections["default"].chunked_cursor()
         cursor.execute("SELECT generate_series(1, 5)")

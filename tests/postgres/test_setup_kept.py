@@ -1,4 +1,4 @@
-"""What the application sets up when a connection opens, every holder finds."""
+"""Session settings made when a connection was opened hold for every holder."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def receiver():
 
 @pytest.mark.usefixtures("receiver")
 @pytest.mark.parametrize("autocommit", [True, False])
-def test_what_a_receiver_set_is_there_for_every_request(autocommit, requests):
+def test_a_setting_made_by_a_receiver_holds_for_every_request(autocommit, requests):
     settings = connections.settings["default"]
     settings["AUTOCOMMIT"] = autocommit
     seen = []

@@ -1,4 +1,4 @@
-"""What a connection remembers of the statements that ran on it."""
+"""How a connection keeps track of the statements that may change its session."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import psycopg2.extras
 import pytest
 from psycopg2 import extensions, sql
 
-from dbpool_mw.drivers.psycopg2 import connection, driver, session
+from dbpool_mw.drivers.psycopg2 import connection, cursor, driver, session
 from dbpool_mw.drivers.psycopg2.connection import tracked_connection
 from tests.postgres.conftest import run
 
@@ -25,12 +25,12 @@ from tests.postgres.conftest import run
         "SET a.b = 'c'",
     ],
 )
-def test_a_statement_of_any_kind_is_noticed(connection, query):
+def test_a_statement_of_any_type_makes_the_session_dirty(connection, query):
     run(connection, query)
     assert not driver.is_clean(connection, driver.session_attributes(connection))
 
 
-def test_other_ways_to_run_a_statement_are_noticed(connection):
+def test_every_method_that_runs_a_statement_is_tracked(connection):
     with connection.cursor() as cursor:
         cursor.executemany("SET a.b = %s", [("c",)])
         assert connection.dirty
@@ -51,7 +51,7 @@ def test_other_ways_to_run_a_statement_are_noticed(connection):
 
 
 @pytest.mark.parametrize("how", ["keyword", "positional", "attribute"])
-def test_a_cursor_class_of_the_users_keeps_working_and_is_tracked(connection, how):
+def test_a_cursor_class_of_the_project_works_and_is_tracked(connection, how):
     factory = psycopg2.extras.RealDictCursor
     if how == "attribute":
         connection.cursor_factory = factory
@@ -70,16 +70,14 @@ def test_a_cursor_class_of_the_users_keeps_working_and_is_tracked(connection, ho
     assert connection.dirty
 
 
-def test_a_connection_class_of_the_users_keeps_working_and_is_tracked(
-    postgres, database
-):
-    class Own(psycopg2.extensions.connection):
+def test_a_connection_class_of_the_project_works_and_is_tracked(postgres, database):
+    class MyConnection(psycopg2.extensions.connection):
         def hello(self):
             return "hello"
 
-    factory = tracked_connection(Own)
-    # One class, however many connections there are.
-    assert tracked_connection(Own) is tracked_connection(factory) is factory
+    factory = tracked_connection(MyConnection)
+    # The class is made once, not for each connection.
+    assert tracked_connection(MyConnection) is tracked_connection(factory) is factory
     with pytest.raises(TypeError, match="must be a class"):
         tracked_connection(lambda *args: None)
     made = psycopg2.connect(postgres.dsn(database), connection_factory=factory)
@@ -89,10 +87,10 @@ def test_a_connection_class_of_the_users_keeps_working_and_is_tracked(
     made.close()
 
 
-def test_a_cursors_options_may_all_be_positional(connection):
-    cursor = connection.cursor("mine", psycopg2.extras.DictCursor, True, True)
+def test_all_options_of_a_cursor_may_be_positional(connection):
+    cursor = connection.cursor("named", psycopg2.extras.DictCursor, True, True)
     assert isinstance(cursor, psycopg2.extras.DictCursor)
-    assert (cursor.name, cursor.scrollable, cursor.withhold) == ("mine", True, True)
+    assert (cursor.name, cursor.scrollable, cursor.withhold) == ("named", True, True)
 
 
 def test_a_cursor_made_by_a_function_makes_the_session_dirty(connection):
@@ -102,14 +100,14 @@ def test_a_cursor_made_by_a_function_makes_the_session_dirty(connection):
     assert connection.dirty
 
 
-def test_cursor_classes_of_connections_long_gone_are_let_go():
-    # django-prometheus makes one for each connection it opens.
+def test_cursor_classes_that_are_no_longer_used_are_collected():
+    # django-prometheus makes a cursor class for each connection it opens.
     first = type("CountingCursor", (extensions.cursor,), {})
-    gone = weakref.ref(connection._tracked_cursor(first))
-    assert connection._tracked_cursor(first) is gone()
+    gone = weakref.ref(cursor.tracked_cursor(first))
+    assert cursor.tracked_cursor(first) is gone()
     del first
     for _ in range(1000):
-        connection._tracked_cursor(type("CountingCursor", (extensions.cursor,), {}))
+        cursor.tracked_cursor(type("CountingCursor", (extensions.cursor,), {}))
     gc.collect()
     assert gone() is None
 
@@ -125,5 +123,5 @@ def test_cursor_classes_of_connections_long_gone_are_let_go():
         ("nonsense", None),
     ],
 )
-def test_a_limit_for_connecting_is_what_libpq_takes_for_one(dsn, seconds):
+def test_connect_timeout_is_read_as_libpq_reads_it(dsn, seconds):
     assert connection._connect_seconds(dsn) == seconds

@@ -236,7 +236,7 @@ def test_an_engine_that_ignores_the_connection_factory_raises(requests, monkeypa
         return opened[-1]
 
     def view(request):
-        with pytest.raises(OperationalError, match="with the connection_factory"):
+        with pytest.raises(OperationalError, match="without the connection_factory"):
             ask("SELECT 1")
         return HttpResponse()
 

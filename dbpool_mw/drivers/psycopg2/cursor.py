@@ -65,13 +65,16 @@ class TrackedCursor(extensions.cursor):
     # These two write a COPY of a table themselves, which leaves nothing behind.
 
     def copy_from(self, file: Any, *args: Any, **kwargs: Any) -> None:
+        self._check()
         self._run(partial(super().copy_from, **kwargs), file, *args)
 
     def copy_to(self, file: Any, *args: Any, **kwargs: Any) -> None:
+        self._check()
         self._run(partial(super().copy_to, **kwargs), file, *args)
 
     def _track(self, query: Any, vars: Any) -> None:
         """Record what a statement may do to the session, before it is sent."""
+        self._check()
         text = _text(query, self)
         if vars and (MARK in text or not _are_literals(vars)):
             # psycopg2 refuses again what it refuses here, and then it says why.
@@ -81,8 +84,8 @@ class TrackedCursor(extensions.cursor):
         if found.dirty:
             self.connection.mark_dirty(found.not_resettable)
 
-    def _run(self, method: Callable[..., Any], *arguments: Any) -> Any:
-        """Call psycopg2's own method.
+    def _check(self) -> None:
+        """Refuse to run a statement for a holder that has lost the connection.
 
         Raises the error that the connection was aborted with, and InterfaceError for a
         cursor from before the connection's last checkin: another holder may have the
@@ -95,12 +98,15 @@ class TrackedCursor(extensions.cursor):
             raise psycopg2.InterfaceError(
                 "cursor used after its connection was given back to the pool"
             )
+
+    def _run(self, method: Callable[..., Any], *arguments: Any) -> Any:
+        """Call psycopg2's own method; where an abort ended it, raise its error."""
         try:
             return method(*arguments)
         except psycopg2.Error as error:
-            if connection.aborted is not None:
-                # The abort came while the statement ran, and ended it.
-                raise connection.aborted.with_traceback(None) from error
+            aborted = self.connection.aborted
+            if aborted is not None:
+                raise aborted.with_traceback(None) from error
             raise
 
     def close(self) -> None:

@@ -22,7 +22,7 @@ _UNKNOWN = extensions.TRANSACTION_STATUS_UNKNOWN
 
 
 class SessionAttributes(NamedTuple):
-    """What the client knows of a session, from psycopg2's attributes and libpq's memory.
+    """What psycopg2 and libpq know of a session.
 
     ``notices`` and ``notifies`` are psycopg2's own lists, ``string_types`` and
     ``binary_types`` copies of the type casters registered on the connection. ``pinned``

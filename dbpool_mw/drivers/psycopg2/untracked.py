@@ -1,11 +1,11 @@
 """Notice the cursors that are made by their class, past ``connection.cursor()``.
 
-``psycopg2.extensions.cursor(connection)`` makes a cursor that no code of a connection
-hears of: psycopg2's C code works on the connection's memory. What can be wrapped are the
-methods of psycopg2's cursor class, from which every cursor class inherits. They are C
-methods of a C class, which Python code can't assign to: so they are exchanged in the
-class's namespace itself, once per process, when this driver is first used. On a
-connection that isn't pooled a wrapped method only looks at the connection's class.
+``psycopg2.extensions.cursor(connection)`` makes a cursor without calling any method of
+the connection: psycopg2's C code works on its memory. What can be wrapped are the
+methods of psycopg2's cursor class, from which every cursor class inherits. It is a C
+class, whose attributes Python code can't assign to: so the methods are exchanged in its
+namespace, once per process, when this driver is first used. On a connection that isn't
+pooled a wrapped method does nothing but look at the connection's class.
 """
 
 from __future__ import annotations
