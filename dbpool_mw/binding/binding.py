@@ -57,6 +57,7 @@ class Binding:
         "scopes",
         "stays_bound",
         "thread",
+        "thread_id",
         "wrapper",
     )
 
@@ -77,6 +78,7 @@ class Binding:
         #: Whether the wrapper stays bound when the outermost scope ends.
         self.stays_bound = True
         self.thread = threading.current_thread().name
+        self.thread_id = threading.get_ident()
         #: A weak reference. When the wrapper is collected, its connection is reclaimed.
         self.wrapper = weakref.ref(wrapper, self.reclaim)
 
@@ -88,6 +90,10 @@ class Binding:
             "method": getattr(request, "method", None),
             "path": getattr(request, "path", None),
         }
+
+    def holds(self, entry: PoolEntry) -> bool:
+        """Tell whether this binding holds an entry; in any thread."""
+        return any(held is entry for _, held in self.held)
 
     def holds_another(self) -> bool:
         """Tell whether this thread holds a connection of another alias."""
@@ -147,9 +153,7 @@ def _make_pool(wrapper: Any, database: str) -> ConnectionPool:
     assert driver is not None, "config_for() has refused the alias"
 
     def connect(entry: PoolEntry, holder: Holder | None) -> None:
-        entry.connection, entry.recorded = connecting.open_connection(
-            driver, alias, _wrapper_of(holder)
-        )
+        connecting.open_connection(driver, alias, _wrapper_of(holder), entry)
 
     def reset(entry: PoolEntry) -> None:
         wrapper = _wrapper_of(entry.holder)

@@ -22,26 +22,33 @@ from dbpool_mw.core.errors import ConnectFailed
 from dbpool_mw.drivers import Driver
 
 
-def open_connection(
-    driver: Driver, alias: str, wrapper: Any
-) -> tuple[Any, recording.Recorded]:
-    """Open a connection, for the wrapper that checks it out or, with None, for none.
+def open_connection(driver: Driver, alias: str, wrapper: Any, entry: PoolEntry) -> None:
+    """Open an entry's connection, for a wrapper that checks it out or a refill (None).
 
-    Returns the connection and what was recorded of it. Raises ConnectFailed when the
-    server can't be reached or refuses, and whatever the ENGINE and the receivers of
-    ``connection_created`` raise; the connection is closed then.
+    Sets ``entry.connection`` as soon as there is one, so that a set-up that gets no
+    answer can be ended, and at the end ``entry.recorded``. libpq gets the time until
+    ``entry.deadline`` to connect. Raises ConnectFailed when the server can't be reached
+    or refuses, and whatever the ENGINE and the receivers of ``connection_created``
+    raise; the connection is closed then.
     """
     with _temporary_wrapper(alias, wrapper) as temporary:
         engine: Any = type(temporary)
         recorder = recording.record(temporary)
 
         def get_connection_params() -> dict[str, Any]:
-            return driver.connection_params(engine.get_connection_params(temporary))
+            params = engine.get_connection_params(temporary)
+            return driver.connection_params(params, entry.deadline - time.monotonic())
+
+        def get_new_connection(params: dict[str, Any]) -> Any:
+            entry.connection = engine.get_new_connection(temporary, params)
+            entry.socket_number = driver.socket_number(entry.connection)
+            return entry.connection
 
         vars(temporary)["get_connection_params"] = get_connection_params
+        vars(temporary)["get_new_connection"] = get_new_connection
         try:
             engine.connect(temporary)
-            connection = temporary.connection
+            connection = entry.connection = temporary.connection
             if not driver.is_tracked(connection):
                 raise ConnectFailed(
                     alias,
@@ -51,7 +58,7 @@ def open_connection(
                 )
             driver.pin(connection)
             driver.keep_set_up(connection)
-            recorded = recorder.result(temporary)
+            entry.recorded = recorder.result(temporary)
         except BaseException as error:
             if temporary.connection is not None:
                 driver.close(temporary.connection)
@@ -64,7 +71,6 @@ def open_connection(
             ) from error
         finally:
             temporary.connection = None
-    return connection, recorded
 
 
 def reset_session(driver: Driver, alias: str, wrapper: Any, entry: PoolEntry) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -31,6 +32,12 @@ CLOSED = "closed"
 class Holder(Protocol):
     """Who checks a connection out, as far as the pool needs to know."""
 
+    #: The ident of the thread, or the greenlet, that the holder belongs to.
+    thread_id: int
+
+    def holds(self, entry: PoolEntry) -> bool:
+        """Tell whether the holder has this entry. Called from any thread."""
+
     def describe(self) -> Mapping[str, Any]:
         """Return ``thread``, ``method`` and ``path`` for reports; each may be None.
 
@@ -49,18 +56,23 @@ class PoolEntry:
     """One slot of a pool: reserved first, then with a connection in it.
 
     Only the pool writes to it, with its lock held. Without the lock write: the thread
-    that an entry belongs to while it is CONNECTING or BUSY, and ``checkout`` as long as
-    the entry has no holder.
+    that an entry belongs to while it is CONNECTING or BUSY, and ``checkout`` to an
+    entry that its caller is about to get.
 
-    ``initial`` is what the driver says of a fresh session; ``recorded`` belongs to
-    whoever opens connections for the pool. ``checked_out_at``, ``idle_since`` and
-    ``expires_at`` are times of the pool's clock, ``waited`` is in seconds.
+    ``holder`` is the pool's own record of who has the connection, or waits for it to be
+    opened; ``worker`` is the ident of the thread that a CONNECTING or BUSY entry
+    belongs to, and ``deadline`` the time when that thread is helped out of a wait for
+    the server. ``initial`` is what the driver says of a fresh session; ``recorded``
+    belongs to whoever opens connections for the pool. ``checked_out_at``,
+    ``idle_since`` and ``expires_at`` are times of the pool's clock too, ``waited`` is
+    in seconds.
     """
 
     __slots__ = (
         "alive",
         "checked_out_at",
         "connection",
+        "deadline",
         "expires_at",
         "generation",
         "holder",
@@ -73,6 +85,7 @@ class PoolEntry:
         "stack",
         "state",
         "waited",
+        "worker",
     )
 
     alive: Callable[[], bool]
@@ -84,7 +97,10 @@ class PoolEntry:
         self.generation = generation
         self.connection: Any = None
         self.recorded: Any = None
+        self.socket_number = None
         self.holder: Holder | None = None
+        self.worker = 0
+        self.deadline = math.inf
         self.waited = 0.0
         self.checked_out_at = 0.0
         self.idle_since = 0.0

@@ -193,6 +193,17 @@ class PoolMetrics:
         self.hold = Histogram()
         self.connect = Histogram()
 
+    def reconcile(self, connections: int) -> None:
+        """Make the figures of connections add up: opened = open + discarded.
+
+        An exception between two lines can keep an event from being counted.
+        """
+        missing = self.opened - connections - sum(self.discarded.values())
+        if missing > 0:
+            self.discarded["interrupted"] += missing
+        elif missing < 0:
+            self.opened -= missing
+
     def as_dict(self) -> dict[str, Any]:
         """Return the figures as plain data, by the keys of a pool's report."""
         wait = self.wait.as_dict()

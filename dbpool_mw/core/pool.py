@@ -2,7 +2,8 @@
 
 ``ConnectionPool`` has the lock and does the I/O; its decisions are in ``slots``. The
 lock is held for microseconds: nothing that can block, or call code of others, runs
-meanwhile. A slot is freed only after its connection was closed.
+meanwhile, but for finalisers, which the garbage collector runs at any allocation. A
+slot is freed only after its connection was closed.
 
 Borrowed: the hand-over to the oldest waiter (psycopg_pool), few states of an entry
 (puddle), a reason for every close (HikariCP).
@@ -16,25 +17,45 @@ import logging
 import math
 import os
 import random
+import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from . import report
+from .background import spawn
 from .cleaning import Cleaner
 from .config import PoolConfig
 from .driver import Driver
-from .entry import BUSY, CONNECTING, IN_USE, Holder, PoolEntry
+from .entry import CONNECTING, IN_USE, Holder, PoolEntry
 from .errors import ConnectFailed, PoolClosed, PoolError, PoolTimeout, TooManyRequests
 from .metrics import PoolMetrics
-from .slots import DRAINING, PAUSED, RUNNING, SHUT, Slots, Victim
+from .orphans import Orphans, is_in_pool, stamp
+from .slots import (
+    DRAINING,
+    PAUSED,
+    ROUND_TRIP_SECONDS,
+    RUNNING,
+    SHUT,
+    Slots,
+    Victim,
+)
 from .stack import capture
 from .waiter import Waiter
 from .watch import Watch
 
 logger = logging.getLogger("dbpool_mw.pool")
+
+#: Seconds that an attempt to connect may take at least, whatever TIMEOUT says, because
+#: libpq's own limit can't be less; and those that a ping has at least.
+_LEAST_CONNECT_SECONDS = 2.0
+_LEAST_PING_SECONDS = 0.5
+
+#: Seconds that opening a connection ahead may take.
+_REFILL_SECONDS = 30.0
 
 #: Lifetimes are shortened by up to this share, at random, so that connections opened
 #: together don't all expire together.
@@ -64,6 +85,7 @@ class ConnectionPool:
         database: str = "",
         clock: Callable[[], float] = time.monotonic,
         make_waiter: Callable[[], Waiter] = Waiter,
+        spawn: Callable[..., bool] = spawn,
     ) -> None:
         self.name = name
         self.database = database
@@ -79,10 +101,16 @@ class ConnectionPool:
         self._is_clean = driver.is_clean if trusts_driver else _never_clean
         self._cleaner = Cleaner(name, driver, config.reset, reset)
 
+        self._spawn = spawn
+
         self._pid = os.getpid()
-        # Entries whose holders are gone. Needs no lock: a deque's methods are atomic.
-        self._lost: deque[PoolEntry] = deque()
-        self._lock = threading.Lock()
+        # What is to be done soon, by another thread. Needs no lock: a deque's methods
+        # are atomic.
+        self._deferred: deque[Callable[[], object]] = deque()
+        self._orphans = Orphans()
+        # Re-entrant, so that a finaliser that runs while its thread has the lock can
+        # find that out: nothing here takes it twice.
+        self._lock = threading.RLock()
         # The lock guards what these three hold.
         self._slots = Slots(config, clock, make_waiter)
         self._watch = Watch(name, config, driver)
@@ -93,19 +121,27 @@ class ConnectionPool:
     def checkout(self, holder: Holder, timeout: float | None = None) -> PoolEntry:
         """Return an entry whose connection is the holder's until it checks it in.
 
-        Waits in the queue for at most ``timeout`` seconds (None: TIMEOUT). Raises
+        Takes at most ``timeout`` seconds (None: TIMEOUT), queueing, looks at idle
+        connections and connecting together; but an attempt to connect has two. Raises
         PoolTimeout, TooManyRequests, PoolClosed, or what ``connect`` raises. A caller
         whose connect failed waits for connections in use, if there are any.
         """
+        if self._lock._is_owned() and self._is_reentered():  # type: ignore[attr-defined]
+            raise PoolError(
+                self.name,
+                f"pool {self.name!r} was used by a finaliser while its thread used it",
+            )
         began = now = self._clock()
         deadline = began + (self._timeout if timeout is None else timeout)
         with self._lock:
-            # The first step of slots.take(), without the cost of the call.
+            # The first step of slots.take(), without the cost of the calls.
             idle = self._slots.idle
             entry = idle.pop() if idle else None
             if entry is not None:
+                entry.holder = holder
+                entry.checked_out_at = began
                 entry.state = IN_USE
-        took_time = connect_failed = False
+        took_time = pinged = connect_failed = False
         while True:
             try:
                 if entry is None:
@@ -113,16 +149,19 @@ class ConnectionPool:
                     entry = self._acquire(holder, began, deadline, connect_failed)
                     now = self._clock()
                 if entry.state is CONNECTING:
-                    self._open(entry, holder)
+                    if pinged and now > deadline:
+                        raise self._timed_out(began, deadline)
+                    self._open(entry, holder, deadline)
                     break
                 if entry.alive():
                     if now - entry.idle_since < self._check_after_idle:
                         break
-                    took_time = True
-                    if self._ping(entry):
+                    took_time = pinged = True
+                    if self._ping(entry, holder, deadline):
                         break
                 took_time = True
-                entry = self._replace(entry)
+                entry = self._replace(entry, holder)
+                now = self._clock()
             except BaseException as error:
                 if entry is not None:
                     self._abandon(entry)
@@ -130,12 +169,13 @@ class ConnectionPool:
                     raise
                 # Connections in use may come back in time: wait for one.
                 entry, connect_failed = None, True
-        entry.waited = self._clock() - began if took_time else 0.0
-        entry.checked_out_at = began + entry.waited
+        entry.waited = 0.0
+        if took_time:
+            now = self._clock()
+            entry.waited = now - began
+            entry.checked_out_at = now
         if self._captures_stacks:
             entry.stack = capture()
-        # Last: reports take an entry with a holder for one whose times are set.
-        entry.holder = holder
         return entry
 
     def _acquire(
@@ -151,15 +191,15 @@ class ConnectionPool:
         with self._lock:
             if slots.state is SHUT:
                 raise PoolClosed(self.name, f"pool {self.name!r} is closed")
-            entry = slots.take(bypasses_pause)
+            entry = slots.take(holder, bypasses_pause)
             if entry is not None:
                 return entry
             if connect_failed:
-                waiter = slots.queue_up(bypasses_pause, since=began)
+                waiter = slots.queue_up(holder, bypasses_pause, since=began)
             elif slots.is_full():
                 self._metrics.count["refused"] += 1
             else:
-                waiter = slots.queue_up(bypasses_pause)
+                waiter = slots.queue_up(holder, bypasses_pause)
                 self._metrics.count["waits"] += 1
         if waiter is None:
             raise TooManyRequests(
@@ -172,12 +212,47 @@ class ConnectionPool:
         if waiter.error is not None:
             raise waiter.error
         if waiter.entry is None:
-            raise PoolTimeout(
-                self.name,
-                f"pool {self.name!r}: no connection within {deadline - began:g} s",
-                self._explain(),
-            )
+            raise self._timed_out(began, deadline)
         return waiter.entry
+
+    def _timed_out(self, began: float, deadline: float) -> PoolTimeout:
+        """Count a time-out, and return the error that says what it was waited for."""
+        with self._lock:
+            self._metrics.count["timeouts"] += 1
+        return PoolTimeout(
+            self.name,
+            f"pool {self.name!r}: no connection within {deadline - began:g} s",
+            self._explain(),
+        )
+
+    def cancel_wait(self, holder: Holder) -> bool:
+        """End the wait of a holder whose connection is no longer wanted.
+
+        Its ``checkout`` raises PoolError. Returns whether it was waiting. Called from
+        any thread.
+        """
+        with self._lock:
+            for waiter in self._slots.waiters:
+                if waiter.holder is holder:
+                    self._slots.leave_queue(waiter)
+                    waiter.fail(
+                        PoolError(self.name, f"pool {self.name!r}: wait cancelled")
+                    )
+                    return True
+        return False
+
+    def _is_reentered(self) -> bool:
+        """Tell whether this thread, which has the lock, is in the middle of its use.
+
+        Then a finaliser has called. Otherwise an exception came between the last line
+        of a ``with`` block and its exit, as a debugger can raise one: the lock, which
+        nobody uses any more, is released.
+        """
+        if is_in_pool(sys._getframe(2)):
+            return True
+        while self._lock._is_owned():  # type: ignore[attr-defined]
+            self._lock.release()
+        return False
 
     def _wait(self, waiter: Waiter, deadline: float) -> None:
         """Block until a waiter is given an entry or an error, or the deadline is over.
@@ -202,7 +277,6 @@ class ConnectionPool:
                         return
                     if left <= 0:
                         slots.leave_queue(waiter)
-                        self._metrics.count["timeouts"] += 1
                         return
         except BaseException:
             with self._lock:
@@ -212,10 +286,12 @@ class ConnectionPool:
                 self._abandon(waiter.entry)
             raise
 
-    def _open(self, entry: PoolEntry, holder: Holder | None) -> None:
+    def _open(self, entry: PoolEntry, holder: Holder | None, deadline: float) -> None:
         """Open the connection of a reserved slot. Raises what ``connect`` raises."""
         began = self._clock()
         try:
+            entry.worker = threading.get_ident()
+            entry.deadline = max(deadline, began + _LEAST_CONNECT_SECONDS)
             self._connect(entry, holder)
             entry.alive = self._driver.liveness(entry.connection)
             entry.initial = self._driver.session_attributes(entry.connection)
@@ -228,13 +304,15 @@ class ConnectionPool:
                     self._slots.wake_for_retry()
             if entry.connection is not None:
                 self._driver.close(entry.connection)
+                entry.connection = None
             raise
         now = self._clock()
         shorter = 1 - random.random() * _LIFETIME_JITTER
         entry.expires_at = now + self.config.max_lifetime * shorter
         with self._lock:
-            entry.state = IN_USE
             self._metrics.opened += 1
+            entry.checked_out_at = now
+            entry.state = IN_USE
             self._metrics.connect.record(now - began)
             if self._slots.backoff.succeeded():
                 self._slots.grant()
@@ -253,35 +331,49 @@ class ConnectionPool:
         """
         return isinstance(error, ConnectFailed) and error.alias == self.name
 
-    def _ping(self, entry: PoolEntry) -> bool:
+    def _ping(self, entry: PoolEntry, holder: Holder, deadline: float) -> bool:
         """Ask the server of a connection that was idle for long; return if it answers.
 
-        One round trip.
+        One round trip, for which there is half of the time that is left: the rest is
+        for connecting. Without an answer in time, the connections that are idle for as
+        long are closed unasked.
         """
         with self._lock:
             self._metrics.count["checks"] += 1
-        return self._driver.ping(entry.connection)
+            began = self._clock()
+            seconds = max((deadline - began) / 2, _LEAST_PING_SECONDS)
+            self._slots.own(entry, min(seconds, ROUND_TRIP_SECONDS))
+        answered = self._driver.ping(entry.connection)
+        suspects: list[Victim] = []
+        with self._lock:
+            now = self._clock()
+            if answered:
+                self._slots.give(entry, holder)
+            elif now >= entry.deadline:
+                suspects = self._slots.remove_suspects()
+        self._close_in_background(suspects)
+        return answered
 
-    def _replace(self, dead: PoolEntry) -> PoolEntry | None:
+    def _replace(self, dead: PoolEntry, holder: Holder) -> PoolEntry | None:
         """Close a dead connection; return another idle one, or its slot to connect in.
 
-        None if the slot may not be connected in now: the caller has to wait.
+        None if no connection may be opened in it now: the caller has to wait.
         """
         with self._lock:
-            dead.state = BUSY
+            self._slots.own(dead)
         self._driver.close(dead.connection)
         logger.info("%s: a connection died while idle; replacing it", self.name)
         with self._lock:
             self._metrics.discarded["dead"] += 1
-            return self._slots.replace(dead)
+            return self._slots.replace(dead, holder)
 
     def _abandon(self, entry: PoolEntry) -> None:
         """Free the slot of an entry whose checkout failed half-way."""
         with self._lock:
-            if entry.state is CONNECTING:
+            if entry.connection is None:
                 self._slots.free(entry)
                 return
-            entry.state = BUSY
+            self._slots.own(entry)
         self._close((entry, "interrupted"))
 
     # --- Checkin ---------------------------------------------------------------------
@@ -294,6 +386,9 @@ class ConnectionPool:
         connection that can't be cleaned is closed, which is no error. Raises PoolError
         for an entry that is not in use.
         """
+        if self._lock._is_owned() and self._is_reentered():  # type: ignore[attr-defined]
+            self._defer(partial(self.checkin, entry))
+            return
         now = self._clock()
         with self._lock:
             self._end_hold(entry, now)
@@ -303,7 +398,7 @@ class ConnectionPool:
                     return
             else:
                 reason = self._slots.reason_to_close(entry, now)
-            entry.state = BUSY
+            self._slots.own(entry)
         if reason is None:
             reason = self._clean(entry)
         if reason is not None:
@@ -314,9 +409,12 @@ class ConnectionPool:
 
         Raises PoolError for an entry that is not in use.
         """
+        if self._lock._is_owned() and self._is_reentered():  # type: ignore[attr-defined]
+            self._defer(partial(self.discard, entry, reason))
+            return
         with self._lock:
             self._end_hold(entry, self._clock())
-            entry.state = BUSY
+            self._slots.own(entry)
         self._close((entry, reason))
 
     def reclaim_soon(self, entry: PoolEntry) -> None:
@@ -327,18 +425,25 @@ class ConnectionPool:
         takes none. Does nothing in a forked child, where the parent's other threads
         look as if they had ended while they go on using their connections.
         """
+        self._defer(partial(self.reclaim, entry))
+
+    def _defer(self, call: Callable[[], object]) -> None:
+        """Have a bare thread make a call; takes no lock."""
         if os.getpid() != self._pid:
             return
-        self._lost.append(entry)
-        # At the interpreter's end, or with no thread left, ``maintain`` reclaims it.
+        self._deferred.append(call)
+        # At the interpreter's end, or with no thread left, ``maintain`` makes the call.
         with contextlib.suppress(RuntimeError):
-            _thread.start_new_thread(self._reclaim_lost, ())
+            _thread.start_new_thread(self._call_deferred, ())
 
-    def _reclaim_lost(self) -> None:
-        # Two threads may do this at once: popleft gives each entry to one of them.
-        with contextlib.suppress(IndexError):
-            while True:
-                self.reclaim(self._lost.popleft())
+    def _call_deferred(self) -> None:
+        while True:
+            # Two threads may do this at once: popleft gives each call to one of them.
+            try:
+                call = self._deferred.popleft()
+            except IndexError:
+                return
+            call()
 
     def reclaim(self, entry: PoolEntry) -> None:
         """Check in a connection whose holder no longer exists; log and count it."""
@@ -385,17 +490,28 @@ class ConnectionPool:
             self._metrics.count["resets"] += was_reset
             return reason or self._slots.keep(entry, self._clock())
 
+    def _close_in_background(self, victims: list[Victim]) -> None:
+        """Close connections on another thread; they keep their slots until then."""
+        if victims and not self._spawn(self._close, *victims):
+            self._deferred.append(partial(self._close, *victims))
+
     def _close(self, *victims: Victim) -> None:
         """Close the connections of BUSY entries, then free their slots."""
         if not victims:
             return
+        connections = [entry.connection for entry, _ in victims]
         try:
-            self._driver.close(*[entry.connection for entry, _ in victims])
+            self._driver.close(*connections)
+        except BaseException:
+            # It may have come before the call; closing twice does no harm.
+            self._driver.close(*connections)
+            raise
         finally:
             with self._lock:
                 for entry, reason in victims:
-                    self._metrics.discarded[reason] += 1
-                    self._slots.free(entry)
+                    if entry in self._slots.entries:
+                        self._slots.free(entry)
+                        self._metrics.discarded[reason] += 1
                 size = len(self._slots.entries)
         for _, reason in victims:
             logger.info(
@@ -411,20 +527,54 @@ class ConnectionPool:
     def maintain(self) -> None:
         """Close what died, expired or is idle too long; watch the holds; refill.
 
-        The maintenance thread calls it from time to time. Never raises for a server
-        that can't be reached: it logs, and tries again at the next call.
+        The maintenance thread calls it from time to time, one call at a time. It
+        decides and waits for no server: what has to wait runs on threads of its own.
+        Never raises for a server that can't be reached.
         """
-        # Entries for which ``reclaim_soon`` could start no thread, or started one that
-        # never runs: a greenlet of gevent's in a thread of gevent's own.
-        self._reclaim_lost()
+        if self._lock._is_owned():  # type: ignore[attr-defined]
+            self._is_reentered()
+        # Calls for which no thread could be started, or one that never runs: a greenlet
+        # of gevent's in a thread of gevent's own.
+        self._call_deferred()
+        self._reclaim_orphans()
         self._close_unfit()
         now = self._clock()
         with self._lock:
             sighting = self._watch.look(self._slots.entries, now)
             self._metrics.count["leaked"] += len(sighting.leaks)
             self._metrics.count["overdue"] += len(sighting.overdue)
+            reserved = self._slots.reserve_for_refill()
         self._watch.act(sighting)
-        self._refill()
+        if reserved is not None and not self._spawn(self._refill, reserved):
+            self._abandon(reserved)
+
+    def _reclaim_orphans(self) -> None:
+        """Take back the entries that nobody has: see ``orphans``."""
+        with self._lock:
+            missing = self._slots.repair_idle()
+            entries = list(self._slots.entries)
+        self._close_in_background([(entry, "interrupted") for entry in missing])
+        for entry, seen in self._orphans.find(entries):
+            holder = _describe(entry)
+            with self._lock:
+                if stamp(entry) != seen or entry not in self._slots.entries:
+                    continue
+                self._metrics.count["reclaimed"] += 1
+                self._slots.own(entry)
+            logger.warning(
+                "%s: reclaimed a connection that nobody held any more (%s)",
+                self.name,
+                holder,
+            )
+            if entry.connection is None:
+                with self._lock:
+                    self._slots.free(entry)
+            else:
+                self._close_in_background([(entry, "interrupted")])
+        with self._lock:
+            self._metrics.reconcile(
+                sum(e.state is not CONNECTING for e in self._slots.entries)
+            )
 
     def _close_unfit(self) -> None:
         """Close idle connections that died, expired or are idle too long."""
@@ -439,17 +589,13 @@ class ConnectionPool:
         }
         with self._lock:
             victims = self._slots.remove_unfit(dead, idle_since)
-        self._close(*victims)
+        self._close_in_background(victims)
 
-    def _refill(self) -> None:
-        """Open connections until there are MIN_CONNS."""
-        while True:
-            with self._lock:
-                entry = self._slots.reserve_for_refill()
-            if entry is None:
-                return
+    def _refill(self, entry: PoolEntry | None) -> None:
+        """Open a connection in a reserved slot, and more until there are MIN_CONNS."""
+        while entry is not None:
             try:
-                self._open(entry, None)
+                self._open(entry, None, self._clock() + _REFILL_SECONDS)
             except Exception as error:
                 self._abandon(entry)
                 logger.warning("%s: can't refill: %s", self.name, str(error).strip())
@@ -460,14 +606,18 @@ class ConnectionPool:
             with self._lock:
                 reason = self._slots.keep(entry, self._clock())
                 if reason is not None:
-                    entry.state = BUSY
+                    self._slots.own(entry)
             if reason is not None:
                 self._close((entry, reason))
+            with self._lock:
+                entry = self._slots.reserve_for_refill()
 
     # --- Control ---------------------------------------------------------------------
 
     def drain(self) -> None:
-        """Close idle connections now and the rest at their checkin, until resumed.
+        """Close idle connections and the rest at their checkin, until resumed.
+
+        Returns at once: connections close in the background, and are stale until then.
 
         Checkouts go on: each opens a connection, which is closed at its checkin.
         """
@@ -505,7 +655,7 @@ class ConnectionPool:
                 return
             victims = self._slots.change_state(state, stale_reason)
         logger.info("%s: %s", self.name, stale_reason or "resumed")
-        self._close(*victims)
+        self._close_in_background(victims)
 
     # --- Reports ---------------------------------------------------------------------
 

@@ -16,10 +16,11 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from itertools import takewhile
+from threading import get_ident
 
 from .backoff import Backoff
 from .config import PoolConfig
-from .entry import BUSY, CLOSED, CONNECTING, IDLE, IN_USE, PoolEntry
+from .entry import BUSY, CLOSED, CONNECTING, IDLE, IN_USE, Holder, PoolEntry
 from .waiter import Waiter
 
 # The states of a pool.
@@ -33,6 +34,9 @@ _OPENING = (RUNNING, DRAINING)
 
 #: Why a connection that comes back to a pool in such a state is closed.
 _REASONS = {DRAINING: "drained", PAUSED: "paused", SHUT: "pool closed"}
+
+#: Seconds that a round trip of the pool's own may take.
+ROUND_TRIP_SECONDS = 10.0
 
 #: An entry that has to be closed, and why.
 Victim = tuple[PoolEntry, str]
@@ -64,18 +68,35 @@ class Slots:
 
     # --- Slots -----------------------------------------------------------------------
 
-    def take(self, bypasses_pause: bool = False) -> PoolEntry | None:
-        """Take an idle connection, or else a free slot to connect in.
+    def take(
+        self, holder: Holder | None = None, bypasses_pause: bool = False
+    ) -> PoolEntry | None:
+        """Take an idle connection for a holder, or else a free slot to connect in.
 
         None if there is neither, or no connection may be opened in it now.
         """
         if self.idle:
             entry = self.idle.pop()
-            entry.state = IN_USE
+            self.give(entry, holder)
             return entry
         # Waiters may not have noticed that the next attempt to connect is due.
         self.grant()
-        return self.reserve() if self.may_open(bypasses_pause) else None
+        return self.reserve(holder) if self.may_open(bypasses_pause) else None
+
+    def give(self, entry: PoolEntry, holder: Holder | None) -> None:
+        """Record that a connection is a holder's from now on."""
+        entry.holder = holder
+        entry.checked_out_at = self.clock()
+        entry.state = IN_USE
+
+    def own(self, entry: PoolEntry, seconds: float = ROUND_TRIP_SECONDS) -> None:
+        """Record that an entry is the running thread's, for I/O of the pool's own.
+
+        ``seconds`` is how long the server may take for it.
+        """
+        entry.worker = get_ident()
+        entry.deadline = self.clock() + seconds
+        entry.state = BUSY
 
     def may_open(self, bypasses_pause: bool = False) -> bool:
         """Tell whether a slot is free and a connection may be opened in it.
@@ -92,18 +113,24 @@ class Slots:
             and all(entry.state is not CONNECTING for entry in self.entries)
         )
 
-    def reserve(self) -> PoolEntry:
-        """Take a free slot for a connection to be opened."""
+    def reserve(self, holder: Holder | None = None) -> PoolEntry:
+        """Take a free slot for a connection to be opened, for a holder or a refill."""
         entry = PoolEntry(self.generation)
+        entry.holder = holder
+        entry.worker = get_ident() if holder is None else holder.thread_id
         self.entries.add(entry)
         return entry
 
     def reserve_for_refill(self) -> PoolEntry | None:
-        """Take a slot if there are fewer than MIN_CONNS and one may be filled."""
+        """Take a slot if there are fewer than MIN_CONNS and one may be filled.
+
+        One at a time: None while another refill connects.
+        """
         if (
             self.state is not RUNNING
             or len(self.entries) >= self.config.min_conns
             or not self.may_open()
+            or any(e.state is CONNECTING and e.holder is None for e in self.entries)
         ):
             return None
         return self.reserve()
@@ -115,7 +142,7 @@ class Slots:
         self.entries.remove(entry)
         self.grant()
 
-    def replace(self, dead: PoolEntry) -> PoolEntry | None:
+    def replace(self, dead: PoolEntry, holder: Holder) -> PoolEntry | None:
         """Free the slot of a dead connection for the caller that found it.
 
         Returns another idle connection, or the slot to connect in. None if no
@@ -124,10 +151,10 @@ class Slots:
         dead.state = CLOSED
         self.entries.remove(dead)
         if self.idle:
-            return self.take()
+            return self.take(holder)
         if self.may_open():
             # The caller came before all who wait: it found a connection, which died.
-            return self.reserve()
+            return self.reserve(holder)
         # In a pause, a waiter that bypasses it may have the slot.
         self.grant()
         return None
@@ -138,13 +165,16 @@ class Slots:
         """Tell whether MAX_WAITING callers wait; 0 sets no limit."""
         return 0 < self.config.max_waiting <= len(self.waiters)
 
-    def queue_up(self, bypasses_pause: bool, since: float | None = None) -> Waiter:
+    def queue_up(
+        self, holder: Holder, bypasses_pause: bool, since: float | None = None
+    ) -> Waiter:
         """Put a caller at the end of the queue and return its Waiter.
 
         With ``since``, put it in front of all that came later: a caller whose connect
         failed keeps its original position.
         """
         waiter = self.make_waiter()
+        waiter.holder = holder
         waiter.bypasses_pause = bypasses_pause
         if since is None:
             waiter.since = self.clock()
@@ -175,7 +205,7 @@ class Slots:
         """Hand free slots to waiters to connect in, in their order."""
         while (first := self.first_waiter()) and self.may_open(first.bypasses_pause):
             self.waiters.remove(first)
-            first.hand_over(self.reserve())
+            first.hand_over(self.reserve(first.holder))
 
     # --- Coming back -----------------------------------------------------------------
 
@@ -190,12 +220,15 @@ class Slots:
             or now >= entry.expires_at
         ):
             return self.reason_to_close(entry, now)
-        entry.holder = None
         entry.idle_since = now
         if self.waiters:
+            waiter = self.waiters.popleft()
+            entry.holder = waiter.holder
+            entry.checked_out_at = now
             entry.state = IN_USE
-            self.waiters.popleft().hand_over(entry)
+            waiter.hand_over(entry)
         else:
+            entry.holder = None
             entry.state = IDLE
             self.idle.append(entry)
         return None
@@ -241,10 +274,39 @@ class Slots:
             if reason is None:
                 kept.append(entry)
             else:
-                entry.state = BUSY
                 victims.append((entry, reason))
         self.idle[:] = kept
+        for entry, _ in victims:
+            self.own(entry)
         return victims
+
+    def remove_suspects(self) -> list[Victim]:
+        """Take out of ``idle`` the connections that would have to be pinged.
+
+        For when one of them has not answered in time: asked one by one, the others
+        would cost the next checkouts as much.
+        """
+        now, limit = self.clock(), self.config.check_after_idle
+        victims = [(e, "dead") for e in self.idle if now - e.idle_since >= limit]
+        self.idle[:] = [e for e in self.idle if now - e.idle_since < limit]
+        for entry, _ in victims:
+            self.own(entry)
+        return victims
+
+    def repair_idle(self) -> list[PoolEntry]:
+        """Make ``idle`` agree with the entries' states after an exception in between.
+
+        Returns the entries that are IDLE and were not in ``idle``, as the caller's own.
+        """
+        self.idle[:] = [entry for entry in self.idle if entry.state is IDLE]
+        missing = [
+            entry
+            for entry in self.entries
+            if entry.state is IDLE and entry not in self.idle
+        ]
+        for entry in missing:
+            self.own(entry)
+        return missing
 
     def change_state(self, state: str, stale_reason: str | None) -> list[Victim]:
         """Change the pool's state; return the idle connections that have to be closed.
@@ -256,10 +318,10 @@ class Slots:
         if stale_reason is not None:
             self.generation += 1
             self.stale_reason = stale_reason
-            for entry in self.idle:
-                entry.state = BUSY
-                victims.append((entry, stale_reason))
+            victims = [(entry, stale_reason) for entry in self.idle]
             self.idle.clear()
+            for entry, _ in victims:
+                self.own(entry)
         self.grant()
         # Another waiter may be the first now, and has to see to the retry.
         self.wake_for_retry()

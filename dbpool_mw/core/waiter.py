@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 
-from .entry import PoolEntry
+from .entry import Holder, PoolEntry
 
 
 class Waiter:
@@ -15,14 +15,15 @@ class Waiter:
     the lock before it leaves the queue, so it either finds the entry it was given
     meanwhile or has left: no entry is handed to a caller that has gone.
 
-    ``since`` is when the caller came, by the pool's clock. One that ``bypasses_pause``
-    is served while the pool is paused.
+    ``holder`` is who gets the entry. ``since`` is when the caller came, by the pool's
+    clock. One that ``bypasses_pause`` is served while the pool is paused.
     """
 
-    __slots__ = ("_wakeup", "bypasses_pause", "entry", "error", "since")
+    __slots__ = ("_wakeup", "bypasses_pause", "entry", "error", "holder", "since")
 
     def __init__(self) -> None:
         self.since = 0.0
+        self.holder: Holder | None = None
         self.bypasses_pause = False
         self.entry: PoolEntry | None = None
         self.error: Exception | None = None

@@ -9,16 +9,15 @@ from typing import NamedTuple
 
 from .config import PoolConfig
 from .driver import Driver
-from .entry import BUSY, IN_USE, Holder, PoolEntry
+from .entry import BUSY, CONNECTING, IN_USE, Holder, PoolEntry
 from .errors import HoldTooLong
 from .report import holder_text
 from .stack import Stack, lines
 
 logger = logging.getLogger("dbpool_mw.pool")
 
-#: Seconds that a round trip of the pool's own may take, and that a holder whose
-#: statement was cancelled may go on waiting for its answer.
-ROUND_TRIP_SECONDS = 10.0
+#: Seconds that a holder whose statement was cancelled may go on waiting for its answer.
+CANCEL_SECONDS = 10.0
 
 
 class Leak(NamedTuple):
@@ -49,17 +48,20 @@ class Watch:
         self._leak_after = config.leak_after
         self._max_hold = config.max_hold
         self._driver = driver
-        # Since when the pool itself may be waiting for a connection's server.
-        self._round_trips: dict[PoolEntry, float] = {}
 
     def look(self, entries: Collection[PoolEntry], now: float) -> Sighting:
         """Find what takes too long, each leak and each overdue hold once.
 
         An overdue entry is marked as expired: no later holder may get a connection
-        whose statement is being cancelled. Call with the pool's lock held.
+        whose statement is being cancelled. What the pool itself waits for is
+        unresponsive when its deadline is over. Call with the pool's lock held.
         """
-        sighting = Sighting([], [], self._stuck_round_trips(entries, now))
+        sighting = Sighting([], [], [])
         for entry in entries:
+            if entry.state in (BUSY, CONNECTING):
+                if now >= entry.deadline and entry.socket_number is not None:
+                    sighting.unresponsive.append(entry)
+                continue
             holder = entry.holder
             if entry.state is not IN_USE or holder is None:
                 continue
@@ -71,23 +73,9 @@ class Watch:
                 entry.overdue = True
                 entry.expires_at = -math.inf
                 sighting.overdue.append((entry, holder))
-            elif held >= self._max_hold + ROUND_TRIP_SECONDS:
+            elif held >= self._max_hold + CANCEL_SECONDS:
                 sighting.unresponsive.append(entry)
         return sighting
-
-    def _stuck_round_trips(
-        self, entries: Collection[PoolEntry], now: float
-    ) -> list[PoolEntry]:
-        """Return the entries that the pool has been waiting for too long."""
-        waited_for = [entry for entry in entries if _is_the_pools_own(entry)]
-        self._round_trips = {
-            entry: self._round_trips.get(entry, now) for entry in waited_for
-        }
-        return [
-            entry
-            for entry, since in self._round_trips.items()
-            if now - since >= ROUND_TRIP_SECONDS
-        ]
 
     def act(self, sighting: Sighting) -> None:
         """Log the leaks, cancel the overdue holds, shut unresponsive sockets down.
@@ -110,12 +98,3 @@ class Watch:
             self._driver.abort(entry.connection, HoldTooLong(text))
         for entry in sighting.unresponsive:
             self._driver.shut_down(entry.connection, entry.socket_number)
-
-
-def _is_the_pools_own(entry: PoolEntry) -> bool:
-    """Tell whether the pool, not a holder, may be waiting for a connection's server.
-
-    It cleans or closes a BUSY one; one IN_USE without a holder is being tried before
-    its holder gets it.
-    """
-    return entry.state is BUSY or (entry.state is IN_USE and entry.holder is None)

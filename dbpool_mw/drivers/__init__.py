@@ -25,10 +25,13 @@ class Driver(driver.Driver, Protocol):
     def OperationalError(self) -> type[Exception]:
         """What the library raises when it can't connect."""
 
-    def connection_params(self, params: Mapping[str, Any]) -> dict[str, Any]:
+    def connection_params(
+        self, params: Mapping[str, Any], seconds: float
+    ) -> dict[str, Any]:
         """Return an ENGINE's parameters as those of a connection for the pool.
 
-        Raises TypeError for parameters that a pooled connection can't be made with.
+        ``seconds`` is how long connecting may take, unless the parameters say. Raises
+        TypeError for parameters that a pooled connection can't be made with.
         """
 
     def is_tracked(self, connection: object) -> bool:

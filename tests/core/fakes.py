@@ -44,6 +44,12 @@ class FakeConnection:
 class Holder:
     def __init__(self, name: str = "someone") -> None:
         self.name = name
+        self.thread_id = threading.get_ident()
+        #: Whether it holds what it has checked out; False is a holder that lost it.
+        self.has_it = True
+
+    def holds(self, entry: PoolEntry) -> bool:
+        return self.has_it
 
     def describe(self) -> dict[str, Any]:
         return {"thread": self.name, "method": "GET", "path": f"/{self.name}/"}
@@ -191,8 +197,15 @@ def make_pool(**config: Any) -> tuple[ConnectionPool, FakeDriver, Clock]:
         reset=driver.reset,
         driver=driver,
         clock=clock,
+        spawn=at_once,
     )
     return pool, driver, clock
+
+
+def at_once(function: Callable[..., object], *arguments: object) -> bool:
+    """Do in the caller's thread what the pool would do in one of its own."""
+    function(*arguments)
+    return True
 
 
 def check(pool: ConnectionPool, driver: FakeDriver) -> None:
@@ -223,8 +236,8 @@ def end_hold(pool: ConnectionPool, entry: Any, verb: str) -> None:
     if verb == "discard":
         pool.discard(entry, "on purpose")
     elif verb == "reclaim_soon":
-        pool._lost.append(entry)
-        pool._reclaim_lost()
+        pool._deferred.append(lambda: pool.reclaim(entry))
+        pool._call_deferred()
     else:
         getattr(pool, verb)(entry)
 

@@ -108,7 +108,7 @@ def test_during_an_attempt_all_other_callers_wait_for_its_outcome():
     clock.advance(1)
     callers = [InThread(pool.checkout, ANYBODY) for _ in range(5)]
     until(lambda: pool.stats()["waiting"] == 4 and outage.attempts == 2)
-    clock.advance(100)  # the next attempt is due, and one is under way
+    clock.advance(10)  # the next attempt is due, and one is under way
     assert outage.most_at_once == 1
     outage.end()
     outage.answers.set()

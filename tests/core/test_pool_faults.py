@@ -8,7 +8,7 @@ import pytest
 
 from dbpool_mw.core.config import PoolConfig
 from dbpool_mw.core.pool import ConnectionPool
-from tests.core.fakes import Clock, FakeDriver, Holder, check
+from tests.core.fakes import Clock, FakeDriver, Holder, at_once, check
 
 ANYBODY = Holder()
 #: The driver's functions that never raise an Exception.
@@ -77,6 +77,7 @@ def make(error, **config):
         reset=driver.reset,
         driver=driver,
         clock=clock,
+        spawn=at_once,
     )
     return pool, driver, clock
 

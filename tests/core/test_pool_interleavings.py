@@ -228,7 +228,7 @@ def run_within(world, call, other, number):
         nonlocal lines
         if not frame.f_code.co_filename.startswith(CORE):
             return None
-        if event == "line" and not world.pool._lock.locked():
+        if event == "line" and not world.pool._lock._is_owned():
             lines += 1
             try:
                 if lines == number:

@@ -12,6 +12,7 @@ ANYBODY = Holder()
 
 class Described(Holder):
     def __init__(self, **words):
+        super().__init__()
         self.words = {"thread": None, "method": None, "path": None, **words}
 
     def describe(self):
@@ -55,7 +56,7 @@ def test_a_rollback_without_a_known_holder_is_logged_too(caplog):
     check(pool, driver)
 
 
-def test_an_entry_handed_to_a_waiter_has_no_holder_until_its_wait_ends():
+def test_an_entry_handed_to_a_waiter_is_the_waiters_from_that_moment():
     pool, _, _ = make_pool(max_conns=1)
     entry = pool.checkout(ANYBODY)
     seen = []
@@ -69,11 +70,12 @@ def test_an_entry_handed_to_a_waiter_has_no_holder_until_its_wait_ends():
         def wait(self, seconds):
             pool.checkin(entry)
             stats = pool.stats()
-            seen.append((stats["in_use"], stats["checkouts"], pool.holders()))
+            seen.append((stats["in_use"], stats["checkouts"]))
+            seen.extend(holder["path"] for holder in pool.holders())
 
     pool._slots.make_waiter = Waiter
-    pool.checkout(ANYBODY)
-    assert seen == [(1, 1, [])]
+    pool.checkout(Holder("next"))
+    assert seen == [(1, 2), "/next/"]
     assert pool.stats()["checkouts"] == 2
 
 

@@ -55,6 +55,9 @@ class SteppedLock:
         self.point = schedule.point
         self.held = False
 
+    def _is_owned(self) -> bool:
+        return False
+
     def __enter__(self) -> None:
         self.point()
         assert not self.held, "a caller stopped with the lock held"
@@ -112,6 +115,8 @@ class Schedule:
         self.held = []
         self.done: Counter[str] = Counter()
         self.pool._lock = SteppedLock(self)
+        # What these greenlets execute can't be told from their thread's frames.
+        self.pool._orphans.find = lambda entries: []
         self.pool._slots.make_waiter = lambda: SteppedWaiter(self)
         self.pool._slots.reserve = self.reserve
         self.pool._connect = self.stepped(self.driver.connect)
@@ -157,11 +162,11 @@ class Schedule:
         for other in self.pool._slots.waiters:
             assert waiter.since <= other.since or (paused and not other.bypasses_pause)
 
-    def reserve(self):
+    def reserve(self, holder=None):
         """Assert that a new caller takes no slot while another one waits for it."""
         caller = sys._getframe(1).f_code.co_name
         assert caller != "take" or self.pool._slots.first_waiter() is None
-        return Slots.reserve(self.pool._slots)
+        return Slots.reserve(self.pool._slots, holder)
 
     # --- What callers do -------------------------------------------------------------
 

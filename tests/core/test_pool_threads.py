@@ -118,8 +118,8 @@ def test_a_forked_child_reclaims_nothing_that_its_parent_holds():
         try:
             # As the finaliser of a binding in one of the parent's other threads does.
             pool.reclaim_soon(entry)
-            pool._reclaim_lost()
-            until(lambda: not pool._lost)
+            pool._call_deferred()
+            until(lambda: not pool._deferred)
             unchanged = not entry.connection.closed and entry.state == "in use"
             status = 0 if unchanged and pool.stats()["reclaimed"] == 0 else 2
         finally:

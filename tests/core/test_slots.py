@@ -115,7 +115,7 @@ def test_an_attempt_that_has_become_due_goes_to_a_waiter_before_a_new_caller(
 ):
     slots = make()
     slots.backoff.failed("down")
-    waiter = slots.queue_up(bypasses_pause=False)
+    waiter = slots.queue_up(Holder(), bypasses_pause=False)
     clock.advance(10)
     assert slots.take() is None
     assert waiter.entry.state is CONNECTING
@@ -126,8 +126,11 @@ def test_an_attempt_that_has_become_due_goes_to_a_waiter_before_a_new_caller(
 
 def test_a_refill_takes_slots_up_to_min_conns(make):
     slots = make(min_conns=2, max_conns=3)
-    assert slots.reserve_for_refill().state is CONNECTING
-    assert slots.reserve_for_refill() is not None
+    for _ in range(2):
+        entry = slots.reserve_for_refill()
+        assert entry.state is CONNECTING
+        assert slots.reserve_for_refill() is None  # one at a time
+        entry.state = IN_USE
     assert slots.reserve_for_refill() is None
     assert len(slots.entries) == 2
 
@@ -162,7 +165,7 @@ def test_a_freed_slot_is_free_and_its_entry_closed(make):
 def test_a_freed_slot_goes_to_the_first_waiter(make):
     slots = make(max_conns=1)
     entry = opened(slots)
-    first, second = slots.queue_up(False), slots.queue_up(False)
+    first, second = slots.queue_up(Holder(), False), slots.queue_up(Holder(), False)
     slots.free(entry)
     assert first.entry.state is CONNECTING
     assert slots.entries == {first.entry}
@@ -179,7 +182,7 @@ def test_a_dead_connection_is_replaced_by_another_idle_one(make):
     slots.keep(first, slots.clock())
     slots.keep(second, slots.clock())
     dead = slots.take()
-    assert slots.replace(dead) is first
+    assert slots.replace(dead, Holder()) is first
     assert first.state is IN_USE
     assert dead.state is CLOSED
     assert slots.entries == {first}
@@ -189,8 +192,8 @@ def test_the_caller_that_found_a_dead_connection_gets_its_slot_before_waiters(ma
     slots = make(max_conns=1)
     idle(slots)
     dead = slots.take()
-    waiter = slots.queue_up(bypasses_pause=False)
-    entry = slots.replace(dead)
+    waiter = slots.queue_up(Holder(), bypasses_pause=False)
+    entry = slots.replace(dead, Holder())
     assert entry.state is CONNECTING
     assert slots.entries == {entry}
     assert waiter.entry is None
@@ -200,9 +203,9 @@ def test_in_a_pause_the_slot_of_a_dead_connection_goes_to_a_waiter_with_bypass(m
     slots = make(max_conns=1)
     idle(slots)
     dead = slots.take()
-    waits, bypasses = slots.queue_up(False), slots.queue_up(True)
+    waits, bypasses = slots.queue_up(Holder(), False), slots.queue_up(Holder(), True)
     slots.change_state(PAUSED, "paused")
-    assert slots.replace(dead) is None
+    assert slots.replace(dead, Holder()) is None
     assert bypasses.entry.state is CONNECTING
     assert waits.entry is None
 
@@ -212,7 +215,7 @@ def test_after_a_failed_connect_a_dead_connection_is_not_replaced_at_once(make):
     idle(slots)
     dead = slots.take()
     slots.backoff.failed("down")
-    assert slots.replace(dead) is None
+    assert slots.replace(dead, Holder()) is None
     assert slots.entries == set()
 
 
@@ -222,16 +225,16 @@ def test_after_a_failed_connect_a_dead_connection_is_not_replaced_at_once(make):
 @pytest.mark.parametrize(("max_waiting", "full"), [(0, False), (2, True), (3, False)])
 def test_the_queue_is_full_at_max_waiting_and_never_with_zero(make, max_waiting, full):
     slots = make(max_waiting=max_waiting)
-    slots.queue_up(False)
-    slots.queue_up(False)
+    slots.queue_up(Holder(), False)
+    slots.queue_up(Holder(), False)
     assert slots.is_full() is full
 
 
 def test_a_caller_queues_up_at_the_end(make, clock):
     slots = make()
-    first = slots.queue_up(bypasses_pause=False)
+    first = slots.queue_up(Holder(), bypasses_pause=False)
     clock.advance(1)
-    second = slots.queue_up(bypasses_pause=True)
+    second = slots.queue_up(Holder(), bypasses_pause=True)
     assert list(slots.waiters) == [first, second]
     assert (first.since, second.since) == (clock.now - 1, clock.now)
     assert (first.bypasses_pause, second.bypasses_pause) == (False, True)
@@ -245,16 +248,16 @@ def test_a_caller_with_since_is_in_front_of_all_that_came_later(
 ):
     slots = make()
     for _ in range(3):
-        slots.queue_up(bypasses_pause=False)
+        slots.queue_up(Holder(), bypasses_pause=False)
         clock.advance(1)
-    waiter = slots.queue_up(bypasses_pause=False, since=since)
+    waiter = slots.queue_up(Holder(), bypasses_pause=False, since=since)
     assert slots.waiters.index(waiter) == position
     assert waiter.since == since
 
 
 def test_after_a_failed_connect_leaving_the_queue_wakes_the_next_waiter(make):
     slots = make()
-    first, second, third = (slots.queue_up(False) for _ in range(3))
+    first, second, third = (slots.queue_up(Holder(), False) for _ in range(3))
     slots.backoff.failed("down")
     slots.leave_queue(first)
     assert list(slots.waiters) == [second, third]
@@ -264,7 +267,7 @@ def test_after_a_failed_connect_leaving_the_queue_wakes_the_next_waiter(make):
 
 def test_without_a_failed_connect_leaving_the_queue_wakes_no_waiter(make):
     slots = make()
-    first, second = slots.queue_up(False), slots.queue_up(False)
+    first, second = slots.queue_up(Holder(), False), slots.queue_up(Holder(), False)
     slots.leave_queue(first)
     assert not was_woken(second)
 
@@ -272,11 +275,11 @@ def test_without_a_failed_connect_leaving_the_queue_wakes_no_waiter(make):
 def test_in_a_pause_the_first_waiter_is_the_first_that_bypasses_it(make):
     slots = make()
     assert slots.first_waiter() is None
-    waits = slots.queue_up(bypasses_pause=False)
+    waits = slots.queue_up(Holder(), bypasses_pause=False)
     slots.state = PAUSED
     assert slots.first_waiter() is None
-    bypasses = slots.queue_up(bypasses_pause=True)
-    slots.queue_up(bypasses_pause=True)
+    bypasses = slots.queue_up(Holder(), bypasses_pause=True)
+    slots.queue_up(Holder(), bypasses_pause=True)
     assert slots.first_waiter() is bypasses
     slots.state = RUNNING
     assert slots.first_waiter() is waits
@@ -284,7 +287,7 @@ def test_in_a_pause_the_first_waiter_is_the_first_that_bypasses_it(make):
 
 def test_free_slots_are_granted_in_the_order_of_the_queue(make):
     slots = make(max_conns=2)
-    waiters = [slots.queue_up(False) for _ in range(3)]
+    waiters = [slots.queue_up(Holder(), False) for _ in range(3)]
     slots.grant()
     assert [waiter.entry is not None for waiter in waiters] == [True, True, False]
     assert slots.entries == {waiters[0].entry, waiters[1].entry}
@@ -294,7 +297,8 @@ def test_free_slots_are_granted_in_the_order_of_the_queue(make):
 def test_in_a_pause_slots_are_granted_only_to_waiters_with_bypass(make):
     slots = make(max_conns=3)
     slots.state = PAUSED
-    waiters = [slots.queue_up(bypasses) for bypasses in (False, True, False, True)]
+    bypassing = (False, True, False, True)
+    waiters = [slots.queue_up(Holder(), bypasses) for bypasses in bypassing]
     slots.grant()
     granted = [waiter.entry is not None for waiter in waiters]
     assert granted == [False, True, False, True]
@@ -307,12 +311,12 @@ def test_in_a_pause_slots_are_granted_only_to_waiters_with_bypass(make):
 def test_a_connection_that_comes_back_goes_to_the_oldest_waiter(make, clock):
     slots = make(max_conns=1)
     entry = opened(slots)
-    first, second = slots.queue_up(False), slots.queue_up(False)
+    first, second = slots.queue_up(Holder(), False), slots.queue_up(Holder(), False)
     assert slots.keep(entry, clock.now) is None
     assert first.entry is entry
     assert second.entry is None
     assert entry.state is IN_USE
-    assert entry.holder is None
+    assert entry.holder is first.holder
     assert slots.idle == []
 
 
@@ -343,7 +347,7 @@ def test_each_state_and_a_stale_connection_have_a_reason_to_close(
 ):
     slots = make()
     entry = opened(slots)
-    waiter = slots.queue_up(bypasses_pause=False)
+    waiter = slots.queue_up(Holder(), bypasses_pause=False)
     if expired:
         entry.expires_at = clock.now
     slots.state = state
@@ -478,7 +482,7 @@ def test_a_turn_without_a_reason_leaves_every_connection(make):
 def test_a_resume_grants_the_free_slots(make):
     slots = make(max_conns=1)
     slots.change_state(PAUSED, "paused")
-    first, second = slots.queue_up(False), slots.queue_up(False)
+    first, second = slots.queue_up(Holder(), False), slots.queue_up(Holder(), False)
     slots.grant()
     assert first.entry is None
     slots.change_state(RUNNING, None)
@@ -492,7 +496,7 @@ def test_after_a_failed_connect_a_change_of_state_wakes_the_first_waiter(
     slots = make()
     slots.change_state(PAUSED, "paused")
     slots.backoff.failed("down")
-    waits, bypasses = slots.queue_up(False), slots.queue_up(True)
+    waits, bypasses = slots.queue_up(Holder(), False), slots.queue_up(Holder(), True)
     slots.change_state(RUNNING, None)
     assert was_woken(waits)
     assert not was_woken(bypasses)
@@ -538,11 +542,11 @@ class Walk:
 
     def acquire(self, since=None):
         bypasses_pause = self.rng.random() < 0.3
-        entry = self.slots.take(bypasses_pause)
+        entry = self.slots.take(None, bypasses_pause)
         if entry is not None:
             self.record(entry)
         elif since is not None or not self.slots.is_full():
-            self.slots.queue_up(bypasses_pause, since)
+            self.slots.queue_up(Holder(), bypasses_pause, since)
 
     def keep(self, entry):
         if self.slots.keep(entry, self.clock.now) is not None:
@@ -575,7 +579,7 @@ class Walk:
         if self.in_use:
             entry = self.any_of(self.in_use)
             entry.state = BUSY
-            other = self.slots.replace(entry)
+            other = self.slots.replace(entry, Holder())
             if other is None:
                 self.acquire()
             else:

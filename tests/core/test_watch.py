@@ -89,24 +89,23 @@ def test_ten_seconds_after_an_abort_the_socket_of_the_holder_is_shut_down(driver
     assert driver.shut_downs == [held.connection]
 
 
-@pytest.mark.parametrize(("state", "holder"), [(BUSY, Holder()), (IN_USE, None)])
-def test_a_round_trip_of_the_pool_may_take_ten_seconds(driver, state, holder):
-    entry = entry_in(driver, state, holder)
+@pytest.mark.parametrize("state", [BUSY, CONNECTING])
+def test_what_the_pool_waits_for_is_unresponsive_after_its_deadline(driver, state):
+    entry = entry_in(driver, state)
+    entry.deadline = 10
     watching = watch(driver)
-    assert watching.look([entry], now=0) == NOTHING
     assert watching.look([entry], now=9.9) == NOTHING
-    assert watching.look([entry], now=10) == ([], [], [entry])
+    sighting = watching.look([entry], now=10)
+    assert sighting == ([], [], [entry])
+    watching.act(sighting)
+    assert driver.shut_downs == [entry.connection]
 
 
-def test_the_ten_seconds_are_counted_for_each_round_trip(driver):
-    entry = entry_in(driver, BUSY)
-    watching = watch(driver)
-    watching.look([entry], now=0)
-    entry.state = IDLE
-    watching.look([entry], now=9)
-    entry.state = BUSY
-    assert watching.look([entry], now=11) == NOTHING
-    assert watching.look([entry], now=21) == ([], [], [entry])
+def test_an_attempt_to_connect_without_a_connection_is_left_to_the_library(driver):
+    entry = PoolEntry(0)
+    entry.deadline = 10
+    assert entry.socket_number is None
+    assert watch(driver).look([entry], now=100) == NOTHING
 
 
 @pytest.mark.parametrize("state", [IDLE, CONNECTING])

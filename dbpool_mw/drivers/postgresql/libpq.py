@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,11 +18,18 @@ NETWORK_LIMITS = {
 }
 
 
-def with_network_limits(params: Mapping[str, Any]) -> dict[str, Any]:
+def with_network_limits(params: Mapping[str, Any], seconds: float) -> dict[str, Any]:
     """Return connection parameters with the limits that they don't set themselves.
+
+    ``seconds`` is how long connecting may take; libpq counts whole seconds, for each
+    address of a host, and takes 1 for 2.
 
     Parameters that name a service are left as they are: the limits would override what
     the service's file says.
     """
-    limits = {} if "service" in params else NETWORK_LIMITS
-    return {**limits, **params}
+    if "service" in params:
+        return dict(params)
+    connect_timeout = NETWORK_LIMITS["connect_timeout"]
+    if seconds < connect_timeout:
+        connect_timeout = max(1, math.ceil(seconds))
+    return {**NETWORK_LIMITS, "connect_timeout": connect_timeout, **params}

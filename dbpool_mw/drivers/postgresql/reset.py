@@ -11,7 +11,7 @@ from collections.abc import Iterable
 
 #: Settings that Django and psycopg2 rely on, and that the server reports whenever they
 #: change: the client knows their values without asking.
-PINNED = ("TimeZone", "DateStyle", "IntervalStyle", "standard_conforming_strings")
+PINNED = ("TimeZone", "DateStyle")
 
 _RESET = (
     "CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; DEALLOCATE ALL; "

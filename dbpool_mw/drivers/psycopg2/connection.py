@@ -104,6 +104,12 @@ class TrackedConnection(Connection):
         self.maybe_dirty = self.dirty = True
         self.not_resettable = not_resettable or self.not_resettable
 
+    def commit(self) -> None:
+        """Commit, unless the holder has lost the connection: see ``aborted``."""
+        if self.aborted is not None:
+            raise self.aborted.with_traceback(None)
+        super().commit()
+
     # psycopg2's own ways to change a session, besides statements. autocommit is not
     # among them: a checkin compares it, because Django sets it all the time.
 

@@ -53,15 +53,16 @@ OperationalError = psycopg2.OperationalError
 notice_cursors_made_by_class()
 
 
-def connection_params(params: Mapping[str, Any]) -> dict[str, Any]:
+def connection_params(params: Mapping[str, Any], seconds: float) -> dict[str, Any]:
     """Return an ENGINE's parameters as those of a connection for the pool.
 
+    ``seconds`` is how long connecting may take, unless the parameters say.
     Its class is a TrackedConnection; limits for an unresponsive network are added where
     the parameters set none. Raises TypeError for a ``connection_factory`` that is no
     class.
     """
     factory = tracked_connection(params.get("connection_factory"))
-    return {**with_network_limits(params), "connection_factory": factory}
+    return {**with_network_limits(params, seconds), "connection_factory": factory}
 
 
 def is_tracked(connection: object) -> bool:

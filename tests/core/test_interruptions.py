@@ -1,0 +1,216 @@
+"""An exception at every line of a checkout and a checkin: no slot is lost.
+
+What raises is the trace function, so the exception comes where a signal's handler would
+raise it: between any two lines of the pool, with its lock held too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from pathlib import Path
+
+import pytest
+
+import dbpool_mw.core
+import dbpool_mw.core.errors
+from tests.core.fakes import Holder, check, make_pool, until
+
+CORE = str(Path(dbpool_mw.core.__file__).parent)
+
+
+class Limit(Exception):
+    """As a task's soft time limit: an Exception."""
+
+
+def interrupted_at(number, call, error):
+    """Make a call, and raise before its line ``number``; return if it has so many."""
+    lines = 0
+
+    def trace(frame, event, argument):
+        nonlocal lines
+        if not frame.f_code.co_filename.startswith(CORE):
+            return None
+        if event == "line":
+            lines += 1
+            if lines == number:
+                raise error
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    except (KeyboardInterrupt, Limit):
+        pass
+    finally:
+        sys.settrace(before)
+    return lines >= number
+
+
+class Keeper(Holder):
+    """A holder that knows what it was given, as a binding does."""
+
+    def __init__(self, pool):
+        super().__init__()
+        self.pool = pool
+        self.entries = []
+
+    def holds(self, entry):
+        return entry in self.entries
+
+    def check_out(self):
+        self.entries.append(self.pool.checkout(self))
+
+    def check_in(self):
+        self.pool.checkin(self.entries.pop())
+
+
+def first_checkout(pool, keeper, driver, clock):
+    return keeper.check_out
+
+
+def checkout_of_an_idle_connection(pool, keeper, driver, clock):
+    pool.checkin(pool.checkout(Holder()))
+    return keeper.check_out
+
+
+def checkout_with_a_ping(pool, keeper, driver, clock):
+    pool.checkin(pool.checkout(Holder()))
+    clock.advance(60)
+    return keeper.check_out
+
+
+def checkout_of_a_dead_connection(pool, keeper, driver, clock):
+    pool.checkin(pool.checkout(Holder()))
+    driver.connections[0].alive = False
+    return keeper.check_out
+
+
+def checkout_that_times_out(pool, keeper, driver, clock):
+    other = Keeper(pool)
+    other.check_out()
+    other.check_out()
+
+    def call():
+        try:
+            with contextlib.suppress(dbpool_mw.core.errors.PoolTimeout):
+                keeper.check_out()
+        finally:
+            while other.entries:
+                with contextlib.suppress(KeyboardInterrupt, Limit):
+                    other.check_in()
+
+    return call
+
+
+def checkin_of_a_clean_connection(pool, keeper, driver, clock):
+    keeper.check_out()
+    return keeper.check_in
+
+
+def checkin_of_a_dirty_connection(pool, keeper, driver, clock):
+    keeper.check_out()
+    keeper.entries[0].connection.dirty = True
+    keeper.entries[0].connection.transaction = "open"
+    return keeper.check_in
+
+
+def checkin_of_a_broken_connection(pool, keeper, driver, clock):
+    keeper.check_out()
+    keeper.entries[0].connection.transaction = "unknown"
+    return keeper.check_in
+
+
+def discard(pool, keeper, driver, clock):
+    keeper.check_out()
+    return lambda: pool.discard(keeper.entries.pop(), "on purpose")
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, Limit])
+@pytest.mark.parametrize(
+    "prepare",
+    [
+        first_checkout,
+        checkout_of_an_idle_connection,
+        checkout_with_a_ping,
+        checkout_of_a_dead_connection,
+        checkout_that_times_out,
+        checkin_of_a_clean_connection,
+        checkin_of_a_dirty_connection,
+        checkin_of_a_broken_connection,
+        discard,
+    ],
+)
+def test_after_two_rounds_of_maintenance_every_slot_is_there(prepare, error):
+    for number in range(1, 1000):
+        pool, driver, clock = make_pool(max_conns=2, check_after_idle=30)
+        keeper = Keeper(pool)
+        call = prepare(pool, keeper, driver, clock)
+        reached = interrupted_at(number, call, error)
+        for _ in range(2):
+            pool.maintain()
+        for entry in keeper.entries:
+            pool.checkin(entry)
+        keeper.entries.clear()
+        entries = [pool.checkout(Holder()) for _ in range(2)]
+        assert entries[0].connection is not entries[1].connection, number
+        assert not any(entry.connection.closed for entry in entries), number
+        for entry in entries:
+            pool.checkin(entry)
+        check(pool, driver)
+        if not reached:
+            break
+    assert 1 < number < 999
+
+
+def test_an_entry_that_is_held_is_never_taken_for_lost():
+    pool, driver, clock = make_pool()
+    keeper = Keeper(pool)
+    keeper.check_out()
+    for _ in range(5):
+        clock.advance(100)
+        pool.maintain()
+    assert pool.stats()["reclaimed"] == 0
+    keeper.check_in()
+    check(pool, driver)
+
+
+def test_an_entry_that_nobody_holds_is_reclaimed_in_the_second_round(caplog):
+    pool, driver, _ = make_pool()
+    keeper = Keeper(pool)
+    keeper.check_out()
+    keeper.entries.clear()
+    pool.maintain()
+    assert pool.stats()["reclaimed"] == 0
+    pool.maintain()
+    assert pool.stats()["reclaimed"] == 1
+    assert pool.stats()["size"] == 0
+    assert "nobody held any more (GET /someone/ in thread someone)" in caplog.text
+    check(pool, driver)
+
+
+@pytest.mark.parametrize("verb", ["checkin", "discard", "checkout"])
+def test_a_finaliser_that_uses_the_pool_while_its_thread_does_cannot_hang(verb):
+    pool, driver, _ = make_pool()
+    entry = pool.checkout(Holder())
+
+    def finalise(*_):
+        # Called with the lock held, as by the garbage collector at an allocation.
+        if verb == "checkin":
+            pool.checkin(entry)
+        elif verb == "discard":
+            pool.discard(entry, "on purpose")
+        else:
+            with pytest.raises(dbpool_mw.core.errors.PoolError, match="finaliser"):
+                pool.checkout(Holder())
+            pool.discard(entry, "on purpose")
+        assert entry.state == "in use"
+        return False
+
+    pool._slots.is_stale = finalise
+    pool.stats()
+    del pool._slots.is_stale
+    pool._call_deferred()
+    until(lambda: pool.stats()["in_use"] == 0)
+    check(pool, driver)
