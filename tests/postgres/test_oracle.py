@@ -1,0 +1,190 @@
+"""Whatever one holder does, the next one finds a session like a fresh one.
+
+The rows are in tests/postgres/oracle: every SQL command, every volatile function, the
+driver's ways, and texts that hide what they do. In both modes that reset sessions the
+next holder's snapshot has to equal that of a connection that Django opens by itself at
+that time, without the pool.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import subprocess
+
+import psycopg2
+import pytest
+from django.db import connection
+from django.test import override_settings
+from psycopg2.extensions import make_dsn
+
+from dbpool_mw import pooled
+from dbpool_mw.binding import registry
+from sandbox.postgres import PostgresServer, find_binaries
+from tests.conftest import Databases, aliases_at
+from tests.postgres.oracle import commands, functions, texts, ways
+from tests.postgres.oracle.known import KNOWN, NOT_SEEN
+from tests.postgres.oracle.rows import ANY, HOUSE
+from tests.postgres.oracle.snapshot import ask, differences, snapshot
+
+MODES = ("auto", "always")
+ROWS = {
+    row.name: row for part in (commands, functions, ways, texts) for row in part.ROWS
+}
+
+
+@pytest.fixture(scope="module")
+def house():
+    """Give a server whose time zone is Django's own, with what the rows need in it."""
+    settings = {
+        "allow_in_place_tablespaces": True,
+        "max_prepared_transactions": 5,
+        "timezone": "UTC",
+        "wal_level": "logical",
+    }
+    with PostgresServer(settings) as server:
+        server.create_database("house")
+        raw = psycopg2.connect(server.dsn("house"))
+        raw.autocommit = True
+        address = {**vars(server), "dbname": "house"}
+        with raw.cursor() as cursor:
+            if raw.info.server_version >= 160000:
+                # Thousands of connections: let the password cost less.
+                cursor.execute("SET scram_iterations = 1")
+                cursor.execute(f"ALTER ROLE CURRENT_USER PASSWORD '{server.password}'")
+            cursor.execute(HOUSE.format(**address))
+        with aliases_at(Databases(server, "house", "house")):
+            yield raw
+        raw.close()
+
+
+def administer(raw, step):
+    """Take an administrator's step."""
+    if callable(step):
+        step(raw)
+    elif step:
+        with raw.cursor() as cursor:
+            cursor.execute(step)
+
+
+def act(row, raw, kept):
+    """Do what the row says, on the thread's connection; keep what its functions return.
+
+    Fails if it ends in another way than the row says.
+    """
+    ended = None
+    try:
+        for step in row.steps:
+            if callable(step):
+                kept.append(step(raw))
+            else:
+                with connection.cursor() as cursor:
+                    cursor.execute(step)
+    except Exception as error:
+        # Django raises its own class, from the driver's.
+        ended = error.__cause__ or error
+    if row.error == ANY:
+        assert ended is None or isinstance(ended, psycopg2.Error), repr(ended)
+    elif isinstance(row.error, str):
+        assert getattr(ended, "pgcode", None) == row.error, repr(ended)
+    else:
+        assert isinstance(ended, row.error or type(None)), repr(ended)
+
+
+def look(kept=()):
+    """Take a snapshot of the session that this thread's connection is in."""
+    connection.ensure_connection()
+    raw = connection.connection
+    found = snapshot(raw)
+    for name in ("notices", "notifies"):
+        if any(getattr(raw, name) is each for each in kept):
+            found.session[f"psycopg2: {name}"] = "a list of the former holder's"
+    return found
+
+
+def found_by_the_next_holder(row, mode, house):
+    """Return what the holder after the row's finds, that a fresh session has not."""
+    kept: list[object] = []
+    administer(house, row.before)
+    try:
+        with override_settings(DBPOOL_MW_RESET=mode, DBPOOL_MW_MAX_CONNS=1):
+            with pooled():
+                first = look()
+                act(row, connection.connection, kept)
+            with pooled():
+                found = look(kept)
+            # A wrapper that no pool knows, opened by Django as without dbpool_mw.
+            alone = connection.copy()
+            alone.connect()
+            fresh = snapshot(alone.connection)
+            alone.close()
+            return differences(found, fresh, first)
+    finally:
+        del kept[:]
+        with contextlib.suppress(Exception):
+            connection.close()
+        registry.close()
+        administer(house, row.after)
+
+
+def causes(table):
+    """Return (row, mode): cause of a table of known.py."""
+    return {
+        (name, mode): cause
+        for cause, rows in table.items()
+        for name, modes in rows.items()
+        for mode in modes
+    }
+
+
+FAILS, UNSEEN = causes(KNOWN), causes(NOT_SEEN)
+
+
+def cases():
+    for name in ROWS:
+        for mode in MODES:
+            cause = FAILS.get((name, mode))
+            marks = [pytest.mark.xfail(reason=cause, strict=True)] if cause else []
+            yield pytest.param(name, mode, marks=marks, id=f"{mode}-{name}")
+
+
+@pytest.mark.parametrize(("name", "mode"), list(cases()))
+def test_the_next_holder_finds_a_session_like_a_fresh_one(name, mode, house):
+    row, version = ROWS[name], house.info.server_version // 10000
+    if not row.since <= version <= row.until:
+        pytest.skip(f"not of PostgreSQL {version}")
+    found = found_by_the_next_holder(row, mode, house)
+    if (name, mode) in UNSEEN:
+        assert found, "this is seen: remove it from NOT_SEEN"
+    else:
+        assert not found
+
+
+def test_the_tables_name_rows():
+    named = {name for name, _ in [*FAILS, *UNSEEN]}
+    assert named <= set(ROWS)
+    assert not set(FAILS) & set(UNSEEN)
+
+
+def test_every_row_has_a_name_of_its_own():
+    parts = (commands, functions, ways, texts)
+    assert sum(len(part.ROWS) for part in parts) == len(ROWS)
+
+
+def test_every_command_of_the_reference_has_an_example(house):
+    psql = find_binaries() / "psql"
+    dsn = make_dsn(house.dsn, password=house.info.password)
+    help = subprocess.run([psql, "-Xc", r"\h", dsn], capture_output=True, text=True)
+    _, *lines = help.stdout.splitlines()
+    named = {
+        name for line in lines for name in re.split(r"\s{2,}", line.strip()) if name
+    }
+    assert len(named) > 180
+    assert named - {*commands.EXAMPLES, *commands.NOT_RUN} == set()
+
+
+def test_every_volatile_function_is_called(house):
+    listed = {name for (name,) in ask(house, functions.LISTED)}
+    assert len(listed) > 200
+    named = {row.name for row in functions.ROWS} | set(functions.NOT_RUN)
+    assert listed - named == set()
