@@ -22,11 +22,13 @@ from dbpool_mw import pooled
 from dbpool_mw.binding import registry
 from sandbox.postgres import PostgresServer, find_binaries
 from tests.conftest import Databases, aliases_at
+from tests.documents import WRITE, table, write_table, written_table
 from tests.postgres.oracle import commands, functions, texts, ways
 from tests.postgres.oracle.known import KNOWN, NOT_SEEN
 from tests.postgres.oracle.rows import ANY, HOUSE
 from tests.postgres.oracle.snapshot import ask, differences, snapshot
 
+DOCUMENT = "docs/sessions.rst"
 MODES = ("auto", "always")
 ROWS = {
     row.name: row for part in (commands, functions, ways, texts) for row in part.ROWS
@@ -160,6 +162,85 @@ def test_the_next_holder_finds_a_session_like_a_fresh_one(name, mode, house):
         assert not found
 
 
+#: A change of each kind, and where a snapshot tells of it.
+SIGHTS = {
+    "SET": "setting app.user_id",
+    "SET: SET statement_timeout TO '5s'": "setting statement_timeout",
+    "SET: SET statement_timeout = 0": "set in the session: statement_timeout",
+    "SET: SET SEED TO 0.5": "seeded",
+    "SET ROLE": "users",
+    "SET SESSION AUTHORIZATION": "users",
+    "SET: SET search_path = pg_catalog": "schemas",
+    "PREPARE": "prepared statements",
+    "DECLARE: WITH HOLD": "cursors",
+    "LISTEN": "channels",
+    "LOAD": "libraries",
+    "CREATE TYPE: CREATE TYPE pg_temp.x AS (a int)": "temporary objects",
+    "CREATE FUNCTION: loads a library": "libraries",
+    "SELECT: from a server of postgres_fdw": "links of postgres_fdw",
+    "BEGIN": "psycopg2: transaction",
+    "pg_advisory_lock(bigint)": "advisory locks",
+    "pg_create_physical_replication_slot(name,boolean,boolean)": "replication slots",
+    "pg_replication_origin_session_setup(text)": "replication origin",
+    "pg_backup_start(text,boolean)": "backup",
+    "nextval(regclass)": "lastval",
+    "setval(regclass,bigint)": "currval o_sequence",
+    "dblink_connect(text,text)": "links of dblink",
+    "autocommit = False": "psycopg2: autocommit",
+    "isolation_level = 3": "psycopg2: isolation_level",
+    "readonly = True": "psycopg2: readonly",
+    "deferrable = True": "psycopg2: deferrable",
+    "set_client_encoding('LATIN1')": "psycopg2: encoding",
+    "register_default_jsonb()": "psycopg2: string_types 3802",
+    "register_type() of bytes": "psycopg2: string_types 17",
+    "a notice of a function": "psycopg2: notices",
+    "notices = UserList()": "psycopg2: notices_type",
+    "LISTEN and a notification": "psycopg2: notifies",
+    "tpc_prepare()": "psycopg2: status",
+}
+
+
+@pytest.mark.parametrize("name", SIGHTS)
+def test_a_snapshot_tells_of_each_change(name, house):
+    if SIGHTS[name] == "libraries" and house.info.server_version < 180000:
+        pytest.skip("before PostgreSQL 18 the server tells of no libraries")
+    row = ROWS[name]
+    administer(house, row.before)
+    # The pool has no part in this.
+    with contextlib.closing(connection.copy()) as wrapper:
+        wrapper.connect()
+        raw = wrapper.connection
+        before = snapshot(raw)
+        with contextlib.suppress(psycopg2.Error):
+            for step in row.steps:
+                administer(raw, step)
+        assert SIGHTS[name] in differences(snapshot(raw), before, before)
+    administer(house, row.after)
+
+
+@pytest.mark.skipif(not WRITE, reason="the document is not to be written")
+def test_the_document_is_written():
+    write_table(DOCUMENT, not_seen(), "not seen")
+
+
+@pytest.mark.skipif(WRITE, reason="this run writes the document")
+def test_the_document_lists_what_is_not_seen():
+    assert written_table(DOCUMENT, "not seen") == not_seen()
+
+
+def not_seen():
+    """Return the table of what no pool sees, with the modes in which it stays."""
+
+    def stays(modes, mode):
+        return "**stays**" if mode in modes else "cleaned"
+
+    lines = [
+        [cause, *(stays({m for ms in rows.values() for m in ms}, m) for m in MODES)]
+        for cause, rows in NOT_SEEN.items()
+    ]
+    return table(("What a request did", *MODES), lines)
+
+
 def test_the_tables_name_rows():
     named = {name for name, _ in [*FAILS, *UNSEEN]}
     assert named <= set(ROWS)
@@ -176,9 +257,10 @@ def test_every_command_of_the_reference_has_an_example(house):
     dsn = make_dsn(house.dsn, password=house.info.password)
     help = subprocess.run([psql, "-Xc", r"\h", dsn], capture_output=True, text=True)
     _, *lines = help.stdout.splitlines()
-    named = {
-        name for line in lines for name in re.split(r"\s{2,}", line.strip()) if name
-    }
+    # Two columns; the first line says where the second one begins.
+    second = re.match(r"\s+\S.*?\s{2,}", lines[0]).end()
+    halves = [half for line in lines for half in (line[:second], line[second:])]
+    named = {half.strip() for half in halves} - {""}
     assert len(named) > 180
     assert named - {*commands.EXAMPLES, *commands.NOT_RUN} == set()
 

@@ -133,11 +133,11 @@ KNOWN: dict[str, dict[str, tuple[str, ...]]] = {
 
 #: What docs/sessions.rst says that no pool sees: rows, and modes of RESET.
 NOT_SEEN: dict[str, dict[str, tuple[str, ...]]] = {
-    "settings of the own role or database": {
+    "``ALTER ROLE`` or ``ALTER DATABASE … SET``, for its own sessions": {
         "ALTER DATABASE: of the own database": BOTH,
         "ALTER ROLE: of the own role": BOTH,
     },
-    "currval() and lastval()": {
+    "values of a sequence (``currval()``, ``lastval()``), also by ``INSERT``": {
         "COPY: FROM": AUTO,
         "INSERT: into a serial column": AUTO,
         "WITH: INSERT into a serial column": AUTO,
@@ -148,7 +148,7 @@ NOT_SEEN: dict[str, dict[str, tuple[str, ...]]] = {
         "setval(regclass,bigint)": AUTO,
         "setval(regclass,bigint,boolean)": AUTO,
     },
-    "what a function, trigger, view or default does": {
+    "a change within a function, trigger, view or column default": {
         "EXPLAIN: ANALYZE a view that sets": AUTO,
         "INSERT: with a default": AUTO,
         "INSERT: with a trigger": AUTO,
@@ -158,12 +158,12 @@ NOT_SEEN: dict[str, dict[str, tuple[str, ...]]] = {
         "callproc('o_become')": AUTO,
         "copy_expert(), FROM with a trigger": AUTO,
     },
-    "connections of postgres_fdw": {
+    "a query of a foreign table: its server's connection stays open": {
         "IMPORT FOREIGN SCHEMA": BOTH,
         "SELECT: from a server of postgres_fdw": BOTH,
         "postgres_fdw_disconnect_all()": BOTH,
     },
-    "attributes added to psycopg2's connection": {
+    "attributes added to psycopg2's connection object": {
         "an attribute of the application's own": BOTH,
     },
 }

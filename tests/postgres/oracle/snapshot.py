@@ -133,11 +133,9 @@ def snapshot(raw: Any) -> Snapshot:
         extensions.connection.poll(raw)
     session = {f"psycopg2: {k}": v for k, v in _driver(raw).items()}
     own = {f"psycopg2: {k}": v for k, v in _driver_own(raw).items()}
-    status = raw.get_transaction_status()
-    if status in (
-        extensions.TRANSACTION_STATUS_IDLE,
-        extensions.TRANSACTION_STATUS_INTRANS,
-    ):
+    # A question that is refused would end the transaction that the session is in, and
+    # psycopg2's half tells that it is in one.
+    if raw.get_transaction_status() == extensions.TRANSACTION_STATUS_IDLE:
         told, sources = _server(raw)
         session.update(told)
         own.update(sources)
@@ -189,9 +187,9 @@ def _driver(raw: Any) -> dict[str, object]:
     result.update(
         casters=sorted(raw.string_types),
         binary_casters=sorted(raw.binary_types),
-        notices=raw.notices and list(raw.notices),
+        notices=_copied(raw.notices),
         notices_type=type(raw.notices),
-        notifies=raw.notifies and list(raw.notifies),
+        notifies=_copied(raw.notifies),
         notifies_type=type(raw.notifies),
         quotes_text=_quoted(extensions.QuotedString("é\\"), raw),
         quotes_bytes=_quoted(extensions.Binary(b"\xc3\\"), raw),
@@ -200,6 +198,10 @@ def _driver(raw: Any) -> dict[str, object]:
     for name in parameters.split():
         result[f"reported {name}"] = raw.info.parameter_status(name)
     return result
+
+
+def _copied(items: Any) -> object:
+    return None if items is None else list(items)
 
 
 def _quoted(value: Any, raw: Any) -> object:
@@ -257,15 +259,20 @@ _LISTS = {
     "advisory locks": "SELECT classid, objid, objsubid, mode FROM pg_locks"
     " WHERE locktype = 'advisory' AND pid = pg_backend_pid()",
     "channels": "SELECT pg_listening_channels()",
-    "temporary objects": _TEMPORARY,
+    "temporary schema": "SELECT 1 WHERE pg_my_temp_schema() <> 0",
     "replication slots": "SELECT slot_name, temporary FROM pg_replication_slots"
     " WHERE active_pid = pg_backend_pid()",
     "users": "SELECT current_user, session_user",
     # The schema of temporary objects stays when it is empty; its content is above.
     "schemas": "SELECT s FROM unnest(current_schemas(true)) AS s"
     " WHERE s NOT LIKE 'pg\\_temp\\_%'",
-    "replication origin": "SELECT pg_replication_origin_session_is_setup()",
     "random": "SELECT random()::text",
+}
+#: One value each, or an error.
+_VALUES = {
+    "replication origin": "SELECT 1 WHERE pg_replication_origin_session_is_setup()",
+    "lastval": "SELECT lastval()",
+    **{f"currval {name}": f"SELECT currval('{name}')" for name in SEQUENCES},
 }
 _QUESTION = (
     "SELECT json_build_object("
@@ -295,16 +302,18 @@ def _server(raw: Any) -> tuple[dict[str, object], dict[str, object]]:
     }
     for each in told.pop("custom settings"):
         result[f"setting {each['name']}"] = each["nullif"]
+    if told.pop("temporary schema"):
+        result["temporary objects"] = sorted(ask(raw, _TEMPORARY))
     (number,) = told.pop("random")
     result["seeded"] = number["random"] in _seeded(raw)
     for name, rows in told.items():
         result[name] = sorted(str(tuple(row.values())) for row in rows or ())
-    result["lastval"] = _plain(answer(raw, "SELECT lastval()"))
-    for name in SEQUENCES:
-        result[f"currval {name}"] = _plain(answer(raw, f"SELECT currval('{name}')"))
+    for name, sql in _VALUES.items():
+        result[name] = _plain(answer(raw, sql))
     result.update(_libraries_and_links(raw))
     result["backup"] = _ends_backup(raw)
-    return result, sources
+    # What holds nothing counts as missing: not every session is asked everything.
+    return {k: v for k, v in result.items() if v not in ([], None, False)}, sources
 
 
 def _plain(value: object) -> object:
@@ -333,7 +342,7 @@ def _libraries_and_links(raw: Any) -> dict[str, object]:
     for library, sql in _LINKS.items():
         if library in loaded:
             result[f"links of {library}"] = _plain(answer(raw, sql))
-    return {key: value for key, value in result.items() if value}
+    return result
 
 
 def _ends_backup(raw: Any) -> bool:
