@@ -233,7 +233,7 @@ pg_replication_slot_advance(name,pg_lsn) = SELECT pg_replication_slot_advance('o
 pg_restore_attribute_stats("any")
 pg_restore_relation_stats("any")
 pg_rotate_logfile()
-pg_rotate_logfile_old()
+pg_rotate_logfile_old() - pg_rotate_logfile() for adminpack, to PostgreSQL 16
 pg_safe_snapshot_blocking_pids(integer)
 pg_sequence_last_value(regclass)
 pg_show_all_file_settings()
@@ -384,6 +384,9 @@ _ERRORS: dict[str, str | type[Exception]] = {
     "pg_terminate_backend(integer,bigint)": psycopg2.OperationalError,
 }
 
+#: The first version in which the server tells what the call changed.
+_SINCE = {"isn_weak(boolean)": 18}
+
 #: Functions that no test calls, and why.
 NOT_RUN: dict[str, str] = {}
 ROWS: list[Row] = []
@@ -409,6 +412,7 @@ for _line in FUNCTIONS.splitlines():
             (_statements or _call(_signature),),
             before=_BEFORE if _replicates else "",
             after=_AFTER if _replicates else "",
+            since=_SINCE.get(_signature, 0),
             error=_ERRORS.get(
                 _signature, None if _statements and "xml" not in _signature else ANY
             ),

@@ -29,6 +29,13 @@ SERVICE_LIBRARIES = {"llvmjit", "libpqwalreceiver", "pgoutput", "test_decoding"}
 _LOADED = (
     "SELECT regexp_replace(file_name, '[.][^.]*$', '') FROM pg_get_loaded_modules()"
 )
+#: Before PostgreSQL 18 only the system tells: Linux lists what a process has mapped.
+_MAPPED = """
+    SELECT DISTINCT substring(line, '([^/]*)[.]so$')
+    FROM regexp_split_to_table(pg_read_file('/proc/self/maps'), '\\n') AS line,
+        pg_config
+    WHERE name = 'PKGLIBDIR' AND line LIKE '%' || setting || '/%.so'
+"""
 #: A call of a function in C or PL/pgSQL that is installed in the database loads its
 #: library, and any session may call it: these are not counted either.
 _INSTALLED = (
@@ -310,7 +317,7 @@ def _server(raw: Any) -> tuple[dict[str, object], dict[str, object]]:
         result[name] = sorted(str(tuple(row.values())) for row in rows or ())
     for name, sql in _VALUES.items():
         result[name] = _plain(answer(raw, sql))
-    result.update(_libraries_and_links(raw))
+    result.update(_libraries(raw))
     result["backup"] = _ends_backup(raw)
     # What holds nothing counts as missing: not every session is asked everything.
     return {k: v for k, v in result.items() if v not in ([], None, False)}, sources
@@ -320,28 +327,31 @@ def _plain(value: object) -> object:
     return f"error {value}" if isinstance(value, ServerError) else value
 
 
-_LINKS = {
+#: The sessions on other servers that extensions keep in a session, by library.
+_KEPT = {
     "dblink": "SELECT dblink_get_connections()",
     "postgres_fdw": "SELECT array_agg(server_name) FROM postgres_fdw_get_connections()",
 }
 
 
-def _libraries_and_links(raw: Any) -> dict[str, object]:
-    """The libraries that the session has loaded, and their sessions on other servers.
+def _libraries(raw: Any) -> dict[str, object]:
+    """The libraries that the session has loaded, and the sessions they keep.
 
-    To ask an extension loads its library, so ask only where it is loaded, or before
-    PostgreSQL 18, where nobody can see that.
+    To ask an extension loads its library, so ask only where it is loaded.
     """
-    result: dict[str, object] = {}
-    loaded = set(_LINKS)
-    if raw.info.server_version >= 180000:
-        loaded = {name for (name,) in ask(raw, _LOADED)}
-        if loaded:
-            installed = {name for (name,) in ask(raw, _INSTALLED)}
-            result["libraries"] = sorted(loaded - installed - SERVICE_LIBRARIES)
-    for library, sql in _LINKS.items():
-        if library in loaded:
-            result[f"links of {library}"] = _plain(answer(raw, sql))
+    question = _LOADED if raw.info.server_version >= 180000 else _MAPPED
+    try:
+        loaded = {name for (name,) in ask(raw, question)}
+    except ServerError as error:
+        return {"libraries": _plain(error)}
+    if not loaded:
+        return {}
+    installed = {name for (name,) in ask(raw, _INSTALLED)}
+    result: dict[str, object] = {
+        "libraries": sorted(loaded - installed - SERVICE_LIBRARIES)
+    }
+    for library in loaded & set(_KEPT):
+        result[f"kept by {library}"] = _plain(answer(raw, _KEPT[library]))
     return result
 
 
