@@ -395,7 +395,6 @@ ROWS: list[Row] = []
 def _call(signature: str) -> str:
     name, _, types = signature.removesuffix(")").partition("(")
     values = [f"{ARGUMENTS[t]}::{t}" for t in types.split(",") if t and t != '"any"']
-    # The last statement of the row has to be one that the server may refuse.
     return f"SELECT {name}({', '.join(values)})"
 
 

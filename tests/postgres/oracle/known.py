@@ -1,4 +1,7 @@
-"""Rows whose changes reach the next holder: to be mended, or seen by nobody."""
+"""Rows whose changes reach the next holder: to be mended, or seen by no pool.
+
+Rows are of commands, functions, ways and texts, by their names.
+"""
 
 from __future__ import annotations
 

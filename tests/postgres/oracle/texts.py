@@ -57,7 +57,7 @@ for _name, _sql in {
     "with form feeds": f"\f{_SET}".replace(" ", "\f"),
     "with a vertical tab and tabs": "\tSET\tapp.user_id\t=\t'42'",
     "with a carriage return after a comment": f"-- a\r{_SET}",
-    "with a byte order mark's neighbour": f"SELECT 'é'; {_SET}",
+    "after a literal that isn't ASCII": f"SELECT 'é'; {_SET}",
     "in parentheses": f"((SELECT {_CALL}))",
     "in a subquery": f"SELECT (SELECT {_CALL})",
     "in a condition": f"SELECT 1 WHERE {_CALL} = '42'",
@@ -180,7 +180,7 @@ def _reload(raw: Any, statement: str) -> None:
         if ask(raw, "SHOW cursor_tuple_fraction") != [(before,)]:
             return
         ask(raw, "SELECT pg_sleep(0.005)")
-    raise AssertionError("the server has not read its configuration")
+    raise RuntimeError("the server has not read its configuration")
 
 
 def _restored(raw: Any) -> None:

@@ -230,7 +230,7 @@ way(
     ),
 )
 way(
-    "a logging connection's class of cursors",
+    "a cursor of named tuples",
     lambda raw: raw.cursor(cursor_factory=psycopg2.extras.NamedTupleCursor).execute(
         _SET
     ),
