@@ -21,7 +21,7 @@ from psycopg2.extensions import make_dsn
 
 from dbpool_mw import pooled
 from dbpool_mw.binding import registry
-from sandbox.postgres import PostgresServer, find_binaries
+from sandbox.postgres import PostgresMissing, PostgresServer, find_binaries
 from tests.conftest import Databases, aliases_at
 from tests.documents import WRITE, table, write_table, written_table
 from tests.postgres.conftest import stats
@@ -46,6 +46,10 @@ def house():
         "timezone": "UTC",
         "wal_level": "logical",
     }
+    try:
+        find_binaries()
+    except PostgresMissing as missing:
+        pytest.skip(str(missing))
     with PostgresServer(settings) as server:
         server.create_database("house")
         raw = psycopg2.connect(server.dsn("house"))
