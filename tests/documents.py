@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parent.parent
 WRITE = os.environ.get("DBPOOL_MW_TEST_WRITE_DOCS") == "1"
 
 #: The comments before and after a table that a run writes.
-BEGIN, END = ".. figures: begin\n\n", "\n\n.. figures: end"
+BEGIN, END = ".. {}: begin\n\n", "\n\n.. {}: end"
 
 
 def code_blocks(document: str, language: str = "python") -> list[str]:
@@ -59,15 +59,16 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "\n".join([rule, lines[0], rule, *lines[1:], rule])
 
 
-def written_table(document: str) -> str:
-    """Return the table that a run wrote into a document."""
+def written_table(document: str, name: str = "figures") -> str:
+    """Return the table of that name that a run wrote into a document."""
     text = (ROOT / document).read_text(encoding="utf-8")
-    return text.partition(BEGIN)[2].partition(END)[0]
+    return text.partition(BEGIN.format(name))[2].partition(END.format(name))[0]
 
 
-def write_table(document: str, text: str) -> None:
-    """Replace the table between the two comments of a document."""
+def write_table(document: str, text: str, name: str = "figures") -> None:
+    """Replace the table between the two comments of that name in a document."""
     path = ROOT / document
-    head, begin, rest = path.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, tail = rest.partition(END)
+    content = path.read_text(encoding="utf-8")
+    head, begin, rest = content.partition(BEGIN.format(name))
+    _, end, tail = rest.partition(END.format(name))
     path.write_text(head + begin + text + end + tail, encoding="utf-8")

@@ -1,0 +1,382 @@
+"""Everything that the server and psycopg2 say of a session."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from psycopg2 import _psycopg, extensions
+
+#: Custom settings that the corpus uses. PostgreSQL lists no custom setting in
+#: pg_settings, so they have to be asked for by name.
+CUSTOM_SETTINGS = (
+    "app.user_id",
+    "local.user_id",
+    "session.user_id",
+    "transaction.user_id",
+    "constraints.user_id",
+)
+#: The arguments of setseed() in the corpus.
+SEEDS = (0.5, -0.25)
+#: Sequences whose currval() the corpus may define.
+SEQUENCES = ("o_sequence",)
+#: Libraries that the server loads for a command of its own, and that change nothing in
+#: the session: the compiler of queries, and what logical replication works with.
+SERVICE_LIBRARIES = {"llvmjit", "libpqwalreceiver", "pgoutput", "test_decoding"}
+_LOADED = (
+    "SELECT regexp_replace(file_name, '[.][^.]*$', '') FROM pg_get_loaded_modules()"
+)
+#: Before PostgreSQL 18 only the system tells: Linux lists what a process has mapped.
+_MAPPED = """
+    SELECT DISTINCT substring(line, '([^/]*)[.]so$')
+    FROM regexp_split_to_table(pg_read_file('/proc/self/maps'), '\\n') AS line,
+        pg_config
+    WHERE name = 'PKGLIBDIR' AND line LIKE '%' || setting || '/%.so'
+"""
+#: A call of a function in C or PL/pgSQL that is installed in the database loads its
+#: library, and any session may call it: these are not counted either.
+_INSTALLED = (
+    "SELECT DISTINCT regexp_replace(probin, '^.*/', '') FROM pg_proc WHERE probin <> ''"
+)
+
+# psycopg2's module has libpq in it or needs it: either way its symbols are found.
+_libpq = ctypes.CDLL(_psycopg.__file__)
+for _name, _result, *_arguments in [
+    ("PQexec", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p),
+    ("PQresultErrorField", ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int),
+    ("PQntuples", ctypes.c_int, ctypes.c_void_p),
+    ("PQnfields", ctypes.c_int, ctypes.c_void_p),
+    ("PQgetisnull", ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_int),
+    ("PQgetvalue", ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_int),
+    ("PQclear", None, ctypes.c_void_p),
+]:
+    _function = getattr(_libpq, _name)
+    _function.restype, _function.argtypes = _result, _arguments
+_SQLSTATE = ord("C")
+
+Rows = list[tuple[Any, ...]]
+
+
+class ServerError(Exception):
+    """The server refused a question; the argument is the SQLSTATE."""
+
+
+def ask(raw: Any, sql: str) -> Rows:
+    """Ask the server by libpq, on psycopg2's connection and past psycopg2.
+
+    No cursor is made, no method of the connection is called, and no transaction is
+    begun: neither psycopg2 nor whoever tracks its statements can notice. Text comes as
+    the server sent it, read as UTF-8. Raises ServerError.
+    """
+    result = _libpq.PQexec(raw.pgconn_ptr, sql.encode())
+    try:
+        state = _libpq.PQresultErrorField(result, _SQLSTATE)
+        if state is not None:
+            raise ServerError(state.decode())
+
+        def value(row: int, column: int) -> str | None:
+            if _libpq.PQgetisnull(result, row, column):
+                return None
+            return _libpq.PQgetvalue(result, row, column).decode("utf-8", "replace")
+
+        columns = range(_libpq.PQnfields(result))
+        return [
+            tuple(value(row, column) for column in columns)
+            for row in range(_libpq.PQntuples(result))
+        ]
+    finally:
+        _libpq.PQclear(result)
+
+
+def answer(raw: Any, sql: str) -> object:
+    """Return one value, or the SQLSTATE that the server refuses it with."""
+    try:
+        rows = ask(raw, sql)
+    except ServerError as error:
+        return error
+    return rows[0][0] if rows else None
+
+
+class Identity:
+    """One object. psycopg2's casters are equal to every caster of the same types."""
+
+    def __init__(self, one: object) -> None:
+        self.one = one
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Identity) and self.one is other.one
+
+    def __hash__(self) -> int:
+        return id(self.one)
+
+    def __repr__(self) -> str:
+        return f"{self.one!r} at {id(self.one):#x}"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What is known of one session at one time.
+
+    ``session`` can be compared with any other session of the same user and database.
+    ``own`` holds objects and origins that are compared with the same connection's.
+    """
+
+    pid: int
+    session: dict[str, object]
+    own: dict[str, object]
+
+
+def snapshot(raw: Any) -> Snapshot:
+    """Tell everything of the session of a psycopg2 connection.
+
+    The last question ends a backup if the session is in one; nothing else is changed.
+    """
+    # What the socket holds already, such as notifications, is read into psycopg2's
+    # lists first. poll() sends nothing.
+    if raw.get_transaction_status() == extensions.TRANSACTION_STATUS_IDLE:
+        extensions.connection.poll(raw)
+    session = {f"psycopg2: {k}": v for k, v in _driver(raw).items()}
+    own = {f"psycopg2: {k}": v for k, v in _driver_own(raw).items()}
+    # A question that is refused would end the transaction that the session is in, and
+    # psycopg2's half tells that it is in one.
+    if raw.get_transaction_status() == extensions.TRANSACTION_STATUS_IDLE:
+        told, sources = _server(raw)
+        session.update(told)
+        own.update(sources)
+    return Snapshot(raw.info.backend_pid, session, own)
+
+
+def differences(found: Snapshot, fresh: Snapshot, first: Snapshot) -> dict[str, object]:
+    """Return what a session has that a fresh one has not: (found, expected).
+
+    ``first`` is the earliest snapshot of the pool's connection. If that was closed and
+    another one opened since, there is nothing more to compare with it.
+    """
+    result = _compared(found.session, fresh.session)
+    if found.pid == first.pid:
+        result.update(_compared(found.own, first.own))
+    return result
+
+
+def _compared(found: dict[str, object], other: dict[str, object]) -> dict[str, object]:
+    missing = "(nothing)"
+    return {
+        key: (found.get(key, missing), other.get(key, missing))
+        for key in sorted({*found, *other})
+        if found.get(key, missing) != other.get(key, missing)
+    }
+
+
+def _driver(raw: Any) -> dict[str, object]:
+    """What psycopg2 tells of a connection, and how it quotes for it."""
+    parameters = (
+        "application_name client_encoding DateStyle default_transaction_read_only "
+        "in_hot_standby IntervalStyle is_superuser search_path session_authorization "
+        "standard_conforming_strings TimeZone"
+    )
+    result: dict[str, object] = {
+        name: getattr(raw, name)
+        for name in (
+            "async_",
+            "autocommit",
+            "closed",
+            "cursor_factory",
+            "deferrable",
+            "encoding",
+            "isolation_level",
+            "readonly",
+            "status",
+        )
+    }
+    result.update(
+        casters=sorted(raw.string_types),
+        binary_casters=sorted(raw.binary_types),
+        notices=_copied(raw.notices),
+        notices_type=type(raw.notices),
+        notifies=_copied(raw.notifies),
+        notifies_type=type(raw.notifies),
+        quotes_text=_quoted(extensions.QuotedString("é\\"), raw),
+        quotes_bytes=_quoted(extensions.Binary(b"\xc3\\"), raw),
+        transaction=raw.get_transaction_status(),
+    )
+    for name in parameters.split():
+        result[f"reported {name}"] = raw.info.parameter_status(name)
+    return result
+
+
+def _copied(items: Any) -> object:
+    return None if items is None else list(items)
+
+
+def _quoted(value: Any, raw: Any) -> object:
+    value.prepare(raw)
+    try:
+        # With E or without is decided at connecting, and means the same.
+        return value.getquoted().lstrip(b" E")
+    except UnicodeError as error:
+        return str(error)
+
+
+def _driver_own(raw: Any) -> dict[str, object]:
+    """What differs between connections: the type casters, by identity, and so on."""
+    result: dict[str, object] = {
+        "attributes": sorted(getattr(raw, "__dict__", ())),
+        "dsn": raw.dsn,
+    }
+    for kind in ("string_types", "binary_types"):
+        for oid, caster in getattr(raw, kind).items():
+            result[f"{kind} {oid}"] = Identity(caster)
+    return result
+
+
+_TEMPORARY = " UNION ALL ".join(
+    f"SELECT '{catalog[3:]} ' || {name} FROM {catalog} WHERE {schema} = "
+    "pg_my_temp_schema()"
+    for catalog, name, schema in [
+        ("pg_class", "relname", "relnamespace"),
+        ("pg_collation", "collname", "collnamespace"),
+        ("pg_conversion", "conname", "connamespace"),
+        ("pg_opclass", "opcname", "opcnamespace"),
+        ("pg_operator", "oprname", "oprnamespace"),
+        ("pg_opfamily", "opfname", "opfnamespace"),
+        ("pg_proc", "proname", "pronamespace"),
+        ("pg_statistic_ext", "stxname", "stxnamespace"),
+        ("pg_ts_config", "cfgname", "cfgnamespace"),
+        ("pg_ts_dict", "dictname", "dictnamespace"),
+        ("pg_ts_parser", "prsname", "prsnamespace"),
+        ("pg_ts_template", "tmplname", "tmplnamespace"),
+        ("pg_type", "typname", "typnamespace"),
+    ]
+)
+
+#: A list of rows each; none of these questions can be refused.
+_LISTS = {
+    # A library brings settings of its own along when it is loaded; those that nobody
+    # has set count as missing, as they are in a session that hasn't loaded it.
+    "settings": "SELECT name, setting, source FROM pg_settings"
+    " WHERE name NOT LIKE '%.%' OR source <> 'default'",
+    # PostgreSQL gives '' for a custom setting that was reset, NULL for one never set.
+    "custom settings": "SELECT name, nullif(current_setting(name, true), '')"
+    f" FROM unnest(array{list(CUSTOM_SETTINGS)}) AS name",
+    "prepared statements": "SELECT name, statement FROM pg_prepared_statements",
+    "cursors": "SELECT name, statement, is_holdable FROM pg_cursors WHERE name <> ''",
+    "advisory locks": "SELECT classid, objid, objsubid, mode FROM pg_locks"
+    " WHERE locktype = 'advisory' AND pid = pg_backend_pid()",
+    "channels": "SELECT pg_listening_channels()",
+    "temporary schema": "SELECT 1 WHERE pg_my_temp_schema() <> 0",
+    "replication slots": "SELECT slot_name, temporary FROM pg_replication_slots"
+    " WHERE active_pid = pg_backend_pid()",
+    "users": "SELECT current_user, session_user",
+    # The schema of temporary objects stays when it is empty; its content is above.
+    "schemas": "SELECT s FROM unnest(current_schemas(true)) AS s"
+    " WHERE s NOT LIKE 'pg\\_temp\\_%'",
+    "random": "SELECT random()::text",
+}
+#: One value each, or an error.
+_VALUES = {
+    "replication origin": "SELECT 1 WHERE pg_replication_origin_session_is_setup()",
+    "lastval": "SELECT lastval()",
+    **{f"currval {name}": f"SELECT currval('{name}')" for name in SEQUENCES},
+}
+_QUESTION = (
+    "SELECT json_build_object("
+    + ", ".join(
+        f"'{name}', (SELECT json_agg(to_json(q)) FROM ({sql}) AS q)"
+        for name, sql in _LISTS.items()
+    )
+    + ")"
+)
+#: Settings whose values Django and psycopg2 rely on: a session that holds them by a SET
+#: of the pool's, where Django had none to send, is as good.
+PINNED = {"client_encoding", "DateStyle", "TimeZone"}
+
+
+def _server(raw: Any) -> tuple[dict[str, object], dict[str, object]]:
+    """What the server tells of the session, and which settings the session has set."""
+    told = json.loads(str(answer(raw, _QUESTION)))
+    settings = told.pop("settings")
+    sources = {
+        f"set in the session: {each['name']}": each["source"] == "session"
+        for each in settings
+        # A transaction's own settings begin anew with each one.
+        if each["name"] not in PINNED and not each["name"].startswith("transaction_")
+    }
+    result: dict[str, object] = {
+        f"setting {each['name']}": each["setting"] for each in settings
+    }
+    for each in told.pop("custom settings"):
+        result[f"setting {each['name']}"] = each["nullif"]
+    if told.pop("temporary schema"):
+        result["temporary objects"] = sorted(ask(raw, _TEMPORARY))
+    (number,) = told.pop("random")
+    result["seeded"] = number["random"] in _seeded(raw)
+    for name, rows in told.items():
+        result[name] = sorted(str(tuple(row.values())) for row in rows or ())
+    for name, sql in _VALUES.items():
+        result[name] = _plain(answer(raw, sql))
+    result.update(_libraries(raw))
+    result["backup"] = _ends_backup(raw)
+    # What holds nothing counts as missing: not every session is asked everything.
+    return {k: v for k, v in result.items() if v not in ([], None, False)}, sources
+
+
+def _plain(value: object) -> object:
+    return f"error {value}" if isinstance(value, ServerError) else value
+
+
+#: The sessions on other servers that extensions keep in a session, by library.
+_KEPT = {
+    "dblink": "SELECT dblink_get_connections()",
+    "postgres_fdw": "SELECT array_agg(server_name) FROM postgres_fdw_get_connections()",
+}
+
+
+def _libraries(raw: Any) -> dict[str, object]:
+    """The libraries that the session has loaded, and the sessions they keep.
+
+    To ask an extension loads its library, so ask only where it is loaded.
+    """
+    question = _LOADED if raw.info.server_version >= 180000 else _MAPPED
+    try:
+        loaded = {name for (name,) in ask(raw, question)}
+    except ServerError as error:
+        return {"libraries": _plain(error)}
+    if not loaded:
+        return {}
+    installed = {name for (name,) in ask(raw, _INSTALLED)}
+    result: dict[str, object] = {
+        "libraries": sorted(loaded - installed - SERVICE_LIBRARIES)
+    }
+    for library in loaded & set(_KEPT):
+        result[f"kept by {library}"] = _plain(answer(raw, _KEPT[library]))
+    return result
+
+
+def _ends_backup(raw: Any) -> bool:
+    """Tell whether the session was in a backup: only to end it tells."""
+    stop = "pg_backup_stop(false)"
+    if raw.info.server_version < 150000:
+        stop = "pg_stop_backup(false, false)"
+    return not isinstance(answer(raw, f"SELECT {stop}"), ServerError)
+
+
+_known_numbers: dict[tuple[int, str], set[object]] = {}
+
+
+def _seeded(raw: Any) -> set[object]:
+    """The first random numbers after each seed, as a session of the same server."""
+    import psycopg2
+
+    key = (os.getpid(), f"{raw.info.host} {raw.info.port}")
+    if key not in _known_numbers:
+        parameters = {**raw.get_dsn_parameters(), "password": raw.info.password}
+        other = psycopg2.connect(**parameters)
+        numbers = _known_numbers[key] = set()
+        for seed in SEEDS:
+            ask(other, f"SELECT setseed({seed})")
+            numbers.update(answer(other, "SELECT random()::text") for _ in range(50))
+        other.close()
+    return _known_numbers[key]

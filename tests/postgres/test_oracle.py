@@ -1,0 +1,317 @@
+"""Whatever one holder does, the next one finds a session like a fresh one.
+
+The rows are in tests/postgres/oracle: every SQL command, every volatile function, the
+driver's ways, and texts that hide what they do. In both modes that reset sessions the
+next holder's snapshot has to equal that of a connection that Django opens by itself at
+that time, without the pool.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import subprocess
+from functools import cache
+
+import psycopg2
+import pytest
+from django.db import connection
+from django.test import override_settings
+from psycopg2.extensions import make_dsn
+
+from dbpool_mw import pooled
+from dbpool_mw.binding import registry
+from sandbox.postgres import PostgresMissing, PostgresServer, find_binaries
+from tests.conftest import Databases, aliases_at
+from tests.documents import WRITE, table, write_table, written_table
+from tests.postgres.conftest import stats
+from tests.postgres.oracle import commands, functions, texts, ways
+from tests.postgres.oracle.known import KNOWN, NOT_SEEN
+from tests.postgres.oracle.rows import ANY, HOUSE
+from tests.postgres.oracle.snapshot import ask, differences, snapshot
+
+DOCUMENT = "docs/sessions.rst"
+MODES = ("auto", "always")
+ROWS = {
+    row.name: row for part in (commands, functions, ways, texts) for row in part.ROWS
+}
+
+
+@pytest.fixture(scope="module")
+def house():
+    """Give a server whose time zone is Django's own, with what the rows need in it."""
+    settings = {
+        "allow_in_place_tablespaces": True,
+        "max_prepared_transactions": 5,
+        "timezone": "UTC",
+        "wal_level": "logical",
+    }
+    try:
+        find_binaries()
+    except PostgresMissing as missing:
+        pytest.skip(str(missing))
+    with PostgresServer(settings) as server:
+        server.create_database("house")
+        raw = psycopg2.connect(server.dsn("house"))
+        raw.autocommit = True
+        address = {**vars(server), "dbname": "house"}
+        with raw.cursor() as cursor:
+            if raw.info.server_version >= 160000:
+                # Thousands of connections: let the password cost less.
+                cursor.execute("SET scram_iterations = 1")
+                cursor.execute(f"ALTER ROLE CURRENT_USER PASSWORD '{server.password}'")
+            cursor.execute(HOUSE.format(**address))
+        with aliases_at(Databases(server, "house", "house")):
+            yield raw
+        raw.close()
+
+
+def administer(raw, step):
+    """Take an administrator's step."""
+    if callable(step):
+        step(raw)
+    elif step:
+        with raw.cursor() as cursor:
+            cursor.execute(step)
+
+
+def restore(raw, step):
+    """Take an administrator's step when all other sessions have ended."""
+    others = (
+        "SELECT 1 FROM pg_stat_activity WHERE pid <> pg_backend_pid()"
+        " AND backend_type = 'client backend'"
+    )
+    for _ in range(2000):
+        if not ask(raw, others):
+            break
+        ask(raw, "SELECT pg_sleep(0.005)")
+    else:
+        raise RuntimeError("a session has not ended")
+    administer(raw, step)
+
+
+def act(row, raw, kept):
+    """Do what the row says, on the thread's connection; keep what its functions return.
+
+    Raises RuntimeError if it ends in another way than the row says.
+    """
+    ended = None
+    try:
+        for step in row.steps:
+            if callable(step):
+                kept.append(step(raw))
+            else:
+                with connection.cursor() as cursor:
+                    cursor.execute(step)
+    except Exception as error:
+        # Django raises its own class, from the driver's.
+        ended = error.__cause__ or error
+    if row.error == ANY:
+        expected = ended is None or isinstance(ended, psycopg2.Error)
+    elif isinstance(row.error, str):
+        expected = getattr(ended, "pgcode", None) == row.error
+    else:
+        expected = isinstance(ended, row.error or type(None))
+    if not expected:
+        raise RuntimeError(f"ended with {ended!r}, not {row.error!r}")
+
+
+def look(kept=()):
+    """Take a snapshot of the session that this thread's connection is in."""
+    connection.ensure_connection()
+    raw = connection.connection
+    found = snapshot(raw)
+    for name in ("notices", "notifies"):
+        if any(getattr(raw, name) is each for each in kept):
+            found.session[f"psycopg2: {name}"] = "a list of the former holder's"
+    return found
+
+
+def fresh_session():
+    """Return a snapshot of a connection that Django opens as without dbpool_mw."""
+    # No pool knows this wrapper.
+    with contextlib.closing(connection.copy()) as wrapper:
+        wrapper.connect()
+        return snapshot(wrapper.connection)
+
+
+@cache
+def usual_session(house):
+    return fresh_session()
+
+
+def found_by_the_next_holder(row, mode, house):
+    """Return what the holder after the row's finds, that a fresh session has not."""
+    kept: list[object] = []
+    administer(house, row.before)
+    try:
+        with override_settings(DBPOOL_MW_RESET=mode, DBPOOL_MW_MAX_CONNS=1):
+            with pooled():
+                first = look()
+                act(row, connection.connection, kept)
+            with pooled():
+                found = look(kept)
+            # A row with nothing to restore changes nothing for later sessions.
+            alone = not (row.before or row.after)
+            fresh = usual_session(house) if alone else fresh_session()
+            return differences(found, fresh, first)
+    finally:
+        del kept[:]
+        with contextlib.suppress(Exception):
+            connection.close()
+        registry.close()
+        restore(house, row.after)
+
+
+def causes(table):
+    """Return (row, mode): cause of a table of known.py."""
+    return {
+        (name, mode): cause
+        for cause, rows in table.items()
+        for name, modes in rows.items()
+        for mode in modes
+    }
+
+
+FAILS, UNSEEN = causes(KNOWN), causes(NOT_SEEN)
+
+
+def cases():
+    for name in ROWS:
+        for mode in MODES:
+            cause = FAILS.get((name, mode))
+            # No other exception is expected: the row itself has to be right.
+            fails = pytest.mark.xfail(reason=cause, strict=True, raises=AssertionError)
+            marks = [fails] if cause else []
+            yield pytest.param(name, mode, marks=marks, id=f"{mode}-{name}")
+
+
+@pytest.mark.parametrize(("name", "mode"), list(cases()))
+def test_the_next_holder_finds_a_session_like_a_fresh_one(name, mode, house):
+    row, version = ROWS[name], house.info.server_version // 10000
+    if not row.since <= version <= row.until:
+        pytest.skip(f"not of PostgreSQL {version}")
+    found = found_by_the_next_holder(row, mode, house)
+    if (name, mode) in UNSEEN:
+        assert found, "this is seen: remove it from NOT_SEEN"
+    else:
+        assert not found
+
+
+#: A change of each kind, and where a snapshot tells of it.
+SIGHTS = {
+    "SET": "setting app.user_id",
+    "SET: SET statement_timeout TO '5s'": "setting statement_timeout",
+    "SET: SET statement_timeout = 0": "set in the session: statement_timeout",
+    "SET: SET SEED TO 0.5": "seeded",
+    "SET ROLE": "users",
+    "SET SESSION AUTHORIZATION": "users",
+    "SET: SET search_path = pg_catalog": "schemas",
+    "PREPARE": "prepared statements",
+    "DECLARE: WITH HOLD": "cursors",
+    "LISTEN": "channels",
+    "LOAD": "libraries",
+    "CREATE TYPE: CREATE TYPE pg_temp.x AS (a int)": "temporary objects",
+    "CREATE FUNCTION: loads a library": "libraries",
+    "SELECT: from a server of postgres_fdw": "kept by postgres_fdw",
+    "BEGIN": "psycopg2: transaction",
+    "pg_advisory_lock(bigint)": "advisory locks",
+    "pg_create_physical_replication_slot(name,boolean,boolean)": "replication slots",
+    "pg_replication_origin_session_setup(text)": "replication origin",
+    "pg_backup_start(text,boolean)": "backup",
+    "nextval(regclass)": "lastval",
+    "setval(regclass,bigint)": "currval o_sequence",
+    "dblink_connect(text,text)": "kept by dblink",
+    "autocommit = False": "psycopg2: autocommit",
+    "isolation_level = 3": "psycopg2: isolation_level",
+    "readonly = True": "psycopg2: readonly",
+    "deferrable = True": "psycopg2: deferrable",
+    "set_client_encoding('LATIN1')": "psycopg2: encoding",
+    "register_default_jsonb()": "psycopg2: string_types 3802",
+    "register_type() of bytes": "psycopg2: string_types 17",
+    "a notice of a function": "psycopg2: notices",
+    "notices = UserList()": "psycopg2: notices_type",
+    "LISTEN and a notification": "psycopg2: notifies",
+    "tpc_prepare()": "psycopg2: status",
+}
+
+
+@pytest.mark.parametrize("name", SIGHTS)
+def test_a_snapshot_tells_of_each_change(name, house):
+    row = ROWS[name]
+    administer(house, row.before)
+    # The pool has no part in this.
+    with contextlib.closing(connection.copy()) as wrapper:
+        wrapper.connect()
+        raw = wrapper.connection
+        before = snapshot(raw)
+        with contextlib.suppress(psycopg2.Error):
+            for step in row.steps:
+                administer(raw, step)
+        assert SIGHTS[name] in differences(snapshot(raw), before, before)
+    restore(house, row.after)
+
+
+@pytest.mark.usefixtures("house")
+def test_a_snapshot_is_no_change_that_the_pool_sees():
+    with override_settings(DBPOOL_MW_RESET="auto"):
+        for _ in range(3):
+            with pooled():
+                look()
+        assert (stats()["opened"], stats()["resets"]) == (1, 0)
+    connection.close()
+    registry.close()
+
+
+@pytest.mark.skipif(not WRITE, reason="the document is not to be written")
+def test_the_document_is_written():
+    write_table(DOCUMENT, not_seen(), "not seen")
+
+
+@pytest.mark.skipif(WRITE, reason="this run writes the document")
+def test_the_document_lists_what_is_not_seen():
+    assert written_table(DOCUMENT, "not seen") == not_seen()
+
+
+def not_seen():
+    """Return the table of what no pool sees, with the modes in which it stays."""
+
+    def stays(modes, mode):
+        return "**stays**" if mode in modes else "cleaned"
+
+    lines = [
+        [cause, *(stays({m for ms in rows.values() for m in ms}, m) for m in MODES)]
+        for cause, rows in NOT_SEEN.items()
+    ]
+    return table(("What a request did", *MODES), lines)
+
+
+def test_the_tables_name_rows():
+    named = {name for name, _ in [*FAILS, *UNSEEN]}
+    assert named <= set(ROWS)
+    assert not set(FAILS) & set(UNSEEN)
+
+
+def test_every_row_has_a_name_of_its_own():
+    parts = (commands, functions, ways, texts)
+    assert sum(len(part.ROWS) for part in parts) == len(ROWS)
+
+
+def test_every_command_of_the_reference_has_an_example(house):
+    psql = find_binaries() / "psql"
+    dsn = make_dsn(house.dsn, password=house.info.password)
+    help = subprocess.run([psql, "-Xc", r"\h", dsn], capture_output=True, text=True)
+    _, *lines = help.stdout.splitlines()
+    # Two columns; the first line says where the second one begins.
+    second = re.match(r"\s+\S.*?\s{2,}", lines[0]).end()
+    halves = [half for line in lines for half in (line[:second], line[second:])]
+    named = {half.strip() for half in halves} - {""}
+    assert len(named) > 180
+    assert named - {*commands.EXAMPLES, *commands.NOT_RUN} == set()
+
+
+def test_every_volatile_function_is_called(house):
+    listed = {name for (name,) in ask(house, functions.LISTED)}
+    assert len(listed) > 200
+    named = {row.name for row in functions.ROWS} | set(functions.NOT_RUN)
+    assert listed - named == set()
