@@ -62,6 +62,9 @@ _CLOSER_LOOKS = {
         re.I,
     ),
 }
+_SETS = re.compile(rf"(?:\A|;)[\s(]*SET\b|\b{MARK}\b", re.I)
+# A function of a C library loads it into the session. A name in quotes may be C.
+_LANGUAGE_C = re.compile(r"\bLANGUAGE\s+(?:C\b|['\"])", re.I)
 _EXPLAIN = re.compile(
     r"EXPLAIN\b\s*(?:\([^()]*\)|(?:(?:ANALYZE|ANALYSE|VERBOSE)\b\s*)*)[\s(]*", re.I
 )
@@ -79,7 +82,7 @@ _NAMES = re.compile(
           | pg_(?:create|copy)_\w+_replication_slot
           | pg_(?:backup_start|start_backup)
           | hypopg_\w+ )
-      | set_limit
+      | set_limit | isn_weak
       | pg_(?:try_)?advisory_(?:un)?lock\w*
       | dblink\w*
       | pg_replication_origin_session_reset
@@ -94,7 +97,16 @@ _NAMES = re.compile(
 #: Each match of ``_NAMES`` contains one of these, which are much faster to look for.
 _SIGNS = (
     *("set_", "setseed", "advisory_", "dblink", "replication_", "temp", "backup"),
-    *("hypopg_", "_to_xml", "ts_stat", "ts_rewrite", "crosstab", "connectby", "xpath_"),
+    *(
+        "hypopg_",
+        "isn_weak",
+        "_to_xml",
+        "ts_stat",
+        "ts_rewrite",
+        "crosstab",
+        "connectby",
+        "xpath_",
+    ),
 )
 
 _WRITES = re.compile(r"\b(?:UPDATE|MERGE)\b", re.I)
@@ -142,18 +154,25 @@ def _is_simple(comment: str) -> bool:
 
 def _effect(statement: str) -> Effect:
     code = read(statement)
-    if code is None or any(MARK in comment.lower() for comment in code.comments):
+    if code is None:
+        return Effect(True, "a statement that can't be read")
+    if any(MARK in comment.lower() for comment in code.comments):
         return DIRTY
     quoted = "\0".join(code.quoted)
     effects = [_effect_of_names(code.text), _effect_of_names(quoted)]
     if _updates_settings(code.text, quoted):
         effects.append(DIRTY)
+    if _LANGUAGE_C.search(code.text):
+        effects.append(Effect(True, "LANGUAGE C"))
     for begin in _BEGIN.finditer(code.text):
         start = begin.end()
         explain = _EXPLAIN.match(code.text, start)
         # EXPLAIN ANALYZE does what it explains.
         effects.append(_effect_of_start(code.text, explain.end() if explain else start))
     lasting = next((each for each in effects if each.not_resettable), None)
+    if lasting is None and "seed" in statement.lower() and _SETS.search(code.text):
+        # SET seed is setseed(), and so is set_config('seed', …); SET LOCAL is no less.
+        return Effect(True, "seed")
     return lasting or (DIRTY if DIRTY in effects else CLEAN)
 
 

@@ -35,6 +35,8 @@ class TrackedCursor(extensions.cursor):
     connection: Any
     #: The connection's ``lease`` when the cursor was opened.
     lease: int | None = None
+    #: Whether a statement that was tracked is running.
+    is_tracking = False
 
     def execute(self, query: Any, vars: Any = None) -> None:
         self._track(query, vars)
@@ -75,7 +77,7 @@ class TrackedCursor(extensions.cursor):
     def _track(self, query: Any, vars: Any) -> None:
         """Record what a statement may do to the session, before it is sent."""
         self._check()
-        text = _text(query, self)
+        text = text_of(query, self)
         if vars and (MARK in text or not _are_literals(vars)):
             # psycopg2 refuses again what it refuses here, and then it says why.
             with suppress(Exception):
@@ -101,6 +103,7 @@ class TrackedCursor(extensions.cursor):
 
     def _run(self, method: Callable[..., Any], *arguments: Any) -> Any:
         """Call psycopg2's own method; where an abort ended it, raise its error."""
+        self.is_tracking = True
         try:
             return method(*arguments)
         except psycopg2.Error as error:
@@ -108,6 +111,8 @@ class TrackedCursor(extensions.cursor):
             if aborted is not None:
                 raise aborted.with_traceback(None) from error
             raise
+        finally:
+            self.is_tracking = False
 
     def close(self) -> None:
         super().close()
@@ -131,7 +136,8 @@ def mixed(tracked: type, base: type) -> type:
     return type(base.__name__, (tracked, base), {"__module__": base.__module__})
 
 
-def _text(query: Any, cursor: extensions.cursor) -> str:
+def text_of(query: Any, cursor: extensions.cursor) -> str:
+    """Return the text of whatever psycopg2 takes for a statement."""
     if isinstance(query, str):
         return query
     if isinstance(query, sql.Composable):

@@ -25,7 +25,8 @@ class SessionAttributes(NamedTuple):
     """What psycopg2 and libpq know of a session.
 
     ``notices`` and ``notifies`` are psycopg2's own lists, ``string_types`` and
-    ``binary_types`` copies of the type casters registered on the connection. ``pinned``
+    ``binary_types`` copies of the type casters registered on the connection, and
+    ``type_casters`` their ids. ``pinned``
     has names and values of settings that Django and psycopg2 rely on: see ``pin``.
     """
 
@@ -37,6 +38,7 @@ class SessionAttributes(NamedTuple):
     encoding: str
     string_types: dict[Any, Any]
     binary_types: dict[Any, Any]
+    type_casters: list[int]
     notices: Any
     notifies: Any
     pinned: tuple[tuple[str, str], ...]
@@ -53,10 +55,19 @@ def session_attributes(connection: Connection) -> SessionAttributes:
         connection.encoding,
         dict(connection.string_types),
         dict(connection.binary_types),
+        _type_casters(connection),
         connection.notices,
         connection.notifies,
         _reported(connection),
     )
+
+
+def _type_casters(connection: Any) -> list[int]:
+    """Return which type casters a connection has; psycopg2's ``==`` looks at less."""
+    return [
+        *map(id, connection.string_types.values()),
+        *map(id, connection.binary_types.values()),
+    ]
 
 
 def _reported(connection: Connection) -> tuple[tuple[str, str], ...]:
@@ -75,8 +86,8 @@ def is_clean(connection: Any, initial: SessionAttributes) -> bool:
         and not connection.maybe_dirty
         and connection.autocommit == initial.autocommit
         and not initial.notices
-        and connection.string_types == initial.string_types
-        and connection.binary_types == initial.binary_types
+        and not initial.notifies
+        and _type_casters(connection) == initial.type_casters
     )
 
 

@@ -18,8 +18,10 @@ from typing import Any
 
 from psycopg2 import extensions
 
+from dbpool_mw.drivers.postgresql.statements import effect
+
 from .connection import TrackedConnection
-from .cursor import TrackedCursor
+from .cursor import text_of
 
 _METHODS = ("execute", "executemany", "callproc", "copy_expert", "copy_from", "copy_to")
 
@@ -37,10 +39,11 @@ def notice_cursors_made_by_class() -> None:
 def _noticing(method: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(method)
     def noticing(self: Any, *args: Any, **kwargs: Any) -> Any:
-        if not isinstance(self, TrackedCursor):
+        if not getattr(self, "is_tracking", False):
             connection = self.connection
             if isinstance(connection, TrackedConnection):
-                connection.mark_dirty()
+                statement = text_of(args[0] if args else "", self)
+                connection.mark_dirty(effect(statement).not_resettable)
         return method(self, *args, **kwargs)
 
     return noticing
