@@ -273,6 +273,17 @@ def test_closing_a_connection_ends_the_wait_of_another_greenlet(
     assert connection.closed
 
 
+def test_a_close_cancels_again_what_the_server_had_not_begun(
+    observer, waiting, connection
+):
+    pid = connection.get_backend_pid()
+    connection.canceller = TooEarly(connection.canceller)
+    waiting.on_wait = driver.close
+    with pytest.raises(psycopg2.OperationalError):
+        run(connection, LONG)
+    until(lambda: not is_there(observer, pid))
+
+
 def test_connecting_to_a_silent_server_ends_after_connect_timeout(waiting):
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]

@@ -21,8 +21,14 @@ from .session import ACTIVE
 
 Connection = extensions.connection
 
-#: Seconds that a close waits for the end of its backend, and bytes to read at once.
-_BACKEND_END, _CHUNK = 2.0, 64 * 1024
+#: Seconds that a close waits for the end of its backend.
+_BACKEND_END = 2.0
+
+#: Bytes to read at once.
+_CHUNK = 64 * 1024
+
+#: Seconds after which what a greenlet waits for is cancelled again.
+_SECOND_CANCEL = 0.3
 
 
 def liveness(connection: Connection) -> Callable[[], bool]:
@@ -74,8 +80,11 @@ def _close(connection: Any, copies: list[socket.socket]) -> None:
     if getattr(connection, "waits", False):
         # A greenlet waits for the server's answer. psycopg2's close() would wait for
         # that greenlet, which could not run: both would wait for ever. With its socket
-        # shut down the greenlet gets an error, and psycopg2 closes the connection.
+        # shut down the greenlet gets an error, and psycopg2 closes the connection. A
+        # cancel that comes before the server began has no effect: so there are two.
         cancel(connection)
+        if connection.canceller is not None:
+            connection.canceller.start(_SECOND_CANCEL)
         shut_down(connection, socket_number(connection))
         return
     # A connection class of the project's may raise anything.
