@@ -328,8 +328,10 @@ def _close(wrapper: Any, binding: Binding) -> None:
         return
     if wrapper.connection is not entry.connection:
         # Somebody assigned another connection to the wrapper: close that one.
-        type(wrapper)._close(wrapper)
-        pool.checkin(entry)
+        try:
+            type(wrapper)._close(wrapper)
+        finally:
+            pool.checkin(entry)
         return
     try:
         if binding.engine_close is not None:

@@ -9,6 +9,7 @@ closing their connections, because the sockets are the parent's.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -32,6 +33,9 @@ from dbpool_mw.drivers import Driver
 
 Connect = Callable[[PoolEntry, "Holder | None"], None]
 Reset = Callable[[PoolEntry], None]
+
+
+logger = logging.getLogger("dbpool_mw.pool")
 
 
 class _ProcessState:
@@ -129,12 +133,19 @@ def _start_threads(state: _ProcessState, control_dir: Path) -> None:
     example, billiard blocks SIGTERM while it holds a lock that all children share; a
     child that died of SIGTERM then would stop the others.
     """
-    state.maintenance = Maintenance(lambda: list(state.pools.values()))
-    state.control = ControlServer(control_dir, handle)
+    maintenance = Maintenance(lambda: list(state.pools.values()))
+    control = ControlServer(control_dir, handle)
     before = signal.pthread_sigmask(signal.SIG_BLOCK, _SENT_SIGNALS)
     try:
-        state.maintenance.start()
-        state.control.start()
+        maintenance.start()
+        state.maintenance = maintenance
+        control.start()
+        state.control = control
+    except RuntimeError as error:
+        # No thread is to be had. The next pool that is made tries again.
+        logger.warning(
+            "no maintenance thread, so idle connections are not watched: %s", error
+        )
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 

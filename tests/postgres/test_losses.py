@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import threading
+from contextlib import suppress
 
 import pytest
 from django.db import connections
@@ -117,3 +118,32 @@ def test_close_and_reclaim_in_several_threads_check_in_once(caplog):
     until(lambda: stats()["in_use"] == 0)
     assert stats()["hold_seconds"]["count"] == 1
     assert caplog.text == ""
+
+
+def test_an_engine_whose_close_raises_loses_no_slot(requests, monkeypatch):
+    def fails(self):
+        raise ValueError("on purpose")
+
+    def view(request):
+        ask("SELECT 1")
+        connections["default"].connection = object()
+        return HttpResponse()
+
+    monkeypatch.setattr(type(connections["default"]), "_close", fails)
+    with suppress(ValueError):
+        requests(view)
+    assert stats()["in_use"] == 0
+
+
+def test_without_a_thread_the_first_request_is_served_all_the_same(
+    requests, monkeypatch, caplog
+):
+    def start(self):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr("dbpool_mw.core.background.Maintenance.start", start)
+    monkeypatch.setattr(
+        "dbpool_mw.binding.testing.must_keep_no_idle_connection", lambda *_: False
+    )
+    assert requests(lambda request: HttpResponse(ask("SELECT 1"))).status_code == 200
+    assert "no maintenance thread" in caplog.text
