@@ -27,7 +27,7 @@ from tests.documents import WRITE, table, write_table, written_table
 from tests.postgres.conftest import stats
 from tests.postgres.oracle import commands, functions, texts, ways
 from tests.postgres.oracle.known import KNOWN, NOT_SEEN
-from tests.postgres.oracle.rows import ANY, HOUSE
+from tests.postgres.oracle.rows import ANY, SCENERY
 from tests.postgres.oracle.snapshot import ask, differences, snapshot
 
 DOCUMENT = "docs/sessions.rst"
@@ -38,7 +38,7 @@ ROWS = {
 
 
 @pytest.fixture(scope="module")
-def house():
+def administrator():
     """Give a server whose time zone is Django's own, with what the rows need in it."""
     settings = {
         "allow_in_place_tablespaces": True,
@@ -51,17 +51,17 @@ def house():
     except PostgresMissing as missing:
         pytest.skip(str(missing))
     with PostgresServer(settings) as server:
-        server.create_database("house")
-        raw = psycopg2.connect(server.dsn("house"))
+        server.create_database("oracle")
+        raw = psycopg2.connect(server.dsn("oracle"))
         raw.autocommit = True
-        address = {**vars(server), "dbname": "house"}
+        address = {**vars(server), "dbname": "oracle"}
         with raw.cursor() as cursor:
             if raw.info.server_version >= 160000:
                 # Thousands of connections: let the password cost less.
                 cursor.execute("SET scram_iterations = 1")
                 cursor.execute(f"ALTER ROLE CURRENT_USER PASSWORD '{server.password}'")
-            cursor.execute(HOUSE.format(**address))
-        with aliases_at(Databases(server, "house", "house")):
+            cursor.execute(SCENERY.format(**address))
+        with aliases_at(Databases(server, "oracle", "oracle")):
             yield raw
         raw.close()
 
@@ -136,14 +136,14 @@ def fresh_session():
 
 
 @cache
-def usual_session(house):
+def usual_session(administrator):
     return fresh_session()
 
 
-def found_by_the_next_holder(row, mode, house):
+def found_by_the_next_holder(row, mode, administrator):
     """Return what the holder after the row's finds, that a fresh session has not."""
     kept: list[object] = []
-    administer(house, row.before)
+    administer(administrator, row.before)
     try:
         with override_settings(DBPOOL_MW_RESET=mode, DBPOOL_MW_MAX_CONNS=1):
             with pooled():
@@ -153,14 +153,14 @@ def found_by_the_next_holder(row, mode, house):
                 found = look(kept)
             # A row with nothing to restore changes nothing for later sessions.
             alone = not (row.before or row.after)
-            fresh = usual_session(house) if alone else fresh_session()
+            fresh = usual_session(administrator) if alone else fresh_session()
             return differences(found, fresh, first)
     finally:
         del kept[:]
         with contextlib.suppress(Exception):
             connection.close()
         registry.close()
-        restore(house, row.after)
+        restore(administrator, row.after)
 
 
 def causes(table):
@@ -187,11 +187,11 @@ def cases():
 
 
 @pytest.mark.parametrize(("name", "mode"), list(cases()))
-def test_the_next_holder_finds_a_session_like_a_fresh_one(name, mode, house):
-    row, version = ROWS[name], house.info.server_version // 10000
+def test_the_next_holder_finds_a_session_like_a_fresh_one(name, mode, administrator):
+    row, version = ROWS[name], administrator.info.server_version // 10000
     if not row.since <= version <= row.until:
         pytest.skip(f"not of PostgreSQL {version}")
-    found = found_by_the_next_holder(row, mode, house)
+    found = found_by_the_next_holder(row, mode, administrator)
     if (name, mode) in UNSEEN:
         assert found, "this is seen: remove it from NOT_SEEN"
     else:
@@ -237,9 +237,9 @@ SIGHTS = {
 
 
 @pytest.mark.parametrize("name", SIGHTS)
-def test_a_snapshot_tells_of_each_change(name, house):
+def test_a_snapshot_tells_of_each_change(name, administrator):
     row = ROWS[name]
-    administer(house, row.before)
+    administer(administrator, row.before)
     # The pool has no part in this.
     with contextlib.closing(connection.copy()) as wrapper:
         wrapper.connect()
@@ -249,10 +249,10 @@ def test_a_snapshot_tells_of_each_change(name, house):
             for step in row.steps:
                 administer(raw, step)
         assert SIGHTS[name] in differences(snapshot(raw), before, before)
-    restore(house, row.after)
+    restore(administrator, row.after)
 
 
-@pytest.mark.usefixtures("house")
+@pytest.mark.usefixtures("oracle")
 def test_a_snapshot_is_no_change_that_the_pool_sees():
     with override_settings(DBPOOL_MW_RESET="auto"):
         for _ in range(3):
@@ -297,9 +297,9 @@ def test_every_row_has_a_name_of_its_own():
     assert sum(len(part.ROWS) for part in parts) == len(ROWS)
 
 
-def test_every_command_of_the_reference_has_an_example(house):
+def test_every_command_of_the_reference_has_an_example(administrator):
     psql = find_binaries() / "psql"
-    dsn = make_dsn(house.dsn, password=house.info.password)
+    dsn = make_dsn(administrator.dsn, password=administrator.info.password)
     help = subprocess.run([psql, "-Xc", r"\h", dsn], capture_output=True, text=True)
     _, *lines = help.stdout.splitlines()
     # Two columns; the first line says where the second one begins.
@@ -310,8 +310,8 @@ def test_every_command_of_the_reference_has_an_example(house):
     assert named - {*commands.EXAMPLES, *commands.NOT_RUN} == set()
 
 
-def test_every_volatile_function_is_called(house):
-    listed = {name for (name,) in ask(house, functions.LISTED)}
+def test_every_volatile_function_is_called(administrator):
+    listed = {name for (name,) in ask(administrator, functions.LISTED)}
     assert len(listed) > 200
     named = {row.name for row in functions.ROWS} | set(functions.NOT_RUN)
     assert listed - named == set()

@@ -1,7 +1,7 @@
 """At least one example of every SQL command of PostgreSQL's reference.
 
 A key is the command as psql's help lists it. Names of what the examples make begin with
-x_, of what they find with o_ (see rows.HOUSE).
+x_, of what they find with o_ (see rows.SCENERY).
 """
 
 from __future__ import annotations

@@ -35,7 +35,7 @@ class Row:
 
 
 #: What the rows find in the database.
-HOUSE = """
+SCENERY = """
     CREATE TABLE o_table (a int PRIMARY KEY, b int);
     INSERT INTO o_table SELECT n, n FROM generate_series(1, 9) AS n;
     CREATE TABLE o_log (id serial, a int);
