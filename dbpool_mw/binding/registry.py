@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import sys
 import threading
 import time
@@ -25,7 +24,7 @@ from dbpool_mw import conf
 from dbpool_mw.binding import testing
 from dbpool_mw.control import protocol
 from dbpool_mw.control.server import ControlServer
-from dbpool_mw.core.background import Maintenance
+from dbpool_mw.core.background import Maintenance, sent_signals_blocked
 from dbpool_mw.core.config import PoolConfig
 from dbpool_mw.core.entry import Holder, PoolEntry
 from dbpool_mw.core.pool import ConnectionPool
@@ -126,39 +125,20 @@ def make_pool(
 
 
 def _start_threads(state: _ProcessState, control_dir: Path) -> None:
-    """Start the maintenance and control threads. Call it with the state's lock held.
-
-    The threads inherit a signal mask that blocks what other processes send: a signal
-    that the main thread blocks must wait for the main thread. In a Celery worker, for
-    example, billiard blocks SIGTERM while it holds a lock that all children share; a
-    child that died of SIGTERM then would stop the others.
-    """
+    """Start the maintenance and control threads. Call it with the state's lock held."""
     maintenance = Maintenance(lambda: list(state.pools.values()))
     control = ControlServer(control_dir, handle)
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SENT_SIGNALS)
     try:
-        maintenance.start()
-        state.maintenance = maintenance
-        control.start()
-        state.control = control
+        with sent_signals_blocked():
+            maintenance.start()
+            state.maintenance = maintenance
+            control.start()
+            state.control = control
     except RuntimeError as error:
         # No thread is to be had. The next pool that is made tries again.
         logger.warning(
             "no maintenance thread, so idle connections are not watched: %s", error
         )
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-#: Signals that other processes send. The kernel sends the excluded ones to a thread
-#: for what that thread did.
-_SENT_SIGNALS = signal.valid_signals() - {
-    signal.SIGABRT,
-    signal.SIGBUS,
-    signal.SIGFPE,
-    signal.SIGILL,
-    signal.SIGSEGV,
-}
 
 
 def pools() -> list[ConnectionPool]:

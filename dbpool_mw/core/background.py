@@ -3,15 +3,43 @@
 from __future__ import annotations
 
 import logging
+import signal
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 logger = logging.getLogger("dbpool_mw.pool")
 
 #: Seconds between two rounds.
 INTERVAL = 1.0
+
+#: Signals that other processes send. The kernel sends the excluded ones to a thread
+#: for what that thread did.
+_SENT_SIGNALS = signal.valid_signals() - {
+    signal.SIGABRT,
+    signal.SIGBUS,
+    signal.SIGFPE,
+    signal.SIGILL,
+    signal.SIGSEGV,
+}
+
+
+@contextmanager
+def sent_signals_blocked() -> Iterator[None]:
+    """Block what other processes send, for the threads that start in the block.
+
+    They inherit the signal mask, and a signal that the main thread blocks must wait for
+    the main thread. In a Celery worker, for example, billiard blocks SIGTERM while it
+    holds a lock that all children share; a child that died of SIGTERM then would stop
+    the others.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _SENT_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def spawn(function: Callable[..., object], *arguments: object) -> bool:
@@ -23,7 +51,8 @@ def spawn(function: Callable[..., object], *arguments: object) -> bool:
         target=function, args=arguments, name="dbpool_mw-background", daemon=True
     )
     try:
-        thread.start()
+        with sent_signals_blocked():
+            thread.start()
     except RuntimeError:
         return False
     return True

@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+import signal
 import threading
+from queue import SimpleQueue
 
-from dbpool_mw.core.background import Maintenance
+from dbpool_mw.core.background import Maintenance, spawn
+
+
+def test_a_thread_leaves_the_signals_of_other_processes_to_the_main_thread():
+    masks = SimpleQueue()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    assert spawn(lambda: masks.put(signal.pthread_sigmask(signal.SIG_BLOCK, [])))
+    blocked = masks.get(timeout=20)
+    assert {signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1} <= blocked
+    assert not {signal.SIGSEGV, signal.SIGBUS, signal.SIGFPE} & blocked
+    assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == before
 
 
 class Pool:
