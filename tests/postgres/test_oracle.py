@@ -252,7 +252,7 @@ def test_a_snapshot_tells_of_each_change(name, administrator):
     restore(administrator, row.after)
 
 
-@pytest.mark.usefixtures("oracle")
+@pytest.mark.usefixtures("administrator")
 def test_a_snapshot_is_no_change_that_the_pool_sees():
     with override_settings(DBPOOL_MW_RESET="auto"):
         for _ in range(3):
