@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from psycopg2.pool import ThreadedConnectionPool
 
 from dbpool_mw.binding import registry
 from dbpool_mw.binding.signals import return_connections
+from dbpool_mw.core.entry import Holder, PoolEntry
 from dbpool_mw.core.pool import ConnectionPool
 from dbpool_mw.middleware import ConnectionPoolMiddleware
 from sandbox.benchmarks.figures import Part, Ratio, Series
@@ -85,7 +87,12 @@ def _time_reference(pool: ThreadedConnectionPool, number: int) -> float:
 
 
 class _Nobody:
-    """A holder with the methods that the pool calls."""
+    """A holder that does nothing but hold."""
+
+    thread_id = threading.get_ident()
+
+    def holds(self, entry: PoolEntry) -> bool:
+        return True
 
     def describe(self) -> dict[str, Any]:
         return {}
@@ -94,7 +101,7 @@ class _Nobody:
         return False
 
 
-_NOBODY = _Nobody()
+_NOBODY: Holder = _Nobody()
 
 
 def _with_leak_after(pool: ConnectionPool) -> ConnectionPool:
