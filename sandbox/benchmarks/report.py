@@ -28,7 +28,7 @@ def surroundings(server_version: str) -> dict[str, str]:
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "Python": f"{platform.python_implementation()} {platform.python_version()}",
         "Django": django.get_version(),
-        "psycopg2": psycopg2.__version__.split(" ")[0],
+        "psycopg2": psycopg2.__version__.split(" ")[0],  # type: ignore[attr-defined]
         "PostgreSQL": f"{server_version}, on the same machine",
         "dbpool_mw": dbpool_mw.__version__,
     }
