@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
@@ -72,8 +71,7 @@ class Maintenance:
 
     ``pools()`` returns the pools of the process, and is called in each round;
     ``interval`` is in seconds. Whatever one pool raises is logged, and the thread goes
-    on with the next. ``last_round`` is when the last round ended, by the monotonic
-    clock.
+    on with the next.
     """
 
     def __init__(
@@ -84,7 +82,6 @@ class Maintenance:
         self._pools = pools
         self._interval = interval
         self._stopped = threading.Event()
-        self.last_round = time.monotonic()
         self._thread = threading.Thread(
             target=self._run, name="dbpool_mw-maintenance", daemon=True
         )
@@ -106,4 +103,3 @@ class Maintenance:
                 except BaseException:
                     # SystemExit would end the thread without a word.
                     logger.exception("%s: maintenance failed", pool.name)
-            self.last_round = time.monotonic()

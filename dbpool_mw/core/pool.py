@@ -225,22 +225,6 @@ class ConnectionPool:
             self._explain(),
         )
 
-    def cancel_wait(self, holder: Holder) -> bool:
-        """End the wait of a holder whose connection is no longer wanted.
-
-        Its ``checkout`` raises PoolError. Returns whether it was waiting. Called from
-        any thread.
-        """
-        with self._lock:
-            for waiter in self._slots.waiters:
-                if waiter.holder is holder:
-                    self._slots.leave_queue(waiter)
-                    waiter.fail(
-                        PoolError(self.name, f"pool {self.name!r}: wait cancelled")
-                    )
-                    return True
-        return False
-
     def _is_reentered(self) -> bool:
         """Tell whether this thread, which has the lock, is in the middle of its use.
 
