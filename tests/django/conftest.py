@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from django.core.checks import CheckMessage
 from django.core.signals import setting_changed
 from django.db import connections
 from django.db.utils import ConnectionHandler
@@ -17,6 +18,18 @@ POSTGRESQL = {"ENGINE": "django.db.backends.postgresql", "NAME": "shop"}
 SQLITE = {"ENGINE": "django.db.backends.sqlite3", "NAME": ":memory:"}
 
 Project = Callable[..., None]
+
+
+def found() -> list[CheckMessage]:
+    """Return the messages of the checks of the settings and of the project."""
+    return [*checks.check_settings(), *checks.check_project()]
+
+
+def only(code: str) -> CheckMessage:
+    """Return the only message, which must have the id of ``code``."""
+    messages = found()
+    assert [message.id for message in messages] == [checks.IDS[code]], messages
+    return messages[0]
 
 
 @pytest.fixture

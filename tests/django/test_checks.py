@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
-from django.core.checks import CheckMessage, Error, Tags, Warning
+from django.core.checks import Error, Tags, Warning
 from django.core.checks.registry import CheckRegistry
 from django.core.management import call_command
 from django.core.management.base import SystemCheckError
@@ -16,23 +16,12 @@ from django.http import HttpRequest, HttpResponse
 from django.test import override_settings
 
 from dbpool_mw import checks, conf
-from tests.django.conftest import POSTGRESQL, SQLITE, Project
+from tests.django.conftest import POSTGRESQL, SQLITE, Project, found, only
 
 NUMBERS = [key for key in conf.general() if key != "RESET"]
 OTHER_MIDDLEWARE = "django.middleware.common.CommonMiddleware"
 
 pytestmark = pytest.mark.usefixtures("defaults")
-
-
-def found() -> list[CheckMessage]:
-    return [*checks.check_settings(), *checks.check_project()]
-
-
-def only(code: str) -> CheckMessage:
-    """Return the only message, which must have the id of ``code``."""
-    messages = found()
-    assert [message.id for message in messages] == [checks.IDS[code]], messages
-    return messages[0]
 
 
 def busy(request: HttpRequest, exception: Exception) -> HttpResponse:

@@ -9,12 +9,12 @@ from types import ModuleType
 from typing import Any
 
 import pytest
-from django.core.checks import CheckMessage, Error, Warning
+from django.core.checks import Error, Warning
 from django.db.backends.postgresql import base
 from django.test import override_settings
 
-from dbpool_mw import checks, conf
-from tests.django.conftest import POSTGRESQL, Project
+from dbpool_mw import conf
+from tests.django.conftest import POSTGRESQL, Project, found, only
 
 pytestmark = pytest.mark.usefixtures("defaults")
 
@@ -24,17 +24,6 @@ CONN_POOL = "dj_db_conn_pool.backends.postgresql"
 REPLACEMENT = "dbpool_mw.backends.postgresql"
 
 Install = Callable[..., None]
-
-
-def found() -> list[CheckMessage]:
-    return [*checks.check_settings(), *checks.check_project()]
-
-
-def only(code: str) -> CheckMessage:
-    """Return the only message, which must have the id of ``code``."""
-    messages = found()
-    assert [message.id for message in messages] == [checks.IDS[code]], messages
-    return messages[0]
 
 
 @pytest.fixture
