@@ -69,7 +69,7 @@ class ConnectionPool:
     ``connect(entry, holder)`` opens a connection and sets ``entry.connection``, for a
     holder or for a refill (None). ``reset(entry)`` makes a dirty session as good as a
     new one. Both are called outside the lock, in the thread that checks out or in or in
-    that of the maintenance, and may raise anything.
+    one of the background, and may raise anything.
 
     Every public method may be called from any thread.
     """
@@ -295,8 +295,7 @@ class ConnectionPool:
         entry.expires_at = now + self.config.max_lifetime * shorter
         with self._lock:
             self._metrics.opened += 1
-            entry.checked_out_at = now
-            entry.state = IN_USE
+            self._slots.give(entry, holder, now)
             self._metrics.connect.record(now - began)
             if self._slots.backoff.succeeded():
                 self._slots.grant()
@@ -332,7 +331,7 @@ class ConnectionPool:
         with self._lock:
             now = self._clock()
             if answered:
-                self._slots.give(entry, holder)
+                self._slots.give(entry, holder, now)
             elif now >= entry.deadline:
                 suspects = self._slots.remove_suspects()
         self._close_in_background(suspects)
@@ -602,7 +601,6 @@ class ConnectionPool:
         """Close idle connections and the rest at their checkin, until resumed.
 
         Returns at once: connections close in the background, and are stale until then.
-
         Checkouts go on: each opens a connection, which is closed at its checkin.
         """
         self._change_state(DRAINING, "drained")

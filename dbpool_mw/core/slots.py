@@ -77,16 +77,16 @@ class Slots:
         """
         if self.idle:
             entry = self.idle.pop()
-            self.give(entry, holder)
+            self.give(entry, holder, self.clock())
             return entry
         # Waiters may not have noticed that the next attempt to connect is due.
         self.grant()
         return self.reserve(holder) if self.may_open(bypasses_pause) else None
 
-    def give(self, entry: PoolEntry, holder: Holder | None) -> None:
+    def give(self, entry: PoolEntry, holder: Holder | None, now: float) -> None:
         """Record that a connection is a holder's from now on."""
         entry.holder = holder
-        entry.checked_out_at = self.clock()
+        entry.checked_out_at = now
         entry.state = IN_USE
 
     def own(self, entry: PoolEntry, seconds: float = ROUND_TRIP_SECONDS) -> None:
@@ -223,9 +223,7 @@ class Slots:
         entry.idle_since = now
         if self.waiters:
             waiter = self.waiters.popleft()
-            entry.holder = waiter.holder
-            entry.checked_out_at = now
-            entry.state = IN_USE
+            self.give(entry, waiter.holder, now)
             waiter.hand_over(entry)
         else:
             entry.holder = None
