@@ -97,16 +97,8 @@ _NAMES = re.compile(
 #: Each match of ``_NAMES`` contains one of these, which are much faster to look for.
 _SIGNS = (
     *("set_", "setseed", "advisory_", "dblink", "replication_", "temp", "backup"),
-    *(
-        "hypopg_",
-        "isn_weak",
-        "_to_xml",
-        "ts_stat",
-        "ts_rewrite",
-        "crosstab",
-        "connectby",
-        "xpath_",
-    ),
+    *("hypopg_", "isn_weak", "_to_xml", "ts_stat", "ts_rewrite", "crosstab"),
+    *("connectby", "xpath_"),
 )
 
 _WRITES = re.compile(r"\b(?:UPDATE|MERGE)\b", re.I)

@@ -56,10 +56,9 @@ notice_cursors_made_by_class()
 def connection_params(params: Mapping[str, Any], seconds: float) -> dict[str, Any]:
     """Return an ENGINE's parameters as those of a connection for the pool.
 
-    ``seconds`` is how long connecting may take, unless the parameters say.
-    Its class is a TrackedConnection; limits for an unresponsive network are added where
-    the parameters set none. Raises TypeError for a ``connection_factory`` that is no
-    class.
+    The connection's class is a TrackedConnection. Limits for an unresponsive network
+    are added where the parameters set none; ``seconds`` is how long connecting may take
+    then. Raises TypeError for a ``connection_factory`` that is no class.
     """
     factory = tracked_connection(params.get("connection_factory"))
     return {**with_network_limits(params, seconds), "connection_factory": factory}

@@ -26,8 +26,8 @@ class SessionAttributes(NamedTuple):
 
     ``notices`` and ``notifies`` are psycopg2's own lists, ``string_types`` and
     ``binary_types`` copies of the type casters registered on the connection, and
-    ``type_casters`` their ids. ``pinned``
-    has names and values of settings that Django and psycopg2 rely on: see ``pin``.
+    ``type_casters`` their ids. ``pinned`` has names and values of settings that Django
+    and psycopg2 rely on: see ``pin``.
     """
 
     autocommit: bool
