@@ -225,6 +225,8 @@ class Slots:
             waiter = self.waiters.popleft()
             self.give(entry, waiter.holder, now)
             waiter.hand_over(entry)
+            # Another waiter is the first now, and has to see to the next connect.
+            self.wake_for_retry()
         else:
             entry.holder = None
             entry.state = IDLE

@@ -265,6 +265,16 @@ def test_after_a_failed_connect_leaving_the_queue_wakes_the_next_waiter(make):
     assert not was_woken(third)
 
 
+def test_after_a_failed_connect_serving_the_first_waiter_wakes_the_next(make, clock):
+    slots = make(max_conns=2)
+    entry = opened(slots)
+    first, second = (slots.queue_up(Holder(), False) for _ in range(2))
+    slots.backoff.failed("down")
+    slots.keep(entry, clock.now)
+    assert first.entry is entry
+    assert was_woken(second)
+
+
 def test_without_a_failed_connect_leaving_the_queue_wakes_no_waiter(make):
     slots = make()
     first, second = slots.queue_up(Holder(), False), slots.queue_up(Holder(), False)
