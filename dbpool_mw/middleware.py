@@ -15,6 +15,7 @@ from django.urls import get_resolver
 
 from dbpool_mw import conf, decorators
 from dbpool_mw.binding import unavailable
+from dbpool_mw.binding.cancelling import cancel_waits, is_cancelled
 from dbpool_mw.binding.errors import PoolError
 from dbpool_mw.binding.requests import begin_request, end_request, return_connections
 
@@ -65,9 +66,11 @@ class ConnectionPoolMiddleware:
             if refusal is not None:
                 return refusal
             response: HttpResponseBase = await self.get_response(request)
-        except CancelledError:
-            # The request's thread may be in the middle of a query. After the query,
-            # request_finished or the end of the thread returns the connections.
+        except (CancelledError, GeneratorExit):
+            # The request's thread may wait for a connection, which nobody wants any
+            # more, or be in the middle of a query. After the query, request_finished
+            # or the end of the thread returns the connections.
+            cancel_waits(request)
             raise
         except BaseException:
             await sync_to_async(end_request)()
@@ -96,6 +99,8 @@ class ConnectionPoolMiddleware:
             begin_request(request, aliases, lazy)
         except PoolError as error:
             return_connections()
+            if is_cancelled(request):
+                return None  # Nobody reads it, nor would an error be read.
             return unavailable.respond(request, error)
         return None
 

@@ -18,7 +18,7 @@ import _thread
 import contextlib
 import threading
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, cast
 
@@ -28,7 +28,7 @@ from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils.asyncio import async_unsafe
 
 from dbpool_mw import conf
-from dbpool_mw.binding import connecting, recording, registry, testing
+from dbpool_mw.binding import cancelling, connecting, recording, registry, testing
 from dbpool_mw.binding.errors import for_django
 from dbpool_mw.core.entry import Holder, PoolEntry
 from dbpool_mw.core.errors import PoolError
@@ -99,6 +99,11 @@ class Binding:
         """Tell whether this thread holds a connection of another alias."""
         bindings = thread_state.bindings.values()
         return any(binding.held for binding in bindings if binding is not self)
+
+    def cancellation(self) -> Callable[[], bool]:
+        """Return what tells whether the work that wants a connection was cancelled."""
+        work = cancelling.current_work.get()
+        return partial(cancelling.is_cancelled, self.request if work is None else work)
 
     def pop_held(self) -> tuple[ConnectionPool, PoolEntry] | None:
         """Remove and return what is held, None if nothing is; one caller gets it."""

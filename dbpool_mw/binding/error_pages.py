@@ -21,6 +21,7 @@ from django.core.handlers import base, exception
 from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest, HttpResponse
 
+from dbpool_mw.binding.cancelling import current_work
 from dbpool_mw.binding.requests import return_connections
 from dbpool_mw.binding.scope import Scope
 
@@ -55,9 +56,11 @@ def response_for_exception(request: HttpRequest, exc: Exception) -> HttpResponse
         return _render(request, exc)
     scope = Scope(method=request.method or "", path=request.path)
     scope.begin()
+    work = current_work.set(request)
     try:
         return _render(request, exc)
     finally:
+        current_work.reset(work)
         scope.end()
 
 

@@ -19,11 +19,14 @@ from django.db import connections
 from django.utils.asyncio import async_unsafe
 
 from dbpool_mw import conf
-from dbpool_mw.binding import registry
+from dbpool_mw.binding import cancelling, registry
 from dbpool_mw.binding.binding import KEY, Binding, bind, give_back, unbind
 from dbpool_mw.binding.testing import in_open_transaction
 
 _F = TypeVar("_F", bound=Callable[..., Any])
+
+#: What is raised in a coroutine whose task is cancelled, or that is closed.
+_CANCELLED = (asyncio.CancelledError, GeneratorExit)
 
 
 class Scope:
@@ -50,6 +53,8 @@ class Scope:
         self.method = method
         self.path = path
         self._begun: list[tuple[Any, Binding]] = []
+        #: What a task worked on before it began this scope; see ``_begin_async``.
+        self.work_before: Any = None
 
     def begin(self) -> None:
         """Bind this thread's wrappers to the pools; nothing is checked out yet.
@@ -87,6 +92,7 @@ class Scope:
 
         A second call does nothing. Each alias is ended even if another one raises.
         """
+        cancelling.forget(self)
         with contextlib.ExitStack() as stack:
             while self._begun:
                 stack.callback(_end, *self._begun.pop(0))
@@ -137,8 +143,11 @@ class Pooled:
                 await _begin_async(scope)
                 try:
                     return await function(*args, **kwargs)
+                except _CANCELLED:
+                    cancelling.cancel_waits(scope)
+                    raise
                 finally:
-                    await _in_thread(scope.end)
+                    await _end_async(scope)
 
         else:
 
@@ -166,8 +175,11 @@ class Pooled:
         await _begin_async(scope)
         self._scope = scope
 
-    async def __aexit__(self, *_: object) -> None:
-        await _in_thread(self._pop_scope().end)
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        scope = self._pop_scope()
+        if kind is not None and issubclass(kind, _CANCELLED):
+            cancelling.cancel_waits(scope)
+        await _end_async(scope)
 
     def _new_scope(self) -> Scope:
         if self._scope is not None:
@@ -217,6 +229,14 @@ async def _begin_async(scope: Scope) -> None:
     except asyncio.CancelledError:
         await _in_thread(scope.end)
         raise
+    scope.work_before = cancelling.current_work.get()
+    cancelling.current_work.set(scope)
+
+
+async def _end_async(scope: Scope) -> None:
+    """End a scope of a task, in the thread in which it began."""
+    cancelling.current_work.set(scope.work_before)
+    await _in_thread(scope.end)
 
 
 async def _in_thread(function: Callable[[], None]) -> None:

@@ -51,6 +51,13 @@ class Holder(Protocol):
         would wait for the other. Called in the thread that checks out.
         """
 
+    def cancellation(self) -> Callable[[], bool]:
+        """Return a function that tells whether this checkout has been cancelled.
+
+        Called in the thread that checks out. The function is called with the pool's
+        lock held, in any thread, and reads a mark.
+        """
+
 
 class PoolEntry:
     """One slot of a pool: reserved first, then with a connection in it.

@@ -88,6 +88,7 @@ METRICS: tuple[Metric, ...] = (
         column="TIMEOUTS",
     ),
     Metric("refused", "counter", "Checkouts refused because too many waited."),
+    Metric("cancelled", "counter", "Checkouts whose request or block was cancelled."),
     Metric("connect_errors", "counter", "Connections that could not be opened."),
     Metric("checks", "counter", "Idle connections pinged."),
     Metric("rollbacks", "counter", "Connections returned inside a transaction."),

@@ -123,8 +123,9 @@ class ConnectionPool:
 
         Takes at most ``timeout`` seconds (None: TIMEOUT), queueing, looks at idle
         connections and connecting together; but an attempt to connect has two. Raises
-        PoolTimeout, TooManyRequests, PoolClosed, or what ``connect`` raises. A caller
-        whose connect failed waits for connections in use, if there are any.
+        PoolTimeout, TooManyRequests, PoolClosed, or what ``connect`` raises, and
+        PoolError if it was cancelled meanwhile: see ``cancel_waits``. A caller whose
+        connect failed waits for connections in use, if there are any.
         """
         if self._lock._is_owned() and self._is_reentered():  # type: ignore[attr-defined]
             raise PoolError(
@@ -174,6 +175,10 @@ class ConnectionPool:
             now = self._clock()
             entry.waited = now - began
             entry.checked_out_at = now
+            if holder.cancellation()():
+                self._keep_or_close(entry)
+                with self._lock:
+                    raise self._cancelled()
         if self._captures_stacks:
             entry.stack = capture()
         return entry
@@ -186,11 +191,14 @@ class ConnectionPool:
         A caller whose connect failed keeps its original position in the queue.
         """
         bypasses_pause = holder.holds_another()
+        is_cancelled = holder.cancellation()
         slots = self._slots
         waiter = None
         with self._lock:
             if slots.state is SHUT:
                 raise PoolClosed(self.name, f"pool {self.name!r} is closed")
+            if is_cancelled():
+                raise self._cancelled()
             entry = slots.take(holder, bypasses_pause)
             if entry is not None:
                 return entry
@@ -201,6 +209,8 @@ class ConnectionPool:
             else:
                 waiter = slots.queue_up(holder, bypasses_pause)
                 self._metrics.count["waits"] += 1
+            if waiter is not None:
+                waiter.is_cancelled = is_cancelled
         if waiter is None:
             raise TooManyRequests(
                 self.name,
@@ -209,6 +219,9 @@ class ConnectionPool:
                 self._explain(),
             )
         self._wait(waiter, deadline)
+        if waiter.entry is None and is_cancelled():
+            with self._lock:
+                raise self._cancelled()
         if waiter.error is not None:
             raise waiter.error
         if waiter.entry is None:
@@ -224,6 +237,28 @@ class ConnectionPool:
             f"pool {self.name!r}: no connection within {deadline - began:g} s",
             self._explain(),
         )
+
+    def cancel_waits(self) -> None:
+        """End the waits of all who have been cancelled: their checkouts raise.
+
+        One that has been cancelled and doesn't wait yet, or connects, finds out itself.
+        Blocks on nothing but the lock: an event loop may call this.
+        """
+        if self._lock._is_owned() and self._is_reentered():  # type: ignore[attr-defined]
+            self._defer(self.cancel_waits)
+            return
+        with self._lock:
+            for waiter in [w for w in self._slots.waiters if w.is_cancelled()]:
+                self._slots.leave_queue(waiter)
+                waiter.fail(PoolError(self.name, "its checkout says more"))
+
+    def _cancelled(self) -> PoolError:
+        """Count a checkout that was cancelled, and return its error.
+
+        Call with the lock held.
+        """
+        self._metrics.count["cancelled"] += 1
+        return PoolError(self.name, f"pool {self.name!r}: the checkout was cancelled")
 
     def _is_reentered(self) -> bool:
         """Tell whether this thread, which has the lock, is in the middle of its use.
@@ -358,6 +393,15 @@ class ConnectionPool:
                 return
             self._slots.own(entry)
         self._close((entry, "interrupted"))
+
+    def _keep_or_close(self, entry: PoolEntry) -> None:
+        """Put a connection into the pool that was made ready and that nobody used."""
+        with self._lock:
+            reason = self._slots.keep(entry, self._clock())
+            if reason is not None:
+                self._slots.own(entry)
+        if reason is not None:
+            self._close((entry, reason))
 
     # --- Checkin ---------------------------------------------------------------------
 
@@ -586,12 +630,7 @@ class ConnectionPool:
             except BaseException:
                 self._abandon(entry)
                 raise
-            with self._lock:
-                reason = self._slots.keep(entry, self._clock())
-                if reason is not None:
-                    self._slots.own(entry)
-            if reason is not None:
-                self._close((entry, reason))
+            self._keep_or_close(entry)
             with self._lock:
                 entry = self._slots.reserve_for_refill()
 

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable
 
 from .entry import Holder, PoolEntry
+
+
+def _never() -> bool:
+    return False
 
 
 class Waiter:
@@ -17,14 +22,24 @@ class Waiter:
 
     ``holder`` is who gets the entry. ``since`` is when the caller came, by the pool's
     clock. One that ``bypasses_pause`` is served while the pool is paused.
+    ``is_cancelled()`` tells whether nobody wants the entry any more.
     """
 
-    __slots__ = ("_wakeup", "bypasses_pause", "entry", "error", "holder", "since")
+    __slots__ = (
+        "_wakeup",
+        "bypasses_pause",
+        "entry",
+        "error",
+        "holder",
+        "is_cancelled",
+        "since",
+    )
 
     def __init__(self) -> None:
         self.since = 0.0
         self.holder: Holder | None = None
         self.bypasses_pause = False
+        self.is_cancelled: Callable[[], bool] = _never
         self.entry: PoolEntry | None = None
         self.error: Exception | None = None
         # A lock that is taken from the start is a binary semaphore. An Event would

@@ -100,6 +100,9 @@ class _Nobody:
     def holds_another(self) -> bool:
         return False
 
+    def cancellation(self) -> Callable[[], bool]:
+        return lambda: False
+
 
 _NOBODY: Holder = _Nobody()
 

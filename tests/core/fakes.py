@@ -47,6 +47,7 @@ class Holder:
         self.thread_id = threading.get_ident()
         #: Whether it holds what it has checked out; False is a holder that lost it.
         self.has_it = True
+        self.cancelled = False
 
     def holds(self, entry: PoolEntry) -> bool:
         return self.has_it
@@ -56,6 +57,9 @@ class Holder:
 
     def holds_another(self) -> bool:
         return False
+
+    def cancellation(self) -> Callable[[], bool]:
+        return lambda: self.cancelled
 
 
 class FakeDriver:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import dbpool_mw.core
-from dbpool_mw.core.errors import PoolClosed, PoolTimeout
+from dbpool_mw.core.errors import PoolClosed, PoolError, PoolTimeout
 from tests.core.fakes import Holder, check, make_pool
 
 CORE = str(Path(dbpool_mw.core.__file__).parent)
@@ -26,12 +26,19 @@ class World:
         config = {"max_conns": 2, "timeout": 0, "max_idle": 600, **config}
         self.pool, self.driver, self.clock = make_pool(**config)
         self.held = []
+        self.holders = []
         self.errors = []
 
     def check_out(self):
+        holder = Holder()
+        self.holders.append(holder)
         try:
-            entry = self.pool.checkout(Holder())
+            entry = self.pool.checkout(holder)
         except (PoolTimeout, PoolClosed):
+            return
+        except PoolError:
+            # Another call came between, and cancelled this one.
+            assert holder.cancelled
             return
         connection = entry.connection
         if connection.closed:
@@ -43,6 +50,11 @@ class World:
     def check_in(self, number=0):
         if self.held:
             self.pool.checkin(self.held.pop(number))
+
+    def cancel(self):
+        for holder in self.holders:
+            holder.cancelled = True
+        self.pool.cancel_waits()
 
     def discard(self):
         if self.held:
@@ -209,6 +221,7 @@ OTHERS = {
     "checkout": World.check_out,
     "checkin": World.check_in,
     "discard": World.discard,
+    "cancel": World.cancel,
     "checkin, checkout": lambda world: (world.check_in(), world.check_out()),
     "checkout, checkin": lambda world: (world.check_out(), world.check_in(-1)),
     "maintain": lambda world: world.pool.maintain(),

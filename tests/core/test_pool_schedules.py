@@ -22,6 +22,7 @@ from dbpool_mw.core import pool as pool_module
 from dbpool_mw.core.errors import (
     ConnectFailed,
     PoolClosed,
+    PoolError,
     PoolTimeout,
     TooManyRequests,
 )
@@ -113,6 +114,7 @@ class Schedule:
         self.asleep: dict[greenlet, SteppedWaiter] = {}
         self.fragile: set[greenlet] = set()
         self.held = []
+        self.calling: list[Caller] = []
         self.done: Counter[str] = Counter()
         self.pool._lock = SteppedLock(self)
         # What these greenlets execute can't be told from their thread's frames.
@@ -173,6 +175,7 @@ class Schedule:
     def call(self, holder: Caller) -> None:
         timeout = self.rng.choice([0.0, 0.5, 3.0, 60.0])
         began = self.clock.now
+        self.calling.append(holder)
         try:
             entry = self.pool.checkout(holder, timeout)
         except PoolTimeout:
@@ -182,6 +185,12 @@ class Schedule:
         except (ConnectFailed, PoolClosed, TooManyRequests, Interruption) as error:
             self.done[type(error).__name__] += 1
             return
+        except PoolError:
+            assert holder.cancelled
+            self.done["cancelled"] += 1
+            return
+        finally:
+            self.calling.remove(holder)
         self.done["checkouts"] += 1
         connection = entry.connection
         assert not connection.closed
@@ -195,6 +204,14 @@ class Schedule:
         connection.dirty = self.rng.random() < 0.3
         self.held.remove(entry)
         self.end_hold(entry)
+
+    def cancel(self) -> None:
+        """Cancel one of the callers that are in a checkout, as its client hangs up."""
+        if self.calling:
+            self.rng.choice(self.calling).cancelled = True
+            self.pool.cancel_waits()
+            for waiter in self.pool._slots.waiters:
+                assert not waiter.holder.cancelled
 
     def end_hold(self, entry) -> None:
         verb = self.rng.choice(["checkin"] * 4 + ["reclaim", "discard", "reclaim_soon"])
@@ -210,6 +227,7 @@ class Schedule:
     def operator(self, closes: bool) -> None:
         for _ in range(CALLS):
             verbs = ["drain", "pause", "resume", "recycle", "maintain", "maintain"]
+            self.cancel()
             try:
                 getattr(self.pool, self.rng.choice(verbs))()
             except Interruption:
@@ -294,6 +312,7 @@ class Schedule:
         assert stats["in_use"] == stats["connecting"] == stats["waiting"] == 0
         assert stats["checkouts"] == self.done["checkouts"]
         assert stats["timeouts"] == self.done["timeouts"]
+        assert stats["cancelled"] == self.done["cancelled"]
         assert stats["refused"] == self.done["TooManyRequests"]
         assert stats["hold_seconds"]["count"] == self.done["checkouts"]
         check(self.pool, self.driver)

@@ -498,7 +498,7 @@ def test_a_task_cancelled_while_it_begins_or_ends_gives_back():
         await async_backend()
         blocker = asyncio.ensure_future(sync_to_async(gate.wait)(30))
         await asyncio.sleep(0)
-        task = asyncio.ensure_future(block.__aexit__())
+        task = asyncio.ensure_future(block.__aexit__(None, None, None))
         await asyncio.sleep(0)
         for _ in range(3):
             task.cancel()
