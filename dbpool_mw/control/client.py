@@ -17,10 +17,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from dbpool_mw.control import paths, peer, protocol
+from dbpool_mw.control import paths, peer, protocol, sweeping
 
 _CHUNK = 256 * 1024
-# How often to retry connecting to a worker whose listen queue is full (Linux).
+# How often to retry connecting to a worker whose listen queue is full (Linux), or that
+# is only making its socket.
 _RETRY_SECONDS = 0.02
 _DEAD = (errno.ECONNREFUSED, errno.ENOENT)
 _FULL = (errno.EAGAIN, errno.EWOULDBLOCK)
@@ -143,9 +144,11 @@ class _Exchange:
             code = self.sock.connect_ex(str(self.path))
             if code in _FULL:
                 return False
+            if code == errno.ECONNREFUSED and not sweeping.remove_dead(self.path):
+                self.sock.close()
+                self.sock = None
+                return False
             if code in _DEAD:
-                if code == errno.ECONNREFUSED:
-                    paths.remove_stale(self.path, self.owner)
                 self.failed("the process is gone", gone=True)
                 return True
             if code:

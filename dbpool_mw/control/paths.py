@@ -9,17 +9,16 @@ one that is reached over a symbolic link which another user may have made.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import re
 import secrets
-import socket
 import stat
 import sys
 from pathlib import Path
 
 _NAME = re.compile(r"(\d{1,10})-[0-9a-f]{8}\.sock")
 _BASE = re.compile(r"dbpool_mw-([0-9]{1,10})")
+_PROJECT = re.compile(r"[0-9a-f]{16}")
 # The size of sun_path in <sys/un.h>, less its terminating NUL.
 MAX_SOCKET_PATH = 107 if sys.platform == "linux" else 103
 
@@ -78,8 +77,8 @@ def check_directory(directory: Path) -> int:
     if status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         mode = stat.S_IMODE(status.st_mode)
         raise ControlDirError(
-            f"{directory} may be written by others than its owner (mode {mode:04o}); "
-            f"chmod 700 it"
+            f"{directory} may be written by others than its owner (mode {mode:04o}): "
+            f"choose a directory of its own, with mode 0700"
         )
     return status.st_uid
 
@@ -163,33 +162,25 @@ def discover(directory: Path) -> list[Path]:
     return sorted(found, key=lambda path: (pid_of(path), path.name))
 
 
-def remove_stale(path: Path, owner: int) -> None:
-    """Remove a socket that refused a connection, which a killed worker left behind.
+def is_default(directory: Path) -> bool:
+    """Tell whether a directory is one that a project has without CONTROL_DIR."""
+    return bool(
+        _BASE.fullmatch(directory.parent.name) and _PROJECT.fullmatch(directory.name)
+    )
 
-    A running worker's socket never refuses: it gets its name after it listens and loses
-    the name before it closes. Nothing is removed unless `owner`, the uid of the
-    directory's owner, is the effective user.
+
+def projects(directory: Path) -> list[Path]:
+    """Return the default directories of this user's projects, `directory` included.
+
+    A directory that isn't a default one is returned alone. Nothing is checked.
     """
-    if owner == os.geteuid():
-        with contextlib.suppress(OSError):
-            # The directory may have been replaced since it was checked.
-            if stat.S_ISSOCK(path.lstat().st_mode):
-                path.unlink()
-
-
-def sweep(directory: Path) -> None:
-    """Remove the sockets that killed workers left behind.
-
-    A worker is dead if its socket refuses a connection. Its pid tells nothing where
-    containers, which number their processes separately, share a directory. Raises
-    ControlDirError.
-    """
-    owner = check_directory(directory)
-    for path in discover(directory):
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-            probe.setblocking(False)
-            if probe.connect_ex(str(path)) == errno.ECONNREFUSED:
-                remove_stale(path, owner)
+    if not is_default(directory):
+        return [directory]
+    try:
+        siblings = list(directory.parent.iterdir())
+    except OSError:
+        return []
+    return sorted(sibling for sibling in siblings if is_default(sibling))
 
 
 def other_users(directory: Path) -> list[Path]:

@@ -4,7 +4,8 @@ The thread owns all sockets and never blocks on one. A client that sends invalid
 an incomplete message or nothing, or that reads too slowly, costs the worker a few
 buffers for at most CLIENT_SECONDS; at most MAX_CLIENTS are connected at once. Failures
 are logged and the thread goes on. A worker that can't create its socket serves its
-requests all the same; the commands don't see it.
+requests all the same; the commands don't see it. A socket that somebody removed, alone
+or with its directory, is replaced within about a second.
 
 A server belongs to the process that started it. After a fork the child calls `forget()`
 (`stop()` does the same there) and starts a server of its own.
@@ -24,12 +25,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from dbpool_mw.control import paths, peer, protocol
+from dbpool_mw.control import paths, peer, protocol, sweeping
 
 logger = logging.getLogger("dbpool_mw.control")
 
 CLIENT_SECONDS = 5.0
 MAX_CLIENTS = 32
+#: How often the thread looks whether its socket still has its name.
+LOOK_SECONDS = 1.0
 THREAD_NAME = "dbpool_mw-control"
 
 _BACKLOG = 128
@@ -75,6 +78,8 @@ class ControlServer:
         self._clients: dict[socket.socket, _Client] = {}
         self._stopping = False
         self._listen_again: float | None = None
+        self._look_at = 0.0
+        self._is_removed = False
 
     def start(self) -> bool:
         """Open the socket and start the thread; return False if that failed.
@@ -129,25 +134,7 @@ class ControlServer:
     # --- Opening and closing ---------------------------------------------------------
 
     def _open(self) -> None:
-        paths.ensure_directory(self.directory)
-        path = paths.socket_path(self.directory)
-        # A client removes a socket that refuses connections as a dead worker's. So the
-        # socket has a name that clients don't look for until it listens.
-        unready = path.with_suffix(".bind")
-        self._listener = listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        listener.setblocking(False)
-        try:
-            listener.bind(str(unready))
-            unready.chmod(0o600)
-            listener.listen(_BACKLOG)
-            status = unready.lstat()
-            unready.rename(path)
-        except OSError as error:
-            with contextlib.suppress(OSError):
-                unready.unlink()
-            raise paths.ControlDirError(f"can't make {path}: {error}") from error
-        self.path = path
-        self._identity = (status.st_dev, status.st_ino)
+        listener = self._listen()
         self._selector = selectors.DefaultSelector()
         self._wakeup = socket.socketpair()
         for end in self._wakeup:
@@ -155,16 +142,72 @@ class ControlServer:
         self._selector.register(listener, selectors.EVENT_READ)
         self._selector.register(self._wakeup[0], selectors.EVENT_READ)
 
+    def _listen(self) -> socket.socket:
+        """Open a listening socket with a new name, which becomes this server's.
+
+        The socket is bound to the name that it keeps: cleaners of /tmp, which remove
+        what is old and not in use, find the sockets in use by the names in
+        /proc/net/unix.
+        """
+        with sweeping.kept(self.directory), contextlib.ExitStack() as undo:
+            path = paths.socket_path(self.directory)
+            listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            undo.callback(listener.close)
+            listener.setblocking(False)
+            try:
+                listener.bind(str(path))
+                undo.callback(path.unlink, missing_ok=True)
+                path.chmod(0o600)
+                listener.listen(_BACKLOG)
+                status = path.lstat()
+            except OSError as error:
+                raise paths.ControlDirError(f"can't make {path}: {error}") from error
+            self._listener, self.path = listener, path
+            self._identity = (status.st_dev, status.st_ino)
+            undo.pop_all()
+        return listener
+
+    def _listen_anew_if_removed(self) -> None:
+        """Open another socket if this server's was removed or replaced."""
+        path, old = self.path, self._listener
+        if path is None or self._is_own(path):
+            return
+        try:
+            listener = self._listen()
+        except (paths.ControlDirError, OSError) as error:
+            if not self._is_removed:
+                logger.warning(
+                    "the control socket %s was removed, so the commands don't see this "
+                    "process; trying every second to open another: %s",
+                    path,
+                    error,
+                )
+            self._is_removed = True
+            return
+        self._is_removed = False
+        logger.warning("the control socket %s was removed; opened %s", path, self.path)
+        if old is not None:
+            with contextlib.suppress(KeyError):
+                self._registry.unregister(old)
+            old.close()
+        self._listen_again = None
+        self._registry.register(listener, selectors.EVENT_READ)
+
+    def _is_own(self, path: Path) -> bool:
+        """Tell whether a path still is this server's socket."""
+        try:
+            status = path.lstat()
+        except OSError:
+            return False
+        # Once the socket is removed, a file of another kind may get its inode.
+        same = (status.st_dev, status.st_ino) == self._identity
+        return same and stat.S_ISSOCK(status.st_mode)
+
     def _unlink(self) -> None:
         """Remove this server's socket, unless another file has replaced it."""
         path, self.path = self.path, None
-        if path is None:
-            return
-        with contextlib.suppress(OSError):
-            status = path.lstat()
-            # Once the socket is removed, a file of another kind may get its inode.
-            same = (status.st_dev, status.st_ino) == self._identity
-            if same and stat.S_ISSOCK(status.st_mode):
+        if path is not None and self._is_own(path):
+            with contextlib.suppress(OSError):
                 path.unlink()
 
     def _close(self) -> None:
@@ -187,8 +230,7 @@ class ControlServer:
     # --- The thread ------------------------------------------------------------------
 
     def _run(self) -> None:
-        with contextlib.suppress(paths.ControlDirError, OSError):
-            paths.sweep(self.directory)
+        sweeping.sweep(self.directory)
         failing = False
         while not self._stopping:
             try:
@@ -218,14 +260,16 @@ class ControlServer:
         if listener and self._listen_again is not None and self._listen_again <= now:
             self._listen_again = None
             selector.register(listener, selectors.EVENT_READ)
+        if self._look_at <= now and not self._stopping:
+            self._look_at = now + LOOK_SECONDS
+            self._listen_anew_if_removed()
 
-    def _timeout(self) -> float | None:
-        """Return the seconds until the next deadline, None without one."""
+    def _timeout(self) -> float:
+        """Return the seconds until the next deadline or look at the socket."""
         deadlines = [client.deadline for client in self._clients.values()]
         if self._listen_again is not None:
             deadlines.append(self._listen_again)
-        if not deadlines:
-            return None
+        deadlines.append(self._look_at)
         return max(0.0, min(deadlines) - time.monotonic())
 
     def _accept(self, listener: socket.socket) -> None:

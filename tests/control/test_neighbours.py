@@ -21,7 +21,7 @@ from typing import IO, Any, cast
 
 import pytest
 
-from dbpool_mw.control import client, paths, protocol
+from dbpool_mw.control import client, paths, protocol, sweeping
 from dbpool_mw.control.server import ControlServer
 
 # Imported before a test changes its uid: that user may not be able to read the files.
@@ -373,7 +373,7 @@ def test_only_sockets_in_the_directory_itself_are_removed(
     neighbour("mkdir", names[3])
     neighbour("die", names[4])
     once_writable()
-    paths.sweep(directory)
+    sweeping.sweep(directory)
     assert ask_all(directory, STATS, PATIENCE) == []
     assert sorted(directory.iterdir()) == names[:4]
     assert dead.exists()
@@ -454,14 +454,14 @@ def test_a_directory_exchanged_after_the_connect_costs_no_other_file(
     (treasure / NAME).touch()
     with socket.socket(socket.AF_UNIX) as sock:
         sock.bind(str(rented / NAME))
-    remove = paths.remove_stale
+    remove = sweeping.remove_dead
 
-    def late(path: Path, owner: int) -> None:
+    def late(path: Path) -> bool:
         assert neighbour("rename", rented, rented.with_name("away")) is None
         assert neighbour("symlink", treasure, rented) is None
-        remove(path, owner)
+        return remove(path)
 
-    monkeypatch.setattr(paths, "remove_stale", late)
+    monkeypatch.setattr(sweeping, "remove_dead", late)
     (answer,) = client.ask([rented / NAME], STATS, PATIENCE)
     assert answer.gone
     assert (treasure / NAME).exists()

@@ -4,13 +4,12 @@ import os
 import re
 import socket
 import stat
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from dbpool_mw.control import paths
-from tests.control.conftest import Plant, Serve, WorkerProcess
+from tests.control.conftest import Plant
 
 OTHER_UID = 4711
 
@@ -32,8 +31,10 @@ def test_a_directory_that_others_may_write_is_refused(
 ) -> None:
     directory.chmod(bits)
     for look in (paths.ensure_directory, paths.check_directory):
-        with pytest.raises(paths.ControlDirError, match="chmod 700"):
+        with pytest.raises(paths.ControlDirError, match="written by others") as error:
             look(directory)
+        # It may be a directory that other programs share, such as /tmp.
+        assert "chmod" not in str(error.value)
     assert mode(directory) == bits
 
 
@@ -161,30 +162,6 @@ def test_only_sockets_with_a_workers_name_are_found(
 def test_other_names_have_no_pid() -> None:
     with pytest.raises(ValueError, match="not the name"):
         paths.pid_of(Path("/tmp/x.sock"))
-
-
-def test_sweep_removes_the_sockets_of_killed_workers_only(
-    directory: Path, serve: Serve, spawn: Callable[[], WorkerProcess]
-) -> None:
-    killed, living = spawn(), spawn()
-    planted = directory / "1-0000000a.sock"
-    planted.touch()
-    killed.kill()
-    assert killed.path.exists()
-    paths.sweep(directory)
-    assert not killed.path.exists()
-    assert living.path.exists()
-    assert planted.exists()
-
-
-def test_a_socket_in_another_users_directory_is_not_removed(
-    directory: Path, plant: Plant
-) -> None:
-    path = plant()
-    paths.remove_stale(path, os.geteuid() + 1)
-    assert path.exists()
-    paths.remove_stale(path, os.geteuid())
-    assert not path.exists()
 
 
 def test_the_same_project_of_other_users_is_found(directory: Path) -> None:

@@ -4,10 +4,12 @@ import logging
 import os
 import random
 import selectors
+import shutil
 import socket
 import stat
 import struct
 import threading
+import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -390,6 +392,87 @@ def test_stop_from_inside_a_request_does_not_wait_for_itself(
             thread.join(PATIENCE)
 
 
+@pytest.fixture
+def looks_often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let servers look at their sockets every 20 ms."""
+    monkeypatch.setattr(server_module, "LOOK_SECONDS", 0.02)
+
+
+def eventually(fact: Callable[[], object]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not fact():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@pytest.mark.usefixtures("looks_often")
+@pytest.mark.parametrize("cleaner", ["unlink", "rmtree", "rename", "replace"])
+def test_a_socket_that_was_removed_is_opened_anew_and_logged_once(
+    serve: Serve,
+    directory: Path,
+    caplog: pytest.LogCaptureFixture,
+    cleaner: str,
+) -> None:
+    home = directory / "home"
+    server = serve(where=home)
+    old = path_of(server)
+    # Answered, the server has removed dead sockets, and removes no other.
+    asked(server)
+    with connected(old) as client:
+        if cleaner == "unlink":
+            old.unlink()
+        elif cleaner == "rmtree":
+            shutil.rmtree(home)
+        elif cleaner == "rename":
+            home.rename(directory / "away")
+        else:
+            (directory / "other").touch()
+            (directory / "other").replace(old)
+        eventually(lambda: server.path != old and caplog.records)
+        assert asked(server)["ok"] is True
+        assert paths.discover(home) == [server.path]
+        assert stat.S_IMODE(path_of(server).stat().st_mode) == 0o600
+        assert stat.S_IMODE(home.stat().st_mode) == 0o700
+        # Who was connected is still served.
+        client.sendall(protocol.encode(protocol.request("stats"), 10_000))
+        assert received(client)
+    (record,) = caplog.records
+    assert record.message == (
+        f"the control socket {old} was removed; opened {server.path}"
+    )
+    server.stop()
+    assert paths.discover(home) == []
+
+
+@pytest.mark.usefixtures("looks_often")
+def test_a_socket_that_cannot_be_opened_anew_is_logged_once_and_tried_again(
+    serve: Serve, directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    home = directory / "home"
+    server = serve(where=home)
+    old = path_of(server)
+    home.chmod(0o770)
+    old.unlink()
+    eventually(lambda: caplog.records)
+    looks = iter(range(10))
+    is_own = server._is_own
+    enough = threading.Event()
+
+    def counted(path: Path) -> bool:
+        if next(looks, None) is None:
+            enough.set()
+        return is_own(path)
+
+    server._is_own = counted  # type: ignore[method-assign]
+    assert enough.wait(PATIENCE)
+    (record,) = caplog.records
+    assert "was removed, so the commands don't see this process" in record.message
+    assert "written by others" in record.message
+    home.chmod(0o700)
+    eventually(lambda: server.path != old)
+    assert asked(server)["ok"] is True
+
+
 def test_a_stopped_server_can_start_again(serve: Serve) -> None:
     server = serve()
     server.stop()
@@ -426,7 +509,7 @@ def test_a_socket_that_cannot_be_bound_leaves_nothing_behind(
     directory: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        Path, "rename", lambda self, target: (_ for _ in ()).throw(OSError("no"))
+        Path, "chmod", lambda self, mode: (_ for _ in ()).throw(OSError("no"))
     )
     assert ControlServer(directory, FakeWorker()).start() is False
     assert list(directory.iterdir()) == []
