@@ -286,8 +286,10 @@ def workers() -> int | None:
     return number or None
 
 
-def control_dir() -> Path:
+def control_dir() -> Path | None:
     """Return the directory of the control sockets, in which commands look for workers.
+
+    None if ``CONTROL_DIR`` is False: then no process has a control socket.
 
     The directory is ``CONTROL_DIR`` or else one that belongs to the current user and
     this project. A project is identified by its settings module and the real path of
@@ -300,6 +302,8 @@ def control_dir() -> Path:
     """
     directory = value("CONTROL_DIR")
     _raise_any(app_problems({"CONTROL_DIR": directory}))
+    if directory is False:
+        return None
     if directory is not None:
         return Path(directory)
     urls = getattr(settings, "ROOT_URLCONF", None)

@@ -124,16 +124,20 @@ def make_pool(
     return new
 
 
-def _start_threads(state: _ProcessState, control_dir: Path) -> None:
-    """Start the maintenance and control threads. Call it with the state's lock held."""
+def _start_threads(state: _ProcessState, control_dir: Path | None) -> None:
+    """Start the maintenance and control threads. Call it with the state's lock held.
+
+    Without a control directory there is no control thread.
+    """
     maintenance = Maintenance(lambda: list(state.pools.values()))
-    control = ControlServer(control_dir, handle)
     try:
         with sent_signals_blocked():
             maintenance.start()
             state.maintenance = maintenance
-            control.start()
-            state.control = control
+            if control_dir is not None:
+                control = ControlServer(control_dir, handle)
+                control.start()
+                state.control = control
     except RuntimeError as error:
         # No thread is to be had. The next pool that is made tries again.
         logger.warning(

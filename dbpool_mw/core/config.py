@@ -318,13 +318,14 @@ def _view(value: object) -> _Error | None:
 
 
 def _control_dir(value: object) -> _Error | None:
-    if value is None:
+    if value is None or value is False:
         return None
     if not isinstance(value, (str, PurePath)):
         return (
             "control_dir",
             f"must be a path, {_not(value)}.",
-            "Write a str, a pathlib.Path, or None for the default directory.",
+            "Write a str, a pathlib.Path, None for the default directory, or False for "
+            "no control sockets.",
         )
     if not os.path.isabs(value):
         return (

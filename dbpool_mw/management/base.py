@@ -22,7 +22,8 @@ from django.core.management.base import (
     DjangoHelpFormatter,
 )
 
-from dbpool_mw.control import client, paths, protocol
+from dbpool_mw import conf
+from dbpool_mw.control import client, paths, protocol, sweeping
 from dbpool_mw.control.client import Answer
 from dbpool_mw.control.render import printable
 
@@ -100,6 +101,7 @@ class WorkerCommand(BaseCommand):
         except paths.ControlDirError as error:
             raise no_worker(directory, str(error)) from error
         if not found:
+            sweeping.sweep(directory)
             raise no_worker(directory)
         check_pids(directory, pids, found)
         return [path for path in found if not pids or paths.pid_of(path) in pids]
@@ -152,6 +154,18 @@ def check_pids(
             f"there is {_joined(known) or 'none'}.",
             returncode=USAGE,
         )
+
+
+def control_dir() -> Path:
+    """Return the control directory; raise CommandError (USAGE) if there is none."""
+    directory = conf.control_dir()
+    if directory is None:
+        raise CommandError(
+            "DBPOOL_MW_CONTROL_DIR is False: the workers have no control sockets, so "
+            "no command can see or steer them.",
+            returncode=USAGE,
+        )
+    return directory
 
 
 def no_worker(directory: Path, reason: str | None = None) -> CommandError:

@@ -32,12 +32,16 @@ class Ended:
 
 
 def run(
-    directory: Path, name: str, *args: str, terminal: bool = False, **options: Any
+    directory: Path | bool,
+    name: str,
+    *args: str,
+    terminal: bool = False,
+    **options: Any,
 ) -> Ended:
     stream = Terminal if terminal else StringIO
     out, err = stream(), stream()
     code = 0
-    with override_settings(DBPOOL_MW_CONTROL_DIR=str(directory)):
+    with override_settings(DBPOOL_MW_CONTROL_DIR=directory):
         try:
             call_command(name, *args, stdout=out, stderr=err, **options)
         except CommandError as error:

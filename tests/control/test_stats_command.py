@@ -116,6 +116,16 @@ def test_no_worker_is_an_exit_code_and_a_text_with_the_directory_and_reasons(
             assert hint in ended.err
 
 
+@pytest.mark.parametrize("command", ["dbpool_stats", "dbpool_drain"])
+def test_without_control_sockets_the_commands_say_that_they_are_off(
+    command: str,
+) -> None:
+    ended = run(False, command)
+    assert ended.code == 2
+    assert ended.out == ""
+    assert ended.err.startswith("DBPOOL_MW_CONTROL_DIR is False: ")
+
+
 def test_a_dead_workers_socket_alone_counts_as_no_worker(
     directory: Path, spawn: Callable[[], WorkerProcess]
 ) -> None:
@@ -132,7 +142,7 @@ def test_a_directory_that_cannot_be_trusted_is_named_as_the_reason(
     directory.chmod(0o777)
     ended = stats(directory)
     assert ended.code == 3
-    assert "chmod 700" in ended.err
+    assert "written by others" in ended.err
     directory.chmod(0o700)
     assert check_directory(directory) == os.geteuid()
 
@@ -333,7 +343,7 @@ def test_text_that_the_terminals_encoding_lacks_is_escaped(
 
     stream = Ascii()
     command = dbpool_stats.Command(stdout=stream)  # type: ignore[arg-type]
-    directory_of = "dbpool_mw.management.commands.dbpool_stats.conf.control_dir"
+    directory_of = "dbpool_mw.management.commands.dbpool_stats.control_dir"
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(directory_of, lambda: directory)
         command.handle(

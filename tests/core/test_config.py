@@ -231,7 +231,7 @@ VALID: dict[str, list[object]] = {
     "EXEMPT": [(), [], ["/health/"], ("/a", "/b/")],
     "POOLS": [{}, {"default": {}, "legacy": None}],
     "UNAVAILABLE_VIEW": [None, "project.views.busy"],
-    "CONTROL_DIR": [None, "/run/project", Path("/run/project")],
+    "CONTROL_DIR": [None, False, "/run/project", Path("/run/project")],
     "WORKERS": [None, 1, 64],
 }
 INVALID: dict[str, list[tuple[object, str]]] = {
@@ -258,6 +258,8 @@ INVALID: dict[str, list[tuple[object, str]]] = {
         ("~/run", "control_dir"),
         (Path("run"), "control_dir"),
         (b"/run", "control_dir"),
+        (True, "control_dir"),
+        (0, "control_dir"),
         (7, "control_dir"),
         ("/" + "x" * MAX_CONTROL_DIR_BYTES, "control_dir"),
         ("/" + "é" * (MAX_CONTROL_DIR_BYTES // 2), "control_dir"),

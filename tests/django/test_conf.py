@@ -230,6 +230,11 @@ def test_the_control_directory_is_the_one_that_is_set(
         assert conf.control_dir() == Path("/run/shop")
 
 
+def test_false_stands_for_no_control_directory() -> None:
+    with override_settings(DBPOOL_MW_CONTROL_DIR=False):
+        assert conf.control_dir() is None
+
+
 def test_an_invalid_control_directory_raises() -> None:
     with (
         override_settings(DBPOOL_MW_CONTROL_DIR="run"),

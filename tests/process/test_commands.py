@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -272,3 +273,26 @@ def test_runserver_is_a_worker_like_any_other(project, options):
         # With the reloader the child process serves; its parent has no pool.
         assert project.pids() == [answer["pid"]]
         assert (answer["pid"] == server.process.pid) is bool(options)
+
+
+def test_workers_whose_control_sockets_are_removed_are_soon_seen_again(
+    workers, project
+):
+    before = project.pids()
+    shutil.rmtree(project.control)
+    wait_until(lambda: project.pids() == before, "both workers opened new sockets")
+    assert project.manage("dbpool_drain").returncode == 0
+    assert project.backends() == []
+
+
+def test_with_control_dir_false_no_socket_is_opened_and_nothing_is_logged(project):
+    project.settings["DBPOOL_MW_CONTROL_DIR"] = False
+    with project.gunicorn() as server:
+        assert server.get("/facts/").status == 200
+        threads = server.get("/threads/")["threads"]
+        assert "dbpool_mw-maintenance" in threads
+        assert "dbpool_mw-control" not in threads
+        done = project.manage("dbpool_stats")
+        assert done.returncode == 2
+        assert "DBPOOL_MW_CONTROL_DIR is False" in done.stderr
+        assert "control socket" not in server.text()

@@ -9,13 +9,13 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
-from dbpool_mw import conf
 from dbpool_mw.control import drain, paths, protocol, render
 from dbpool_mw.control.drain import Progress
 from dbpool_mw.management.base import (
     NO_ANSWER,
     WorkerCommand,
     check_pids,
+    control_dir,
     errors,
     no_worker,
     positive_seconds,
@@ -69,7 +69,8 @@ examples:
 exit codes:
   0  done
   1  timed out; the output names the holders, their requests and since when
-  2  wrong usage, or an --alias or --pid that no worker has
+  2  wrong usage, an --alias or --pid that no worker has, or DBPOOL_MW_CONTROL_DIR
+     is False, so that no worker can be asked
   3  no worker was found
   4  some worker didn't answer (the output names it); the others are done"""
 
@@ -112,7 +113,7 @@ exit codes:
     def handle(self, *args: Any, **options: Any) -> None:
         """Send the verb, wait until it is done and print the result."""
         verb = next((v for v in ("pause", "recycle", "resume") if options[v]), "drain")
-        directory, aliases = conf.control_dir(), options["alias"]
+        directory, aliases = control_dir(), options["alias"]
         waits = verb != "resume" and not options["no_wait"]
         began = time.monotonic()
         try:

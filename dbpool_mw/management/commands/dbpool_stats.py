@@ -10,7 +10,6 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
-from dbpool_mw import conf
 from dbpool_mw.control import protocol, render
 from dbpool_mw.control.client import Answer
 from dbpool_mw.control.prometheus import prometheus
@@ -18,6 +17,7 @@ from dbpool_mw.management.base import (
     NO_ANSWER,
     USAGE,
     WorkerCommand,
+    control_dir,
     errors,
     positive_seconds,
     write,
@@ -60,7 +60,8 @@ columns:
 
 exit codes:
   0  at least one worker answered
-  2  wrong usage, or an --alias or --pid that no worker has
+  2  wrong usage, an --alias or --pid that no worker has, or DBPOOL_MW_CONTROL_DIR
+     is False, so that no worker can be asked
   3  no worker was found
   4  workers were found, and none answered"""
 
@@ -117,7 +118,7 @@ exit codes:
 
         Raises CommandError as `ask` does, and NO_ANSWER if no worker answered.
         """
-        directory = conf.control_dir()
+        directory = control_dir()
         answers = self.ask(
             directory,
             protocol.request("stats", holders=options["holders"]),

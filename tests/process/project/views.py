@@ -53,6 +53,7 @@ __all__ = [
     "raises_in_stream",
     "run",
     "stream",
+    "threads",
     "two",
 ]
 
@@ -84,6 +85,10 @@ def facts(request):
         zone=show("TimeZone"),
         timeout=show("statement_timeout"),
     )
+
+
+def threads(request):
+    return answer(threads=[thread.name for thread in threading.enumerate()])
 
 
 def show(name):
