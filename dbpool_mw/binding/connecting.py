@@ -67,7 +67,7 @@ def open_connection(driver: Driver, alias: str, wrapper: Any, entry: PoolEntry) 
             raise ConnectFailed(
                 alias,
                 f"pool {alias!r}: can't connect to the database",
-                str(error).strip(),
+                str(error),
             ) from error
         finally:
             temporary.connection = None

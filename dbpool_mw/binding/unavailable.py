@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from typing import Any
 
@@ -13,8 +12,10 @@ from django.utils.module_loading import import_string
 
 from dbpool_mw import conf
 from dbpool_mw.core.errors import PoolError
+from dbpool_mw.core.logs import get_logger
+from dbpool_mw.core.report import request_text
 
-logger = logging.getLogger("dbpool_mw.pool")
+logger = get_logger("dbpool_mw.pool")
 
 
 def respond(request: HttpRequest, error: PoolError) -> HttpResponseBase:
@@ -24,8 +25,8 @@ def respond(request: HttpRequest, error: PoolError) -> HttpResponseBase:
     view which ``DBPOOL_MW_UNAVAILABLE_VIEW`` names. The log names the holders; the
     response doesn't, because anybody may read it.
     """
-    # The client chose the path: %r keeps it on one line.
-    logger.warning("503 for %s %r: %s", request.method, request.path, error)
+    asked = request_text(request.method, request.path)
+    logger.warning("503 for %s: %s", asked, error)
     if settings.DBPOOL_MW_UNAVAILABLE_VIEW is not None:
         view = import_string(settings.DBPOOL_MW_UNAVAILABLE_VIEW)
         response: HttpResponseBase = view(request, error)

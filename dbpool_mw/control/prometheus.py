@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from dbpool_mw.control.client import Answer
-from dbpool_mw.control.render import printable, worker_names
+from dbpool_mw.control.render import worker_names
 from dbpool_mw.core import metrics
 from dbpool_mw.core.metrics import Metric
+from dbpool_mw.core.text import printable
 
 _OTEL = "db_client_connection_"
 _PREFIX = "dbpool_mw_"

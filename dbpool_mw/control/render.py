@@ -16,6 +16,7 @@ from typing import Any
 from dbpool_mw.control.client import Answer
 from dbpool_mw.core import metrics
 from dbpool_mw.core.metrics import Metric
+from dbpool_mw.core.text import ERROR, NAME, REQUEST, shortened
 
 JSON_VERSION = 1
 _COMMAND_WIDTH = 32
@@ -43,7 +44,7 @@ def table(answers: Sequence[Answer]) -> str:
     for answer in answers:
         name = names[answer.path]
         if answer.reply is None:
-            rows.append((name, printable(answer.error or "no answer")))
+            rows.append((name, shortened(answer.error or "no answer", ERROR)))
             continue
         command = shortened(answer.reply["command"], _COMMAND_WIDTH)
         uptime = duration(answer.reply["uptime"])
@@ -51,8 +52,8 @@ def table(answers: Sequence[Answer]) -> str:
             rows.append((name, f"{command} (no pool open)"))
         for pool in answer.reply["pools"]:
             pools.append(pool)
-            state = printable(pool["state"])
-            head = (name, command, printable(pool["alias"]), state)
+            state = shortened(pool["state"], NAME)
+            head = (name, command, shortened(pool["alias"], NAME), state)
             rows.append((*head, *_figures(pool, columns), uptime))
     if len(pools) > 1:
         totals = _figures(metrics.merge(pools), columns)
@@ -68,14 +69,14 @@ def _columns() -> list[Metric]:
 def _figures(pool: Mapping[str, Any], columns: Sequence[Metric]) -> list[str]:
     """Return a pool's cells from the first figure to DISCARDED."""
     reasons = sorted(pool["discarded"].items(), key=lambda item: (-item[1], item[0]))
-    discarded = " ".join(f"{printable(reason)}:{n}" for reason, n in reasons if n)
+    discarded = " ".join(f"{reason}:{n}" for reason, n in reasons if n)
     cells = [
         _spread(pool[metric.key])
         if metric.kind == "histogram"
         else str(pool[metric.key])
         for metric in columns
     ]
-    return [*cells, discarded or "-"]
+    return [*cells, shortened(discarded, REQUEST) or "-"]
 
 
 def _spread(histogram: Mapping[str, Any]) -> str:
@@ -106,8 +107,8 @@ def holders(answers: Sequence[Answer]) -> str:
         rows.append(
             (
                 names[answer.path],
-                printable(str(holder["thread"])),
-                printable(str(holder["alias"])),
+                shortened(str(holder["thread"]), NAME),
+                shortened(str(holder["alias"]), NAME),
                 str(holder["backend_pid"]),
                 duration(holder["seconds"]),
                 "yes" if holder.get("stale") else "-",
@@ -119,7 +120,9 @@ def holders(answers: Sequence[Answer]) -> str:
     text = [header]
     for line, (holder, _) in zip(lines, in_use, strict=True):
         text.append(line)
-        text += [f"    {printable(frame)}" for frame in holder.get("stack", [])]
+        text += [
+            f"    {shortened(frame, REQUEST)}" for frame in holder.get("stack", [])
+        ]
     return "\n".join(text)
 
 
@@ -132,7 +135,9 @@ def stale(answers: Sequence[Answer], now: float) -> list[str]:
     lines = []
     for answer in answers:
         if answer.reply is None:
-            lines.append(f"  worker {answer.pid}: {printable(answer.error or '')}")
+            lines.append(
+                f"  worker {answer.pid}: {shortened(answer.error or '', ERROR)}"
+            )
             continue
         others = Counter({p["alias"]: p["stale"] for p in answer.reply["pools"]})
         for holder in answer.reply.get("holders", []):
@@ -140,7 +145,7 @@ def stale(answers: Sequence[Answer], now: float) -> list[str]:
                 others[holder["alias"]] -= 1
                 lines.append(f"  worker {answer.pid}: {_holder_line(holder, now)}")
         lines += [
-            f"  worker {answer.pid}: {printable(alias)}: {number} being opened, "
+            f"  worker {answer.pid}: {shortened(alias, NAME)}: {number} being opened, "
             f"cleaned or closed"
             for alias, number in others.items()
             if number > 0
@@ -152,8 +157,8 @@ def _holder_line(holder: Mapping[str, Any], now: float) -> str:
     seconds = holder["seconds"]
     since = time.strftime("%H:%M:%S", time.localtime(now - seconds))
     return (
-        f"{printable(str(holder['alias']))}: backend {holder['backend_pid']}, "
-        f"thread {printable(str(holder['thread']))}, {request_of(holder)}, "
+        f"{shortened(str(holder['alias']), NAME)}: backend {holder['backend_pid']}, "
+        f"thread {shortened(str(holder['thread']), NAME)}, {request_of(holder)}, "
         f"since {since} ({duration(seconds)})"
     )
 
@@ -251,19 +256,6 @@ def duration(seconds: float) -> str:
         big, small, letters = 86400, 3600, "dh"
     high, low = whole // big, whole % big // small
     return f"{high}{letters[0]}{low:02}{letters[1]}"
-
-
-def printable(text: str) -> str:
-    """Return the text with every character escaped that a terminal may act upon."""
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode() for c in text
-    )
-
-
-def shortened(text: str, width: int) -> str:
-    """Return the text made printable and cut to `width` characters."""
-    text = printable(text)
-    return text if len(text) <= width else text[: width - 3] + "..."
 
 
 def _aligned(rows: Sequence[Sequence[str]]) -> str:

@@ -14,7 +14,6 @@ A server belongs to the process that started it. After a fork the child calls `f
 from __future__ import annotations
 
 import contextlib
-import logging
 import os
 import selectors
 import socket
@@ -26,8 +25,10 @@ from pathlib import Path
 from typing import Any
 
 from dbpool_mw.control import paths, peer, protocol, sweeping
+from dbpool_mw.core.logs import get_logger
+from dbpool_mw.core.text import one_line
 
-logger = logging.getLogger("dbpool_mw.control")
+logger = get_logger("dbpool_mw.control")
 
 CLIENT_SECONDS = 5.0
 MAX_CLIENTS = 32
@@ -350,7 +351,7 @@ class ControlServer:
         # KeyboardInterrupt is raised in the main thread only.
         except BaseException as error:
             logger.exception("control request %r failed", message["verb"])
-            return protocol.error_reply(f"{type(error).__name__}: {error}")
+            return protocol.error_reply(one_line(f"{type(error).__name__}: {error}"))
 
     def _encoded(self, reply: dict[str, Any]) -> bytes:
         try:

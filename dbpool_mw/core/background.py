@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-logger = logging.getLogger("dbpool_mw.pool")
+from .logs import get_logger
+
+logger = get_logger("dbpool_mw.pool")
 
 #: Seconds between two rounds.
 INTERVAL = 1.0

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from .driver import Driver
 from .entry import PoolEntry
+from .logs import get_logger
 
-logger = logging.getLogger("dbpool_mw.pool")
+logger = get_logger("dbpool_mw.pool")
 
 
 class Cleaned(NamedTuple):

@@ -7,16 +7,20 @@ that psycopg_pool gives them.
 
 from __future__ import annotations
 
+from .text import one_line
+
 
 class PoolError(Exception):
     """A pool could not do what was asked of it.
 
     ``alias`` is the pool's name. ``summary`` is the first sentence of the text and may
     be shown to a client; ``details`` names holders and their paths, and may not. The
-    three are its ``args``, by which pickle and Celery rebuild an error elsewhere.
+    three are its ``args``, by which pickle and Celery rebuild an error elsewhere. Both
+    texts are made one printable line: what they quote comes from outside.
     """
 
     def __init__(self, alias: str, summary: str, details: str = "") -> None:
+        summary, details = one_line(summary), one_line(details)
         super().__init__(alias, summary, details)
         self.alias = alias
         self.summary = summary

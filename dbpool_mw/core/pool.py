@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import _thread
 import contextlib
-import logging
 import math
 import os
 import random
@@ -32,6 +31,7 @@ from .config import PoolConfig
 from .driver import Driver
 from .entry import CONNECTING, IN_USE, Holder, PoolEntry
 from .errors import ConnectFailed, PoolClosed, PoolError, PoolTimeout, TooManyRequests
+from .logs import get_logger
 from .metrics import PoolMetrics
 from .orphans import Orphans, is_in_pool, stamp
 from .slots import (
@@ -47,7 +47,7 @@ from .stack import capture
 from .waiter import Waiter
 from .watch import Watch
 
-logger = logging.getLogger("dbpool_mw.pool")
+logger = get_logger("dbpool_mw.pool")
 
 #: Seconds that an attempt to connect may take at least, whatever TIMEOUT says, because
 #: libpq's own limit can't be less; and those that a ping has at least.
@@ -625,7 +625,7 @@ class ConnectionPool:
                 self._open(entry, None, self._clock() + _REFILL_SECONDS)
             except Exception as error:
                 self._abandon(entry)
-                logger.warning("%s: can't refill: %s", self.name, str(error).strip())
+                logger.warning("%s: can't refill: %s", self.name, error)
                 return
             except BaseException:
                 self._abandon(entry)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from .config import PoolConfig
 from .entry import BUSY, CONNECTING, IDLE, IN_USE, Holder
 from .stack import Stack, lines
+from .text import ERROR, NAME, REQUEST, one_line, shortened
 
 #: How many holders the text of an error names, those who hold longest first.
 NAMED_HOLDERS = 5
@@ -77,7 +78,7 @@ def holders(alias: str, holds: Sequence[Hold]) -> list[dict[str, Any]]:
             "stale": hold.stale,
             "leaked": hold.leaked,
             "stack": lines(hold.stack) if hold.leaked else [],
-            **hold.holder.describe(),
+            **_bounded(hold.holder.describe()),
         }
         for hold in sorted(holds, key=lambda hold: hold.seconds, reverse=True)
     ]
@@ -98,7 +99,7 @@ def explain(
     if stats["state"] != "running":
         text += f", the pool is {stats['state']}"
     if failures:
-        text += f"; {failures} failed connects, the last: {error}"
+        text += f"; {failures} failed connects, the last: {one_line(error, ERROR)}"
     if holders:
         named = ", ".join(map(holder_text, holders[:NAMED_HOLDERS]))
         more = len(holders) - NAMED_HOLDERS
@@ -108,7 +109,21 @@ def explain(
 
 def holder_text(holder: Mapping[str, Any]) -> str:
     """Return a holder in words: who it is, and its seconds if they are known."""
-    request = f"{holder['method']} {holder['path']}" if holder.get("path") else ""
-    thread = f"thread {holder['thread']}" if holder.get("thread") else "unknown"
+    path, name = holder.get("path"), holder.get("thread")
+    request = request_text(holder["method"], path) if path else ""
+    thread = f"thread {shortened(str(name), NAME)}" if name else "unknown"
     text = f"{request} in {thread}" if request else thread
     return f"{text} for {holder['seconds']:.1f} s" if "seconds" in holder else text
+
+
+def request_text(method: object, path: object) -> str:
+    """Return a request in words: its method and path."""
+    return shortened(f"{method} {path}", REQUEST)
+
+
+def _bounded(holder: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a holder without long texts: a reply has to hold all of them."""
+    return {
+        key: value[:REQUEST] if isinstance(value, str) else value
+        for key, value in holder.items()
+    }

@@ -10,6 +10,8 @@ import sys
 import traceback
 from types import CodeType, FrameType
 
+from .text import printable
+
 #: How many frames are captured, from the innermost on.
 DEPTH = 30
 
@@ -28,14 +30,18 @@ def capture() -> Stack:
 
 
 def lines(stack: Stack) -> list[str]:
-    """Return a stack as the lines of a traceback, the outermost call first."""
+    """Return a stack as printable lines of a traceback, the outermost call first."""
     summary = traceback.StackSummary.from_list(
         [
             (code.co_filename, _line(code, position), code.co_name, None)
             for code, position in stack[::-1]
         ]
     )
-    return [line for entry in summary.format() for line in entry.rstrip().split("\n")]
+    return [
+        printable(line)
+        for entry in summary.format()
+        for line in entry.rstrip().split("\n")
+    ]
 
 
 def _line(code: CodeType, position: int) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Collection
 from typing import NamedTuple
@@ -11,10 +10,11 @@ from .config import PoolConfig
 from .driver import Driver
 from .entry import BUSY, CONNECTING, IN_USE, Holder, PoolEntry
 from .errors import HoldTooLong
+from .logs import get_logger
 from .report import holder_text
 from .stack import Stack, lines
 
-logger = logging.getLogger("dbpool_mw.pool")
+logger = get_logger("dbpool_mw.pool")
 
 #: Seconds that a holder whose statement was cancelled may go on waiting for its answer.
 CANCEL_SECONDS = 10.0
@@ -88,7 +88,7 @@ class Watch:
                 self._name,
                 leak.seconds,
                 holder_text(leak.holder.describe()),
-                "\n".join(lines(leak.stack)),
+                lines(leak.stack),
             )
         for entry, holder in sighting.overdue:
             text = (

@@ -25,7 +25,7 @@ from django.core.management.base import (
 from dbpool_mw import conf
 from dbpool_mw.control import client, paths, protocol, sweeping
 from dbpool_mw.control.client import Answer
-from dbpool_mw.control.render import printable
+from dbpool_mw.core.text import ERROR, NAME, shortened
 
 USAGE = 2
 NO_WORKER = 3
@@ -136,7 +136,7 @@ class WorkerCommand(BaseCommand):
         if unknown and all(answer.reply is not None for answer in answers):
             raise CommandError(
                 f"No worker has a pool for {_joined(map(repr, unknown))}; "
-                f"open there: {_joined(map(printable, known)) or 'none'}.",
+                f"open there: {_joined(shortened(a, NAME) for a in known) or 'none'}.",
                 returncode=USAGE,
             )
         return [answer.only(aliases or None) for answer in answers]
@@ -224,7 +224,9 @@ def write(stream: Stream, text: str, ending: str = "\n") -> bool:
 
 def errors(answers: Sequence[Answer]) -> str:
     """Return a line for each worker that didn't answer: its pid and the error."""
-    return "\n".join(f"  worker {a.pid}: {printable(a.error or '')}" for a in answers)
+    return "\n".join(
+        f"  worker {a.pid}: {shortened(a.error or '', ERROR)}" for a in answers
+    )
 
 
 def _joined(values: Any) -> str:

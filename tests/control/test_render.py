@@ -9,6 +9,7 @@ import pytest
 from dbpool_mw.control import render
 from dbpool_mw.control.client import Answer
 from dbpool_mw.core import metrics
+from dbpool_mw.management.base import errors
 from tests.control.fakes import histogram, holder, pool, reply
 
 
@@ -111,12 +112,13 @@ def test_a_long_command_is_cut() -> None:
     assert "xxx..." in text
 
 
-def test_text_from_outside_is_escaped() -> None:
-    evil = "/\x1b[2J\r\n\x07\u202e\udcff/ü"
-    held = holder(path=evil, thread=evil, alias=evil)
+@pytest.mark.parametrize("length", [0, 1_000_000])
+def test_text_from_outside_is_escaped_and_shortened(length: int) -> None:
+    evil = "/\x1b[2J\r\n\x07\u202e\udcff/ü" + "x" * length
+    held = holder(path=evil, thread=evil, alias=evil, stack=[evil])
     answer = answered(
         7,
-        pool(evil, state=evil, discarded={evil: 1}, stale=3),
+        pool(evil, state=evil, discarded={evil: 1, f"{evil}2": 1}, stale=3),
         command=evil,
         holders=[held, {**held, "stale": True}],
     )
@@ -124,9 +126,13 @@ def test_text_from_outside_is_escaped() -> None:
         render.table([answer, silent(8, evil)]),
         render.holders([answer]),
         *render.stale([answer, silent(8, evil)], 0.0),
+        errors([silent(8, evil)]),
     ]
     for text in texts:
-        assert all(c.isprintable() for line in text.split("\n") for c in line)
+        lines = text.split("\n")
+        assert len(lines) <= 5
+        assert all(line.isprintable() for line in lines)
+        assert max(map(len, lines)) < 1500
         assert "\\x1b[2J\\r\\n" in text
         assert "ü" in text
 

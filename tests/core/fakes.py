@@ -15,6 +15,21 @@ from dbpool_mw.core.pool import ConnectionPool
 #: The session attributes of every fresh connection.
 INITIAL = (True,)
 
+#: What others may write into a path, a thread's name or an error.
+HOSTILE = [
+    "two\nlines",
+    "carriage\rreturn",
+    "next\x85line\u2028and\u2029more",
+    "terminal\x1b[2J\x1b]0;title\x07",
+    "nul\0",
+    "backwards\u202eevil",
+    "surrogate\udce9\ud83d",
+    "percent%s%d%%",
+    "long" * 250_000,
+    "\n" * 1_000_000,
+    "\x1b" * 1_000_000,
+]
+
 
 class DriverError(Exception):
     """An error that the client library raises."""
