@@ -9,7 +9,6 @@ closing their connections, because the sockets are the parent's.
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import threading
@@ -23,10 +22,12 @@ from django.apps import apps
 from dbpool_mw import conf
 from dbpool_mw.binding import testing
 from dbpool_mw.control import protocol
+from dbpool_mw.control.arguments import masked
 from dbpool_mw.control.server import ControlServer
 from dbpool_mw.core.background import Maintenance, sent_signals_blocked
 from dbpool_mw.core.config import PoolConfig
 from dbpool_mw.core.entry import Holder, PoolEntry
+from dbpool_mw.core.logs import get_logger
 from dbpool_mw.core.pool import ConnectionPool
 from dbpool_mw.drivers import Driver
 
@@ -34,7 +35,7 @@ Connect = Callable[[PoolEntry, "Holder | None"], None]
 Reset = Callable[[PoolEntry], None]
 
 
-logger = logging.getLogger("dbpool_mw.pool")
+logger = get_logger("dbpool_mw.pool")
 
 
 class _ProcessState:
@@ -216,9 +217,9 @@ def handle(request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _command() -> str:
-    """Return the command line of this process, at most 200 characters."""
+    """Return the command line of this process, masked, at most 200 characters."""
     program, *arguments = sys.argv or [""]
     directory, name = os.path.split(program)
     if name == "__main__.py":  # as with python -m celery
         name = os.path.basename(directory)
-    return " ".join([name or "python", *arguments])[:200]
+    return " ".join([name or "python", *masked(arguments)])[:200]
