@@ -296,3 +296,12 @@ def test_with_control_dir_false_no_socket_is_opened_and_nothing_is_logged(projec
         assert done.returncode == 2
         assert "DBPOOL_MW_CONTROL_DIR is False" in done.stderr
         assert "control socket" not in server.text()
+
+
+def test_stats_hide_the_passwords_in_the_arguments_of_a_worker(project):
+    secrets = ["--env", "DB_PASSWORD=hunter2", "--env", "URL=a://me:hunter2@db"]
+    with project.gunicorn(*secrets) as server:
+        server.get("/facts/")
+        text = project.manage("dbpool_stats", "--format", "json").stdout
+        assert "--env DB_PASSWORD=*** --env URL=a://me:***@db" in text
+        assert "hunter2" not in text

@@ -36,7 +36,7 @@ def test_the_wait_ends_in_503_with_the_reason(crowded, project):
     # Clients must not see the paths of other requests; the log has them.
     assert "/holds/" not in text
     (line,) = [line for line in crowded.text().splitlines() if "503 for GET" in line]
-    assert "'/facts/'" in line
+    assert "503 for GET /facts/: pool 'default'" in line
     assert "1 in use, 0 idle and 0 connecting of at most 1" in line
     assert "held by GET /holds/ in thread" in line
 
