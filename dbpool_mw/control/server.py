@@ -171,7 +171,8 @@ class ControlServer:
     def _listen_anew_if_removed(self) -> None:
         """Open another socket if this server's was removed or replaced."""
         path, old = self.path, self._listener
-        if path is None or self._is_own(path):
+        # In this order: stop() removes the socket after it has set the flag.
+        if path is None or self._is_own(path) or self._stopping:
             return
         try:
             listener = self._listen()
@@ -261,7 +262,7 @@ class ControlServer:
         if listener and self._listen_again is not None and self._listen_again <= now:
             self._listen_again = None
             selector.register(listener, selectors.EVENT_READ)
-        if self._look_at <= now and not self._stopping:
+        if self._look_at <= now:
             self._look_at = now + LOOK_SECONDS
             self._listen_anew_if_removed()
 

@@ -46,7 +46,10 @@ def _printable(argument: object) -> object:
 def _traceback(error: BaseException) -> str:
     """Return an exception with its causes as text, each exception's own on one line."""
     link: traceback.TracebackException | None
-    link = traceback.TracebackException.from_exception(error)
+    try:
+        link = traceback.TracebackException.from_exception(error)
+    except Exception:  # a logger's caller must never meet what an exception raises
+        return f"{type(error).__name__} without a traceback"
     parts: list[str] = []
     while link is not None:
         frames = "".join(link.stack.format()).splitlines()

@@ -444,6 +444,28 @@ def test_a_socket_that_was_removed_is_opened_anew_and_logged_once(
     assert paths.discover(home) == []
 
 
+def test_a_server_that_is_being_stopped_opens_no_other_socket(
+    serve: Serve, directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = serve()
+    asked(server)
+    path, is_own = path_of(server), server._is_own
+
+    def stopped_before(path: Path) -> bool:
+        if threading.current_thread() is not threading.main_thread():
+            return is_own(path)
+        server._is_own = is_own  # type: ignore[method-assign]
+        server.stop()
+        return is_own(path)
+
+    # The look has read the path when another thread stops the server.
+    server._is_own = stopped_before  # type: ignore[method-assign]
+    server._listen_anew_if_removed()
+    assert not path.exists()
+    assert list(directory.iterdir()) == []
+    assert caplog.records == []
+
+
 @pytest.mark.usefixtures("looks_often")
 def test_a_socket_that_cannot_be_opened_anew_is_logged_once_and_tried_again(
     serve: Serve, directory: Path, caplog: pytest.LogCaptureFixture

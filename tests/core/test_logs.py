@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
+import traceback
 from pathlib import Path
 
 import pytest
@@ -110,6 +111,15 @@ def test_an_exception_without_frames_or_with_a_circle_is_logged(output):
     logger.warning("failed", exc_info=one)
     assert output().count("ValueError: one") == 1
     assert output().count("ValueError: other") == 1
+
+
+def test_an_exception_that_cannot_be_shown_is_logged_by_its_name(output, monkeypatch):
+    def refuse(*arguments, **options):
+        raise RuntimeError("no traceback")
+
+    monkeypatch.setattr(traceback.TracebackException, "from_exception", refuse)
+    logger.warning("failed", exc_info=ValueError("text"))
+    assert output() == "WARNING failed\nValueError without a traceback\n"
 
 
 def test_every_logger_of_the_package_is_such_a_logger():

@@ -226,7 +226,7 @@ def test_a_request_that_was_not_cancelled_gets_its_503(caplog):
             run(work)
         assert (stats()["timeouts"], stats()["cancelled"]) == (1, 0)
     (problem,) = problems(caplog)
-    assert problem.startswith("503 for GET '/'")
+    assert problem.startswith("503 for GET /: ")
 
 
 async def block():
