@@ -23,7 +23,7 @@ from functools import partial
 from typing import Any, cast
 
 from django.core.exceptions import ImproperlyConfigured
-from django.db import OperationalError, connections
+from django.db import Error, OperationalError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils.asyncio import async_unsafe
 
@@ -341,9 +341,9 @@ def _close(wrapper: Any, binding: Binding) -> None:
     try:
         if binding.engine_close is not None:
             # The ENGINE must reset what it keeps on the wrapper about the session, and
-            # has nothing to close. It may not expect to find no connection.
+            # has nothing to close. It may not expect to find None, of all connections.
             wrapper.connection = None
-            with contextlib.suppress(Exception):
+            with contextlib.suppress(AttributeError, TypeError, Error):
                 binding.engine_close(wrapper)
     finally:
         if wrapper.in_atomic_block:

@@ -13,12 +13,12 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from django.db import connections
+from django.db import Error, connections
 from django.db.backends.signals import connection_created
 
 from dbpool_mw.binding import recording
 from dbpool_mw.core.entry import PoolEntry
-from dbpool_mw.core.errors import ConnectFailed
+from dbpool_mw.core.errors import ConnectFailed, ResetFailed
 from dbpool_mw.drivers import Driver
 
 
@@ -78,9 +78,16 @@ def reset_session(driver: Driver, alias: str, wrapper: Any, entry: PoolEntry) ->
 
     The server resets the session; then Django and the receivers of
     ``connection_created`` set it up again, and it is recorded anew. ``wrapper`` is that
-    of the last holder, or None. Raises whatever the driver, the ENGINE and the
-    receivers raise.
+    of the last holder, or None. Raises ResetFailed when the database does not let that
+    be done, and whatever else the ENGINE and the receivers raise.
     """
+    try:
+        _reset_session(driver, alias, wrapper, entry)
+    except (driver.Error, Error) as error:
+        raise ResetFailed(f"can't reset a session of {alias!r}") from error
+
+
+def _reset_session(driver: Driver, alias: str, wrapper: Any, entry: PoolEntry) -> None:
     connection = entry.connection
     driver.forget_session(connection, entry.initial)
     with _temporary_wrapper(alias, wrapper) as temporary:

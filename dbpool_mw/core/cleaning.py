@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from .driver import Driver
 from .entry import PoolEntry
+from .errors import ResetFailed
 from .logs import get_logger
 
 logger = get_logger("dbpool_mw.pool")
@@ -28,8 +29,8 @@ class Cleaner:
 
     ``mode`` is "auto" (reset what is dirty), "always", "never", or a function of a
     connection and of whether its session is dirty. ``reset(entry)`` makes a dirty
-    session as good as a new one. Needs no lock: an entry that is cleaned is BUSY, and
-    belongs to the calling thread.
+    session as good as a new one, or raises ResetFailed. Needs no lock: an entry that is
+    cleaned is BUSY, and belongs to the calling thread.
     """
 
     def __init__(
@@ -47,8 +48,9 @@ class Cleaner:
     def clean(self, entry: PoolEntry) -> Cleaned:
         """End an open transaction and reset the session, if it needs that.
 
-        Makes round trips. What the driver or a reset function raises is logged, and the
-        connection has to be closed then; only what is no Exception is raised.
+        Makes round trips. When the client library raises an error, or a reset function
+        any Exception, that is logged and the connection has to be closed. Raises what
+        else comes, such as the time limit of a task.
         """
         driver, connection = self._driver, entry.connection
         try:
@@ -58,7 +60,7 @@ class Cleaner:
             rolled_back = driver.roll_back(connection)
             was_reset = self._reset_as_configured(entry)
             clean = driver.is_clean(connection, entry.initial)
-        except Exception:
+        except (driver.Error, ResetFailed):
             logger.warning(
                 "%s: could not clean a connection; closing it",
                 self._name,
@@ -77,6 +79,11 @@ class Cleaner:
         self._driver.accept(connection, entry.initial)
         if not callable(mode):
             return False
-        mode(connection, dirty)
+        try:
+            mode(connection, dirty)
+        except Exception as error:
+            # A time limit that ends while the function runs can't be told from an error
+            # of the function's own.
+            raise ResetFailed("the function in RESET raised an error") from error
         self._driver.accept(connection, entry.initial)
         return True

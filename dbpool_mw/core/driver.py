@@ -19,6 +19,10 @@ class Driver(Protocol):
     called with the pool's lock held; every other one may block.
     """
 
+    @property
+    def Error(self) -> type[Exception]:
+        """What the client library raises; its other errors inherit from it."""
+
     def session_attributes(self, connection: Any) -> Any:
         """Return what the client library itself remembers of a session; no round trip.
 

@@ -47,6 +47,13 @@ class PoolClosed(PoolError):
     """The pool is closed and gives no connection any more."""
 
 
+class ResetFailed(Exception):
+    """A session could not be reset, so that its connection has to be closed.
+
+    It is no PoolError: nobody asked the pool for anything.
+    """
+
+
 class HoldTooLong(Exception):
     """A connection was held longer than MAX_HOLD, and its statement was cancelled.
 

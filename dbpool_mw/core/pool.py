@@ -68,8 +68,8 @@ class ConnectionPool:
     ``name`` is the alias, and stands in every message; ``database`` stands in reports.
     ``connect(entry, holder)`` opens a connection and sets ``entry.connection``, for a
     holder or for a refill (None). ``reset(entry)`` makes a dirty session as good as a
-    new one. Both are called outside the lock, in the thread that checks out or in or in
-    one of the background, and may raise anything.
+    new one, or raises ResetFailed. Both are called outside the lock, in the thread that
+    checks out or in or in one of the background, and may raise anything.
 
     Every public method may be called from any thread.
     """

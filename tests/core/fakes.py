@@ -83,6 +83,8 @@ class FakeDriver:
     An ``*_error`` that is set is raised by the method of that name.
     """
 
+    Error = DriverError
+
     def __init__(self) -> None:
         self.connections: list[FakeConnection] = []
         self.most_open = 0

@@ -8,6 +8,7 @@ import pytest
 
 from dbpool_mw.core.cleaning import Cleaned, Cleaner
 from dbpool_mw.core.entry import BUSY, PoolEntry
+from dbpool_mw.core.errors import ResetFailed
 from tests.core.fakes import DriverError, FakeDriver, Holder
 
 USABLE = Cleaned(None, False, False)
@@ -101,8 +102,27 @@ def test_an_error_is_logged_and_the_connection_has_to_be_closed(driver, entry, c
     assert record.exc_info[1] is driver.reset_error
 
 
-def test_an_interruption_is_raised(driver, entry):
+class TimeLimit(Exception):
+    """As a task's soft time limit: an Exception, and no error of the driver's."""
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, TimeLimit])
+def test_what_is_no_error_of_the_driver_is_raised(driver, entry, error):
     entry.connection.dirty = True
-    driver.reset_error = KeyboardInterrupt()
-    with pytest.raises(KeyboardInterrupt):
+    driver.reset_error = error()
+    with pytest.raises(error):
         cleaner(driver).clean(entry)
+
+
+def test_a_session_that_can_not_be_reset_has_to_be_closed(driver, entry):
+    entry.connection.dirty = True
+    driver.reset_error = ResetFailed("no")
+    assert cleaner(driver).clean(entry) == Cleaned("not clean")
+
+
+def test_any_exception_of_a_reset_function_is_its_own(driver, entry, caplog):
+    def reset(connection, dirty):
+        raise TimeLimit
+
+    assert cleaner(driver, reset).clean(entry) == Cleaned("not clean")
+    assert isinstance(caplog.records[0].exc_info[1].__cause__, TimeLimit)

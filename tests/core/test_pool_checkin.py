@@ -102,12 +102,13 @@ def test_a_connection_that_stays_dirty_is_closed():
     assert pool.stats()["discarded"] == {"not clean": 1}
 
 
-def test_an_interrupted_reset_frees_the_slot_and_is_raised():
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError])
+def test_an_interrupted_reset_frees_the_slot_and_is_raised(error):
     pool, driver, _ = make_pool()
-    driver.reset_error = KeyboardInterrupt()
+    driver.reset_error = error()
     entry = pool.checkout(ANYBODY)
     entry.connection.dirty = True
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(error):
         pool.checkin(entry)
     check(pool, driver)
     assert pool.stats()["size"] == 0
@@ -162,7 +163,7 @@ def test_every_message_of_a_checkin_begins_with_the_alias(caplog):
     pool, driver, _ = make_pool()
     use(pool, transaction="open")
     pool.reclaim(pool.checkout(Holder("gone")))
-    driver.reset_error = ValueError("on purpose")
+    driver.reset_error = DriverError("on purpose")
     use(pool, dirty=True)
     assert [record.getMessage() for record in caplog.records] == [
         "default: rolled back a transaction left open (GET /someone/ in thread "

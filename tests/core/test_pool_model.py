@@ -23,7 +23,7 @@ from dbpool_mw.core.errors import (
     PoolTimeout,
     TooManyRequests,
 )
-from tests.core.fakes import Holder, check, end_hold, make_pool
+from tests.core.fakes import DriverError, Holder, check, end_hold, make_pool
 from tests.soak import soaked
 
 DAY = 86_400.0
@@ -165,7 +165,7 @@ class PoolMachine(RuleBasedStateMachine):
     def server_changes(self, error):
         self.driver.connect_error = error
 
-    @rule(error=st.sampled_from([None, None, ValueError("broken")]))
+    @rule(error=st.sampled_from([None, None, DriverError("broken")]))
     def resets_change(self, error):
         self.driver.reset_error = error
 

@@ -15,7 +15,7 @@ from dbpool_mw.drivers.psycopg2 import driver, sockets
 class Connection:
     """The part of psycopg2's connection that these functions use.
 
-    ``error`` is raised by ``fileno()`` and ``close()``.
+    ``error`` is raised by ``close()``, and by ``fileno()`` if it is psycopg2's.
     """
 
     def __init__(self, error=None):
@@ -25,9 +25,12 @@ class Connection:
 
     def fileno(self):
         # psycopg2 raises if another thread has just closed the connection.
-        if self.error is not None:
+        if isinstance(self.error, psycopg2.Error):
             raise self.error
         return self.socket.fileno()
+
+    def get_transaction_status(self):
+        return extensions.TRANSACTION_STATUS_IDLE
 
     def close(self):
         if self.error is not None:
@@ -66,7 +69,9 @@ def test_a_connection_closed_by_another_thread_is_dead_and_raises_nothing(connec
 
 
 @pytest.mark.parametrize("error", [psycopg2.InterfaceError("closed"), RuntimeError()])
-def test_closing_never_raises_an_exception(connection, error):
+def test_closing_raises_none_of_the_drivers_and_none_of_the_projects_errors(
+    connection, error
+):
     connection.error = error
     driver.close(connection)
 

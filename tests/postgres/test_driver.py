@@ -307,6 +307,7 @@ def test_a_close_waits_for_an_unresponsive_server_for_a_limited_time(monkeypatch
     class Unresponsive:
         def __init__(self, sock):
             self.fileno, self.close = sock.fileno, sock.close
+            self.get_transaction_status = lambda: extensions.TRANSACTION_STATUS_IDLE
 
     monkeypatch.setattr(sockets, "_BACKEND_END", 0.02)
     driver.close(*map(Unresponsive, ours))

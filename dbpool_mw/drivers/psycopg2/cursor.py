@@ -6,7 +6,6 @@ import datetime
 import decimal
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import suppress
 from functools import lru_cache, partial
 from typing import Any
 
@@ -79,9 +78,8 @@ class TrackedCursor(extensions.cursor):
         self._check()
         text = text_of(query, self)
         if vars and (MARK in text or not _are_literals(vars)):
-            # psycopg2 refuses again what it refuses here, and then it says why.
-            with suppress(Exception):
-                text = self.mogrify(query, vars).decode("utf-8", "replace")
+            # What psycopg2 refuses here, it would refuse when the statement is run.
+            text = self.mogrify(query, vars).decode("utf-8", "replace")
         found = effect(text)
         if found.dirty:
             self.connection.mark_dirty(found.not_resettable)

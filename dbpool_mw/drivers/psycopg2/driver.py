@@ -27,6 +27,7 @@ from .sockets import abort, close, liveness, shut_down, socket_number
 from .untracked import notice_cursors_made_by_class
 
 __all__ = [
+    "Error",
     "OperationalError",
     "abort",
     "accept",
@@ -48,6 +49,7 @@ __all__ = [
     "why_unusable",
 ]
 
+Error = psycopg2.Error
 OperationalError = psycopg2.OperationalError
 
 notice_cursors_made_by_class()

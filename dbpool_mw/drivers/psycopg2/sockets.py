@@ -87,14 +87,18 @@ def _close(connection: Any, copies: list[socket.socket]) -> None:
             connection.canceller.start(_SECOND_CANCEL)
         shut_down(connection, socket_number(connection))
         return
-    # A connection class of the project's may raise anything.
-    with contextlib.suppress(Exception):
-        copies.append(_copy_of_socket(connection))
-        if connection.get_transaction_status() == ACTIVE:
-            # The server would run the statement to its end before it sees the close.
-            cancel(connection)
-    with contextlib.suppress(Exception):
-        connection.close()
+    try:
+        with contextlib.suppress(psycopg2.Error, OSError):
+            copies.append(_copy_of_socket(connection))
+            if connection.get_transaction_status() == ACTIVE:
+                # The server would run the statement to its end before it sees the
+                # close.
+                cancel(connection)
+    finally:
+        # A connection class of the project's may raise anything, psycopg2's nothing.
+        is_psycopg2s = getattr(type(connection), "close", None) is Connection.close
+        with contextlib.suppress(psycopg2.Error if is_psycopg2s else Exception):
+            connection.close()
 
 
 def _copy_of_socket(connection: Connection) -> socket.socket:
