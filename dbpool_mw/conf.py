@@ -99,6 +99,14 @@ def reset_cache(**signal: object) -> None:
     _cache = _Cache()
 
 
+def forget_alias(alias: str) -> None:
+    """Take an alias that DATABASES doesn't have any more out of the cache."""
+    cached = _cache
+    if cached.aliases is not None:
+        cached.aliases = tuple(one for one in cached.aliases if one != alias)
+        cached.request = None
+
+
 def value(key: str) -> Any:
     """Return the setting ``DBPOOL_MW_<key>``."""
     return getattr(settings, PREFIX + key)

@@ -75,17 +75,17 @@ class assert_checkouts:
             if binding is not None:
                 unbind(wrapper, binding)
             registry.note_serving()
-        self._pool = _pool(self.using)
-        self._before = _checkouts(self._pool)
+        self._pools = _pools(self.using)
+        self._before = _checkouts(self._pools)
 
     def _end(self) -> None:
-        pool = _pool(self.using)
-        if self._pool not in (None, pool):
+        pools = _pools(self.using)
+        if not set(self._pools) <= set(pools):
             raise RuntimeError(
                 f"The pool of {self.using!r} began anew in this block: change its "
                 "settings outside of it."
             )
-        made = _checkouts(pool) - self._before
+        made = _checkouts(pools) - self._before
         if made == self.count:
             return
         text = f"{self.using!r}: {made} checkouts, {self.count} expected."
@@ -223,12 +223,12 @@ def _may_use(alias: str) -> bool:
     return True
 
 
-def _pool(alias: str) -> ConnectionPool | None:
-    return registry.get_pool(alias, connections[alias].settings_dict["NAME"])
+def _pools(alias: str) -> list[ConnectionPool]:
+    return [pool for pool in registry.pools() if pool.name == alias]
 
 
-def _checkouts(pool: ConnectionPool | None) -> int:
-    return 0 if pool is None else int(pool.stats()["checkouts"])
+def _checkouts(pools: list[ConnectionPool]) -> int:
+    return sum(int(pool.stats()["checkouts"]) for pool in pools)
 
 
 def _in_use(alias: str) -> str:
@@ -236,13 +236,13 @@ def _in_use(alias: str) -> str:
 
     What this thread holds outside of requests and of ``pooled()`` is left out.
     """
-    pool = _pool(alias)
-    if pool is None:
-        return ""
     binding = _binding_of(connections[alias])
     own = binding if binding is not None and binding.request is None else None
-    stats, holders = pool.stats(), pool.holders(except_for=own)
-    count = stats["in_use"] + stats["connecting"]
+    count, holders = 0, []
+    for pool in _pools(alias):
+        stats = pool.stats()
+        count += stats["in_use"] + stats["connecting"]
+        holders += pool.holders(except_for=own)
     if own is not None:
         count -= len(own.held)
     if count <= 0:

@@ -18,7 +18,7 @@ import _thread
 import contextlib
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Any, cast
 
@@ -26,12 +26,14 @@ from django.core.exceptions import ImproperlyConfigured
 from django.db import Error, OperationalError, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.utils.asyncio import async_unsafe
+from django.utils.connection import ConnectionDoesNotExist
 
 from dbpool_mw import conf
 from dbpool_mw.binding import cancelling, connecting, recording, registry, testing
 from dbpool_mw.binding.errors import for_django
+from dbpool_mw.binding.parameters import Parameters, as_settings, copied, read
 from dbpool_mw.core.entry import Holder, PoolEntry
-from dbpool_mw.core.errors import PoolError
+from dbpool_mw.core.errors import PoolClosed, PoolError
 from dbpool_mw.core.pool import ConnectionPool
 
 #: The attribute of a bound wrapper that holds its binding.
@@ -53,6 +55,9 @@ class Binding:
         "connect",
         "engine_close",
         "held",
+        "parameters",
+        "pool",
+        "pools",
         "request",
         "scopes",
         "stays_bound",
@@ -70,6 +75,11 @@ class Binding:
         #: What the wrapper has as its ``connect`` while it is bound.
         self.connect = partial(_connect, self)
         self.held: list[tuple[ConnectionPool, PoolEntry]] = []
+        #: The pool of the last checkout, the pools that it is one of, and what its
+        #: connections are opened with; empty where the pool has to be looked up.
+        self.pool: ConnectionPool | None = None
+        self.pools = registry.current_pools()
+        self.parameters: Parameters = ()
         #: The holder in reports: a request, or the outermost ``Scope``. It has a
         #: ``method`` and a ``path``.
         self.request: Any = None
@@ -123,48 +133,90 @@ class Binding:
             pool, entry = held
             pool.reclaim_soon(entry)
 
-    def checkout(self, wrapper: Any, eager: bool = False) -> None:
-        """Check a connection out and put it on the wrapper.
+    def checkout(self, wrapper: Any, eager: bool = False) -> bool:
+        """Check a connection out and put it on the wrapper; tell whether it has one.
 
-        ``eager`` says that no query needs the connection yet. In a test run nothing is
-        checked out then for an alias without a test database. Raises what
-        ``ConnectionPool.checkout`` raises, a pool's errors as those of
-        ``dbpool_mw.binding.errors``, and ImproperlyConfigured.
+        It has none where its alias has no pool any more. ``eager`` says that no query
+        needs the connection yet: in a test run nothing is checked out then for an alias
+        without a test database. Raises what ``ConnectionPool.checkout`` raises, a
+        pool's errors as those of ``dbpool_mw.binding.errors``, and
+        ImproperlyConfigured.
         """
         if self.held and (held := self.pop_held()) is not None:
             replaced_pool, replaced_entry = held
             replaced_pool.discard(replaced_entry, "taken off its wrapper")
-        database = wrapper.settings_dict["NAME"]
-        pool = registry.get_pool(self.alias, database)
-        if pool is None:
-            if eager and testing.has_no_test_database(self.alias, database):
-                return
-            pool = _make_pool(wrapper, database)
+        pool = self.pool
         try:
-            entry = pool.checkout(self)
+            # The settings may have been replaced, or changed in place.
+            if read(wrapper.settings_dict) != self.parameters or self.pools.are_dropped:
+                pool = self._find_pool(wrapper, eager)
+            if pool is None:
+                return False
+            try:
+                entry = pool.checkout(self)
+            except PoolClosed:
+                # It was closed since it was found, perhaps for being unused.
+                pool = self._find_pool(wrapper, eager)
+                if pool is None:
+                    return False
+                entry = pool.checkout(self)
         except OperationalError:
             raise  # another pool's, which was used while this one connected
         except PoolError as error:
             raise for_django(error) from error
         self.held.append((pool, entry))
         recording.apply(wrapper, entry.connection, entry.recorded, entry.checked_out_at)
+        return True
+
+    def _find_pool(self, wrapper: Any, eager: bool) -> ConnectionPool | None:
+        """Return the pool for a wrapper's settings, and remember it for next time.
+
+        Makes the pool if there is none; None where there is to be none.
+        """
+        wanted = copied(read(wrapper.settings_dict))
+        self.parameters = ()
+        self.pools = registry.current_pools()
+        self.pool = self.pools.find(self.alias, wanted)
+        if self.pool is None:
+            database = wrapper.settings_dict["NAME"]
+            if self.alias not in conf.pooled_aliases() or (
+                eager and testing.has_no_test_database(self.alias, database)
+            ):
+                return None
+            self.pool = _make_pool(self.alias, wanted)
+        if registry.start_threads():
+            self.parameters = wanted
+        return self.pool
 
 
-def _make_pool(wrapper: Any, database: str) -> ConnectionPool:
-    """Make the pool of a wrapper's alias, which opens connections as wrappers do."""
+def _make_pool(alias: str, wanted: Parameters) -> ConnectionPool:
+    """Make the pool of an alias whose connections are opened with these parameters."""
     _check_locals()
-    alias = wrapper.alias
     config, driver = conf.config_for(alias), conf.driver_for(alias)
     assert driver is not None, "config_for() has refused the alias"
 
     def connect(entry: PoolEntry, holder: Holder | None) -> None:
-        connecting.open_connection(driver, alias, _wrapper_of(holder), entry)
+        wrapper = _wrapper_of(holder)
+        connecting.open_connection(driver, alias, wanted, wrapper, entry)
 
     def reset(entry: PoolEntry) -> None:
         wrapper = _wrapper_of(entry.holder)
-        connecting.reset_session(driver, alias, wrapper, entry)
+        connecting.reset_session(driver, alias, wanted, wrapper, entry)
 
-    return registry.make_pool(alias, config, database, driver, connect, reset)
+    def build(address: str, label: str, state: str) -> ConnectionPool:
+        return ConnectionPool(
+            alias,
+            config,
+            driver=driver,
+            connect=connect,
+            reset=reset,
+            database=as_settings(wanted)["NAME"],
+            address=address,
+            label=label,
+            state=state,
+        )
+
+    return registry.make_pool(alias, wanted, build)
 
 
 def _wrapper_of(holder: Holder | None) -> Any:
@@ -242,6 +294,18 @@ def bind(wrapper: Any) -> Binding | None:
     return binding
 
 
+def bind_all(aliases: Iterable[str]) -> dict[str, Binding | None]:
+    """Bind this thread's wrappers of some aliases, as ``bind`` does, by alias.
+
+    An alias that DATABASES doesn't have any more is left out.
+    """
+    found = {}
+    for alias in aliases:
+        with contextlib.suppress(ConnectionDoesNotExist):
+            found[alias] = bind(connections[alias])
+    return found
+
+
 def can_bind(wrapper: Any) -> bool:
     """Tell whether a wrapper is bound or can be bound, in the running thread.
 
@@ -314,9 +378,8 @@ def _connect(binding: Binding) -> None:
     wrapper: Any = binding.wrapper()
     if binding.held:
         wrapper.close()
-    if binding.alias in conf.pooled_aliases():
-        binding.checkout(wrapper)
-    else:  # the settings have changed
+    if binding.alias not in conf.pooled_aliases() or not binding.checkout(wrapper):
+        # The settings have changed.
         type(wrapper).connect(wrapper)
 
 

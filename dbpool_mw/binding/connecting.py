@@ -15,14 +15,18 @@ from typing import Any
 
 from django.db import Error, connections
 from django.db.backends.signals import connection_created
+from django.db.utils import load_backend
 
 from dbpool_mw.binding import recording
+from dbpool_mw.binding.parameters import Parameters, as_settings
 from dbpool_mw.core.entry import PoolEntry
 from dbpool_mw.core.errors import ConnectFailed, ResetFailed
 from dbpool_mw.drivers import Driver
 
 
-def open_connection(driver: Driver, alias: str, wrapper: Any, entry: PoolEntry) -> None:
+def open_connection(
+    driver: Driver, alias: str, parameters: Parameters, wrapper: Any, entry: PoolEntry
+) -> None:
     """Open an entry's connection, for a wrapper that checks it out or a refill (None).
 
     Sets ``entry.connection`` as soon as there is one, so that a set-up that gets no
@@ -31,7 +35,7 @@ def open_connection(driver: Driver, alias: str, wrapper: Any, entry: PoolEntry) 
     or refuses, and whatever the ENGINE and the receivers of ``connection_created``
     raise; the connection is closed then.
     """
-    with _temporary_wrapper(alias, wrapper) as temporary:
+    with _temporary_wrapper(alias, parameters, wrapper) as temporary:
         engine: Any = type(temporary)
         recorder = recording.record(temporary)
 
@@ -73,7 +77,9 @@ def open_connection(driver: Driver, alias: str, wrapper: Any, entry: PoolEntry) 
             temporary.connection = None
 
 
-def reset_session(driver: Driver, alias: str, wrapper: Any, entry: PoolEntry) -> None:
+def reset_session(
+    driver: Driver, alias: str, parameters: Parameters, wrapper: Any, entry: PoolEntry
+) -> None:
     """Make the session of an entry's connection like one that was just opened.
 
     The server resets the session; then Django and the receivers of
@@ -90,7 +96,7 @@ def reset_session(driver: Driver, alias: str, wrapper: Any, entry: PoolEntry) ->
 def _reset_session(driver: Driver, alias: str, wrapper: Any, entry: PoolEntry) -> None:
     connection = entry.connection
     driver.forget_session(connection, entry.initial)
-    with _temporary_wrapper(alias, wrapper) as temporary:
+    with _temporary_wrapper(alias, parameters, wrapper) as temporary:
         recording.apply(temporary, connection, entry.recorded, time.monotonic())
         recorder = recording.record(temporary)
         try:
@@ -103,19 +109,27 @@ def _reset_session(driver: Driver, alias: str, wrapper: Any, entry: PoolEntry) -
 
 
 @contextlib.contextmanager
-def _temporary_wrapper(alias: str, wrapper: Any) -> Iterator[Any]:
+def _temporary_wrapper(
+    alias: str, parameters: Parameters, wrapper: Any
+) -> Iterator[Any]:
     """Make a wrapper, and have ``connections[alias]`` return it during the block.
 
     Only in this thread. A receiver of ``connection_created`` that queries the alias
-    uses the connection that is being opened. With ``wrapper``, the temporary wrapper
-    has the same settings. Connections of other aliases that receivers opened are closed
-    at the end: the thread may be one that serves no request, and closes nothing later.
+    uses the connection that is being opened. The temporary wrapper has settings of its
+    own, because an ENGINE may write into them: the parameters, and what else the
+    wrapper's have. Connections of other aliases that receivers opened are closed at the
+    end: the thread may be one that serves no request, and closes nothing later.
     """
     before = list(connections.all(initialized_only=True))
     connected = [other for other in before if other.connection is not None]
-    temporary: Any = connections.create_connection(alias)
-    if wrapper is not None:
-        temporary.settings_dict = wrapper.settings_dict
+    settings = {
+        **connections.settings.get(alias, {}),
+        **({} if wrapper is None else wrapper.settings_dict),
+        **as_settings(parameters),
+    }
+    # What connections.create_connection() does, even if the alias is gone meanwhile.
+    backend: Any = load_backend(settings["ENGINE"])
+    temporary = backend.DatabaseWrapper(settings, alias)
     connections[alias] = temporary
     try:
         yield temporary

@@ -9,45 +9,127 @@ closing their connections, because the sockets are the parent's.
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 from django.apps import apps
+from django.db import connections
 
 from dbpool_mw import conf
-from dbpool_mw.binding import testing
+from dbpool_mw.binding import parameters, testing
+from dbpool_mw.binding.parameters import Parameters
+from dbpool_mw.binding.pools import Build, Pools
 from dbpool_mw.control import protocol
 from dbpool_mw.control.arguments import masked
 from dbpool_mw.control.server import ControlServer
 from dbpool_mw.core.background import Maintenance, sent_signals_blocked
-from dbpool_mw.core.config import PoolConfig
-from dbpool_mw.core.entry import Holder, PoolEntry
 from dbpool_mw.core.logs import get_logger
 from dbpool_mw.core.pool import ConnectionPool
-from dbpool_mw.drivers import Driver
-
-Connect = Callable[[PoolEntry, "Holder | None"], None]
-Reset = Callable[[PoolEntry], None]
-
+from dbpool_mw.core.slots import DRAINING, RUNNING
 
 logger = get_logger("dbpool_mw.pool")
 
+#: Seconds until what could not start is tried again: the maintenance thread, and the
+#: control socket, for which the pause doubles up to the most.
+_RETRY_SECONDS = 1.0
+_RETRY_CONTROL_SECONDS = 30.0
+_RETRY_CONTROL_MOST = 600.0
+
 
 class _ProcessState:
-    """What belongs to this process, and not to its children."""
+    """What belongs to this process, and not to its children.
+
+    Nothing is logged and no thread started while ``lock`` is held: a log handler may
+    wait for a connection, in a thread that waits for this lock.
+    """
+
+    #: The name of what ``maintain`` does, for the maintenance thread.
+    name = "registry"
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
-        self.pools: dict[str, ConnectionPool] = {}
+        # Re-entrant for finalisers, which may check out in the middle of anything.
+        self.lock = threading.RLock()
+        self.closed = threading.Event()
+        self.pools = Pools()
         self.maintenance: Maintenance | None = None
         self.control: ControlServer | None = None
         #: When the first pool was made, by ``time.monotonic()``.
         self.started_at: float | None = None
+        #: When to start what doesn't run: infinity while nothing is missing.
+        self.maintenance_due = math.inf
+        self.control_due = math.inf
+        self.control_pause = _RETRY_CONTROL_SECONDS
+
+    def maintain(self) -> None:
+        """Close the pools that nobody needs any more; see to the control socket.
+
+        The maintenance thread calls it.
+        """
+        databases = connections.settings
+        with self.lock:
+            for alias in self.pools.aliases():
+                if alias not in databases:
+                    conf.forget_alias(alias)
+            removed = self.pools.remove_unused(databases)
+        for pool in removed:
+            pool.close()
+        self.start_control()
+
+    def start(self) -> None:
+        """Start what is missing and due; log what can't start."""
+        with self.lock:
+            now = time.monotonic()
+            if self.closed.is_set() or now < self.maintenance_due:
+                return
+            was_due = self.maintenance_due
+            # No other thread tries meanwhile.
+            self.maintenance_due = now + _RETRY_SECONDS
+        maintenance = Maintenance(lambda: [self, *self.pools.all()])
+        try:
+            with sent_signals_blocked():
+                maintenance.start()
+        except RuntimeError as error:
+            if was_due == 0:
+                logger.warning(
+                    "no maintenance thread, so idle connections are not watched; "
+                    "later checkouts try again: %s",
+                    error,
+                )
+        else:
+            with self.lock:
+                self.maintenance, self.maintenance_due = maintenance, math.inf
+            if self.closed.is_set():
+                maintenance.stop()
+            elif was_due > 0:
+                logger.info("the maintenance thread runs now")
+        self.start_control()
+
+    def start_control(self) -> None:
+        """Open the control socket if it is missing and due; it logs why it can't."""
+        with self.lock:
+            now = time.monotonic()
+            if self.closed.is_set() or now < self.control_due:
+                return
+            self.control_due = now + self.control_pause
+            self.control_pause = min(2 * self.control_pause, _RETRY_CONTROL_MOST)
+            directory = conf.control_dir()
+            if directory is None:
+                self.control_due = math.inf
+                return
+        control = ControlServer(directory, handle)
+        with sent_signals_blocked():
+            runs = control.start()
+        if not runs:
+            return
+        with self.lock:
+            self.control, self.control_due = control, math.inf
+        if self.closed.is_set():
+            control.stop()
 
 
 _state = _ProcessState()
@@ -57,6 +139,9 @@ _state = _ProcessState()
 _inherited: list[_ProcessState] = []
 
 _is_serving = False
+
+#: Whether the interpreter ends: no thread is started and no connection kept any more.
+_is_ending = False
 
 
 def note_serving() -> None:
@@ -77,78 +162,60 @@ def is_serving() -> bool:
     )
 
 
-def get_pool(alias: str, database: str) -> ConnectionPool | None:
-    """Return the pool of an alias, None if there is none for this database yet.
+def current_pools() -> Pools:
+    """Return the pools of this process: others after ``close()`` and after a fork."""
+    return _state.pools
 
-    Called at every checkout, from any thread.
+
+def start_threads() -> bool:
+    """Start what is missing and due; tell whether nothing is missing.
+
+    What could not start is tried again at the checkouts that call this.
     """
-    pool = _state.pools.get(alias)
-    return pool if pool is not None and pool.database == database else None
+    if _state.maintenance_due < math.inf:
+        _state.start()
+    return _state.maintenance_due == math.inf
 
 
-def make_pool(
-    alias: str,
-    config: PoolConfig,
-    database: str,
-    driver: Driver,
-    connect: Connect,
-    reset: Reset,
-) -> ConnectionPool:
-    """Make the pool of an alias; one for another database is replaced and closed.
+def make_pool(alias: str, wanted: Parameters, build: Build) -> ConnectionPool:
+    """Make the pool of an alias for some connections, unless it has one by now.
 
-    ``database`` is the name of the database that the alias has now. Threads that call
-    this at the same time get the same pool. Raises ImproperlyConfigured when the
-    settings are wrong.
+    Threads that call this at the same time get the same pool. Raises PoolError if the
+    alias has too many pools, ImproperlyConfigured when settings are wrong.
     """
-    directory = conf.control_dir()
-    state = _state
-    with state.lock:
-        old = state.pools.get(alias)
-        if old is not None and old.database == database:
-            return old
-        new = ConnectionPool(
-            alias,
-            config,
-            driver=driver,
-            connect=connect,
-            reset=reset,
-            database=database,
-        )
-        state.pools[alias] = new
-        state.started_at = state.started_at or time.monotonic()
-        if testing.must_keep_no_idle_connection(alias, database):
-            new.drain()
-        elif state.maintenance is None:
-            _start_threads(state, directory)
-    if old is not None:
-        old.close()
-    return new
-
-
-def _start_threads(state: _ProcessState, control_dir: Path | None) -> None:
-    """Start the maintenance and control threads. Call it with the state's lock held.
-
-    Without a control directory there is no control thread.
-    """
-    maintenance = Maintenance(lambda: list(state.pools.values()))
-    try:
-        with sent_signals_blocked():
-            maintenance.start()
-            state.maintenance = maintenance
-            if control_dir is not None:
-                control = ControlServer(control_dir, handle)
-                control.start()
-                state.control = control
-    except RuntimeError as error:
-        # No thread is to be had. The next pool that is made tries again.
-        logger.warning(
-            "no maintenance thread, so idle connections are not watched: %s", error
-        )
+    conf.control_dir()  # raises before anything is made
+    own = connections.settings.get(alias)
+    is_own = own is not None and parameters.read(own) == wanted
+    database = parameters.as_settings(wanted)["NAME"]
+    keeps_none = testing.must_keep_no_idle_connection(alias, database)
+    while True:
+        state = _state
+        with state.lock:
+            if state.closed.is_set():
+                continue
+            pool = state.pools.find(alias, wanted)
+            if pool is not None:
+                return pool
+            first = DRAINING if keeps_none or _is_ending else None
+            pool, victim = state.pools.add(alias, wanted, is_own, build, first)
+            state.started_at = state.started_at or time.monotonic()
+            if first is None and state.maintenance is None:
+                state.maintenance_due = min(state.maintenance_due, 0.0)
+                state.control_due = min(state.control_due, 0.0)
+            break
+    if victim is not None:
+        victim.close()
+    if keeps_none:
+        # Others of this alias may be from before the tests began.
+        for other in pools():
+            if other.name == alias and other.state == RUNNING:
+                other.drain()
+    return pool
 
 
 def pools() -> list[ConnectionPool]:
     """Return the pools that this process has now."""
-    return list(_state.pools.values())
+    return _state.pools.all()
 
 
 def stats() -> list[dict[str, Any]]:
@@ -169,18 +236,35 @@ def close() -> None:
     """
     global _state
     old, _state = _state, _ProcessState()
+    with old.lock:
+        # From here on nothing is added to it, and no thread started.
+        old.closed.set()
+    old.pools.are_dropped = True
     if old.control is not None:
         old.control.stop()
     if old.maintenance is not None:
         old.maintenance.stop()
-    for pool in old.pools.values():
+    for pool in old.pools.all():
         pool.close()
+
+
+def close_at_exit() -> None:
+    """Close the pools when the interpreter ends.
+
+    Daemon threads may go on until the very end: each of their checkouts opens a
+    connection then, which is closed at its checkin.
+    """
+    global _is_ending
+    _is_ending = True
+    close()
 
 
 def after_fork_in_child() -> None:
     """Start with an empty state; the parent's pools and socket stay as they are."""
-    global _state
+    global _state, _is_ending
     old, _state = _state, _ProcessState()
+    _is_ending = False
+    old.pools.are_dropped = True
     _inherited.append(old)
     if old.control is not None:
         old.control.forget()

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from dbpool_mw.binding.binding import Binding, bind, give_back, thread_state
+from dbpool_mw.binding.binding import Binding, bind_all, give_back, thread_state
 from dbpool_mw.binding.testing import DJANGO_ENSURE_CONNECTION, connect_if_allowed
 
 
@@ -27,8 +26,8 @@ def begin_request(request: Any, aliases: Iterable[str], lazy: bool) -> None:
         if binding is None or wrapper is None or wrapper.connect is not binding.connect:
             # Bind all aliases first: receivers of connection_created may query another
             # alias while the connection of this one is being opened.
-            binding = {name: bind(connections[name]) for name in aliases}[alias]
-            wrapper = connections[alias]
+            binding = bind_all(aliases).get(alias)
+            wrapper = None if binding is None else binding.wrapper()
         if binding is None:
             continue
         binding.request = request

@@ -63,7 +63,12 @@ class Scope:
         ImproperlyConfigured when the settings are wrong.
         """
         pooled_aliases = conf.pooled_aliases()
-        wrappers = [connections[alias] for alias in self.aliases or pooled_aliases]
+        wrappers = [
+            connections[alias]
+            for alias in self.aliases or pooled_aliases
+            # One may have left DATABASES meanwhile.
+            if self.aliases or alias in connections.settings
+        ]
         registry.note_serving()
         for wrapper in wrappers:
             if wrapper.alias in pooled_aliases:

@@ -15,6 +15,7 @@ from typing import Any
 
 from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.backends.base.creation import TEST_DATABASE_PREFIX
 
 #: Django's ``ensure_connection``; None where this module was imported after a test
 #: runner had replaced it. ``BaseDatabaseWrapper.ensure_connection`` differs from it in
@@ -62,11 +63,16 @@ def must_keep_no_idle_connection(alias: str, database: str) -> bool:
     """Tell whether a pool of this database must close connections at their checkin.
 
     The runner drops a test database at the end, which the server refuses while a
-    connection is open. ``database`` may have the configured name during a test run too:
-    ``TEST["NAME"]`` allows that.
+    connection is open. A database may have the configured name during a test run too:
+    ``TEST["NAME"]`` allows that. One that is named as test databases are counts even
+    where no runner is known to run, as under ``manage.py testserver``.
     """
-    configured = _configured_databases.get(alias, database)
-    return database != configured or is_test_run()
+    if is_test_run():
+        return True
+    if database == _configured_databases.get(alias, database):
+        return False
+    name = connections.settings[alias]["TEST"]["NAME"]
+    return database.startswith(name or TEST_DATABASE_PREFIX)
 
 
 def forbids_connecting(wrapper: Any) -> bool:

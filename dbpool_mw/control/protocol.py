@@ -206,14 +206,13 @@ def check_reply(message: Mapping[str, Any]) -> None:
         raise BadMessage("a reply with missing or wrong values")
     for pool in pools:
         _check_pool(pool)
-    if len({pool["alias"] for pool in pools}) < len(pools):
-        raise BadMessage("two pools of one alias")
     for holder in holders:
         _check_holder(holder)
 
 
 def _check_pool(pool: Mapping[str, Any]) -> None:
-    wrong = [key for key in ("alias", "state") if not isinstance(pool.get(key), str)]
+    texts = ("alias", "address", "state")
+    wrong = [key for key in texts if not isinstance(pool.get(key), str)]
     wrong += [key for key in metrics.SUMMED if not _is_count(pool.get(key))]
     wrong += [key for key in metrics.HISTOGRAMS if not _is_histogram(pool.get(key))]
     discarded = pool.get("discarded")
@@ -232,6 +231,7 @@ def _check_holder(holder: Mapping[str, Any]) -> None:
     if (
         not holder.keys() >= {"backend_pid", *texts}
         or not isinstance(holder.get("alias"), str)
+        or not isinstance(holder.get("address"), str)
         or not all(isinstance(holder[key], (str, type(None))) for key in texts)
         or not (pid is None or _is_count(pid))
         or not _are_seconds(holder.get("seconds"))

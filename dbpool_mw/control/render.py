@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +40,7 @@ def table(answers: Sequence[Answer]) -> str:
     header = ["PID", "COMMAND", "ALIAS", "STATE", *titles, "DISCARDED", "UPTIME"]
     rows: list[Sequence[str]] = [header]
     pools: list[Mapping[str, Any]] = []
-    names = worker_names(answers)
+    names, label = worker_names(answers), _labels(answers)
     for answer in answers:
         name = names[answer.path]
         if answer.reply is None:
@@ -53,7 +53,7 @@ def table(answers: Sequence[Answer]) -> str:
         for pool in answer.reply["pools"]:
             pools.append(pool)
             state = shortened(pool["state"], NAME)
-            head = (name, command, shortened(pool["alias"], NAME), state)
+            head = (name, command, label(pool), state)
             rows.append((*head, *_figures(pool, columns), uptime))
     if len(pools) > 1:
         totals = _figures(metrics.merge(pools), columns)
@@ -92,7 +92,7 @@ def holders(answers: Sequence[Answer]) -> str:
 
     Below the row of a leaked connection stands the stack of its checkout.
     """
-    names = worker_names(answers)
+    names, label = worker_names(answers), _labels(answers)
     in_use = [
         (holder, answer)
         for answer in answers
@@ -108,7 +108,7 @@ def holders(answers: Sequence[Answer]) -> str:
             (
                 names[answer.path],
                 shortened(str(holder["thread"]), NAME),
-                shortened(str(holder["alias"]), NAME),
+                label(holder),
                 str(holder["backend_pid"]),
                 duration(holder["seconds"]),
                 "yes" if holder.get("stale") else "-",
@@ -133,31 +133,54 @@ def stale(answers: Sequence[Answer], now: float) -> list[str]:
     alias. A worker that didn't answer has a line with its error. `now` is Unix time.
     """
     lines = []
+    label = _labels(answers)
     for answer in answers:
         if answer.reply is None:
             lines.append(
                 f"  worker {answer.pid}: {shortened(answer.error or '', ERROR)}"
             )
             continue
-        others = Counter({p["alias"]: p["stale"] for p in answer.reply["pools"]})
+        others: Counter[str] = Counter()
+        for pool in answer.reply["pools"]:
+            others[label(pool)] += pool["stale"]
         for holder in answer.reply.get("holders", []):
             if holder.get("stale"):
-                others[holder["alias"]] -= 1
-                lines.append(f"  worker {answer.pid}: {_holder_line(holder, now)}")
+                others[label(holder)] -= 1
+                text = f"{label(holder)}: {_holder_text(holder, now)}"
+                lines.append(f"  worker {answer.pid}: {text}")
         lines += [
-            f"  worker {answer.pid}: {shortened(alias, NAME)}: {number} being opened, "
-            f"cleaned or closed"
-            for alias, number in others.items()
+            f"  worker {answer.pid}: {text}: {number} being opened, cleaned or closed"
+            for text, number in others.items()
             if number > 0
         ]
     return lines
 
 
-def _holder_line(holder: Mapping[str, Any], now: float) -> str:
+def _labels(answers: Iterable[Answer]) -> Callable[[Mapping[str, Any]], str]:
+    """Return a function that names the pool of a report, or of a holder, in the text.
+
+    A pool's name is its alias; where there are several pools of an alias, with users or
+    hosts of their own, its address stands behind it.
+    """
+    addresses: dict[str, set[str]] = {}
+    for answer in answers:
+        for pool in (answer.reply or {}).get("pools", []):
+            addresses.setdefault(pool["alias"], set()).add(pool["address"])
+
+    def label(report: Mapping[str, Any]) -> str:
+        alias, address = report["alias"], report["address"]
+        is_one = len(addresses.get(alias, ())) <= 1
+        name = shortened(alias, NAME)
+        return name if is_one else f"{name} {shortened(address, NAME)}"
+
+    return label
+
+
+def _holder_text(holder: Mapping[str, Any], now: float) -> str:
     seconds = holder["seconds"]
     since = time.strftime("%H:%M:%S", time.localtime(now - seconds))
     return (
-        f"{shortened(str(holder['alias']), NAME)}: backend {holder['backend_pid']}, "
+        f"backend {holder['backend_pid']}, "
         f"thread {shortened(str(holder['thread']), NAME)}, {request_of(holder)}, "
         f"since {since} ({duration(seconds)})"
     )
@@ -176,7 +199,7 @@ def document(control_dir: str, answers: Sequence[Answer]) -> dict[str, Any]:
     {"version": 1, "control_dir": str, "bucket_bounds": [seconds, ...],
      "workers": [{"pid": int, "command": str | null, "uptime": seconds | null,
                   "pools": [POOL, ...], "holders": [HOLDER, ...], "error": str}, ...],
-     "totals": POOL without what can't be added up (alias, database, state)}
+     "totals": POOL without what can't be added up (alias, database, address, state)}
 
     A worker has "holders" if the request asked for them, and "error" if it didn't
     answer. POOL and HOLDER are those of the control protocol; in POOL each histogram

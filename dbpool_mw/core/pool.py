@@ -65,7 +65,10 @@ _LIFETIME_JITTER = 0.1
 class ConnectionPool:
     """At most ``config.max_conns`` connections, each with one holder at a time.
 
-    ``name`` is the alias, and stands in every message; ``database`` stands in reports.
+    ``name`` is the alias. ``label`` stands in log lines, and tells the pools of one
+    alias apart; ``database`` and ``address``, which says where it is, stand in reports.
+    ``state`` is the first: running, draining or paused.
+
     ``connect(entry, holder)`` opens a connection and sets ``entry.connection``, for a
     holder or for a refill (None). ``reset(entry)`` makes a dirty session as good as a
     new one, or raises ResetFailed. Both are called outside the lock, in the thread that
@@ -83,12 +86,17 @@ class ConnectionPool:
         connect: Callable[[PoolEntry, Holder | None], None],
         reset: Callable[[PoolEntry], None],
         database: str = "",
+        address: str = "",
+        label: str | None = None,
+        state: str = RUNNING,
         clock: Callable[[], float] = time.monotonic,
         make_waiter: Callable[[], Waiter] = Waiter,
         spawn: Callable[..., bool] = spawn,
     ) -> None:
         self.name = name
+        self.label = label or name
         self.database = database
+        self.address = address
         self.config = config
         self._driver = driver
         self._connect = connect
@@ -99,7 +107,7 @@ class ConnectionPool:
         # With RESET "always", or a function, every session is cleaned.
         trusts_driver = config.reset in ("auto", "never")
         self._is_clean = driver.is_clean if trusts_driver else _never_clean
-        self._cleaner = Cleaner(name, driver, config.reset, reset)
+        self._cleaner = Cleaner(self.label, driver, config.reset, reset)
 
         self._spawn = spawn
 
@@ -112,8 +120,8 @@ class ConnectionPool:
         # find that out: nothing here takes it twice.
         self._lock = threading.RLock()
         # The lock guards what these three hold.
-        self._slots = Slots(config, clock, make_waiter)
-        self._watch = Watch(name, config, driver)
+        self._slots = Slots(config, clock, make_waiter, state)
+        self._watch = Watch(self.label, config, driver)
         self._metrics = PoolMetrics()
 
     # --- Checkout --------------------------------------------------------------------
@@ -335,7 +343,7 @@ class ConnectionPool:
             if self._slots.backoff.succeeded():
                 self._slots.grant()
             size, shut = len(self._slots.entries), self._slots.state is SHUT
-        logger.info("%s: opened a connection (%d of %d)", self.name, size, self._max)
+        logger.info("%s: opened a connection (%d of %d)", self.label, size, self._max)
         if shut:
             raise PoolClosed(
                 self.name, f"pool {self.name!r} was closed while connecting"
@@ -380,7 +388,7 @@ class ConnectionPool:
         with self._lock:
             self._slots.own(dead)
         self._driver.close(dead.connection)
-        logger.info("%s: a connection died while idle; replacing it", self.name)
+        logger.info("%s: a connection died while idle; replacing it", self.label)
         with self._lock:
             self._metrics.discarded["dead"] += 1
             return self._slots.replace(dead, holder)
@@ -478,7 +486,7 @@ class ConnectionPool:
             self._metrics.count["reclaimed"] += 1
         logger.warning(
             "%s: reclaimed a connection from a holder that is gone (%s)",
-            self.name,
+            self.label,
             _describe(entry),
         )
         self.checkin(entry)
@@ -509,7 +517,7 @@ class ConnectionPool:
         if rolled_back and reason is None:
             logger.warning(
                 "%s: rolled back a transaction left open (%s)",
-                self.name,
+                self.label,
                 _describe(entry),
             )
         with self._lock:
@@ -543,7 +551,7 @@ class ConnectionPool:
         for _, reason in victims:
             logger.info(
                 "%s: closed a connection: %s (%d of %d)",
-                self.name,
+                self.label,
                 reason,
                 size,
                 self._max,
@@ -590,7 +598,7 @@ class ConnectionPool:
                 self._slots.own(entry)
             logger.warning(
                 "%s: reclaimed a connection that nobody held any more (%s)",
-                self.name,
+                self.label,
                 holder,
             )
             if entry.connection is None:
@@ -625,7 +633,7 @@ class ConnectionPool:
                 self._open(entry, None, self._clock() + _REFILL_SECONDS)
             except Exception as error:
                 self._abandon(entry)
-                logger.warning("%s: can't refill: %s", self.name, error)
+                logger.warning("%s: can't refill: %s", self.label, error)
                 return
             except BaseException:
                 self._abandon(entry)
@@ -675,7 +683,7 @@ class ConnectionPool:
             if self._slots.state is SHUT:
                 return
             victims = self._slots.change_state(state, stale_reason)
-        logger.info("%s: %s", self.name, stale_reason or "resumed")
+        logger.info("%s: %s", self.label, stale_reason or "resumed")
         self._close_in_background(victims)
 
     # --- Reports ---------------------------------------------------------------------
@@ -689,6 +697,11 @@ class ConnectionPool:
     def _max(self) -> int:
         return self.config.max_conns
 
+    def unused_seconds(self) -> float:
+        """Return for how long nothing has been in use, being opened or waited for."""
+        with self._lock:
+            return self._slots.unused_seconds()
+
     def stats(self) -> dict[str, Any]:
         """Return everything the pool knows of itself, as plain data at one moment."""
         slots = self._slots
@@ -701,7 +714,9 @@ class ConnectionPool:
                 waiting=len(slots.waiters),
                 figures=self._metrics.as_dict(),
             )
-        return report.stats(self.name, self.database, self.config, snapshot)
+        return report.stats(
+            self.name, self.database, self.config, snapshot, self.address
+        )
 
     def holders(self, except_for: Holder | None = None) -> list[dict[str, Any]]:
         """Return every connection in use now and who holds it, the longest first.
@@ -728,14 +743,15 @@ class ConnectionPool:
             for entry, holder, checked_out_at, stale in held
             if holder is not None
         ]
-        return report.holders(self.name, holds)
+        return report.holders(self.name, holds, self.address)
 
     def _explain(self) -> str:
         """Say why there is no connection: the counts, and who holds what."""
         backoff = self._slots.backoff
-        return report.explain(
+        text = report.explain(
             self.stats(), self.holders(), backoff.failures, backoff.error
         )
+        return text if self.label == self.name else f"{self.address}: {text}"
 
 
 def _never_clean(connection: Any, initial: Any) -> bool:

@@ -42,7 +42,11 @@ class Hold(NamedTuple):
 
 
 def stats(
-    alias: str, database: str, config: PoolConfig, snapshot: Snapshot
+    alias: str,
+    database: str,
+    config: PoolConfig,
+    snapshot: Snapshot,
+    address: str = "",
 ) -> dict[str, Any]:
     """Return the figures of one pool under the keys of ``metrics.METRICS``.
 
@@ -54,6 +58,7 @@ def stats(
     return {
         "alias": alias,
         "database": database,
+        "address": address,
         "state": snapshot.state,
         "min": config.min_conns,
         "max": config.max_conns,
@@ -68,11 +73,14 @@ def stats(
     }
 
 
-def holders(alias: str, holds: Sequence[Hold]) -> list[dict[str, Any]]:
+def holders(
+    alias: str, holds: Sequence[Hold], address: str = ""
+) -> list[dict[str, Any]]:
     """Return every hold as plain data, the longest first."""
     return [
         {
             "alias": alias,
+            "address": address,
             "backend_pid": hold.backend_pid,
             "seconds": hold.seconds,
             "stale": hold.stale,

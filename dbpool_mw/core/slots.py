@@ -54,17 +54,19 @@ class Slots:
         config: PoolConfig,
         clock: Callable[[], float],
         make_waiter: Callable[[], Waiter] = Waiter,
+        state: str = RUNNING,
     ) -> None:
         self.config = config
         self.make_waiter = make_waiter
         self.clock = clock
-        self.state = RUNNING
+        self.state = state
         self.generation = 0
         self.stale_reason = "recycled"
         self.entries: set[PoolEntry] = set()
         self.idle: list[PoolEntry] = []
         self.waiters: deque[Waiter] = deque()
         self.backoff = Backoff(clock)
+        self._freed_at = clock()
 
     # --- Slots -----------------------------------------------------------------------
 
@@ -140,6 +142,7 @@ class Slots:
         entry.state = CLOSED
         entry.holder = None
         self.entries.remove(entry)
+        self._freed_at = self.clock()
         self.grant()
 
     def replace(self, dead: PoolEntry, holder: Holder) -> PoolEntry | None:
@@ -158,6 +161,13 @@ class Slots:
         # In a pause, a waiter that bypasses it may have the slot.
         self.grant()
         return None
+
+    def unused_seconds(self) -> float:
+        """Return how long nothing has been in use, being opened or waited for."""
+        if self.waiters or len(self.idle) < len(self.entries):
+            return 0.0
+        last = max((entry.idle_since for entry in self.idle), default=self._freed_at)
+        return self.clock() - last
 
     # --- The queue -------------------------------------------------------------------
 

@@ -20,6 +20,7 @@ def histogram(*seconds: float) -> dict[str, Any]:
 def pool(alias: object = "default", **changes: Any) -> dict[str, Any]:
     return {
         "alias": alias,
+        "address": "shop/app@db1:5432",
         "database": "shop",
         "state": "running",
         **dict.fromkeys(metrics.SUMMED, 0),
@@ -33,6 +34,7 @@ def pool(alias: object = "default", **changes: Any) -> dict[str, Any]:
 def holder(alias: object = "default", **changes: Any) -> dict[str, Any]:
     return {
         "alias": alias,
+        "address": "shop/app@db1:5432",
         "backend_pid": 4242,
         "thread": "ThreadPoolExecutor-0_1",
         "method": "GET",

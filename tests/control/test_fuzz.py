@@ -19,7 +19,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dbpool_mw.binding import registry
+from dbpool_mw.binding import parameters, registry
 from dbpool_mw.control import drain, protocol
 from dbpool_mw.control.server import ControlServer
 from dbpool_mw.core.pool import ConnectionPool
@@ -96,6 +96,10 @@ def test_a_message_that_can_be_encoded_arrives_unchanged(
 # --- The worker's side ----------------------------------------------------------------
 
 
+#: The parameters of a pool without a database.
+NOWHERE = parameters.read(dict.fromkeys(parameters.KEYS))
+
+
 @pytest.fixture
 def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[ConnectionPool]:
     """Give this process a pool of a fake driver, with a connection in use."""
@@ -103,7 +107,7 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[ConnectionPool]:
     found.checkin(found.checkout(Holder()))
     found.checkout(Holder("\x1b[2J"))
     monkeypatch.setattr(registry, "_state", registry._ProcessState())
-    monkeypatch.setitem(registry._state.pools, "default", found)
+    registry._state.pools.add("default", NOWHERE, False, lambda *_: found)
     yield found
     found.close()
 

@@ -146,7 +146,6 @@ def test_a_complete_reply_is_valid() -> None:
         reply(pool(size=-1)),
         reply(pool(stale=0.5)),
         reply(pool(opened=10**30)),
-        reply(pool(), pool()),
         reply(pool(discarded=[])),
         reply(pool(discarded={"idle": -1})),
         reply(pool(wait_seconds={"count": 1})),
@@ -171,6 +170,7 @@ def test_a_report_without_a_figure_is_an_error_that_names_it() -> None:
     "change",
     [
         {"alias": ["default"]},
+        {"address": None},
         {"backend_pid": "\x1b[2J"},
         {"thread": 7},
         {"path": {}},
@@ -181,6 +181,10 @@ def test_a_holder_with_a_wrong_value_is_refused(change: dict[str, Any]) -> None:
     bad = reply(pool(), holders=[holder(**change)])
     with pytest.raises(protocol.BadMessage, match="a holder with missing"):
         protocol.check_reply(bad)
+
+
+def test_one_alias_may_have_several_pools() -> None:
+    protocol.check_reply(reply(pool(), pool(address="shop/report@db1:5432")))
 
 
 def test_a_hold_that_began_during_the_report_is_valid() -> None:

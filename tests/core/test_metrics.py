@@ -173,7 +173,7 @@ def test_the_table_of_the_commands_shows_every_column_of_the_table(probed):
 
 def test_a_pool_reports_every_figure_of_the_table_and_no_other():
     pool, _, _ = make_pool()
-    described = {"alias", "database", "state", "discarded"}
+    described = {"alias", "database", "address", "state", "discarded"}
     assert set(pool.stats()) == {m.key for m in metrics.METRICS} | described
 
 

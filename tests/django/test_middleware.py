@@ -18,9 +18,10 @@ from django.utils.decorators import method_decorator
 from django.views import View
 
 from dbpool_mw import decorators
-from dbpool_mw.binding import registry
+from dbpool_mw.binding import registry, testing
 from dbpool_mw.decorators import no_pool
 from dbpool_mw.middleware import ConnectionPoolMiddleware
+from tests.process.servers import wait_until
 
 
 @no_pool
@@ -147,23 +148,26 @@ def test_a_receiver_is_connected_once():
     assert names.count("dbpool_mw.return_connections") == 1
 
 
-def test_a_database_renamed_makes_another_pool(databases):
-    """Django's test runner renames the database."""
+def test_pools_close_every_connection_from_the_moment_that_tests_run(
+    databases, monkeypatch
+):
+    """Django's test runner renames the database, and drops it in the end."""
     middleware = ConnectionPoolMiddleware(lambda request: HttpResponse("well"))
     with override_settings(DBPOOL_MW_POOLS={"replica": None}):
         middleware(RequestFactory().get("/"))
         request_finished.send(sender=None)
         (first,) = registry.pools()
         assert first.stats()["idle"] == 1
+        monkeypatch.setattr(testing, "is_test_run", lambda: True)
         settings = connections.settings["default"]
         name, settings["NAME"] = settings["NAME"], databases.replica
         try:
             middleware(RequestFactory().get("/"))
-            (second,) = registry.pools()
+            assert registry.pools()[0] is first
+            second = registry.pools()[1]
             assert second.database == databases.replica
-            assert second.state == "draining"
-            assert first.state == "closed"
-            assert first.stats()["size"] == 0
+            assert first.state == second.state == "draining"
+            wait_until(lambda: first.stats()["size"] == 0, "the first is empty")
             request_finished.send(sender=None)
             assert second.stats()["size"] == 0
         finally:
