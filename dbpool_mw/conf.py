@@ -11,6 +11,7 @@ signal must call :func:`reset_cache` itself.
 
 from __future__ import annotations
 
+import inspect
 import os
 from collections.abc import Mapping, Sequence
 from functools import cache
@@ -18,10 +19,12 @@ from pathlib import Path
 from typing import Any, ClassVar, NamedTuple
 
 from appconf import AppConf
+from asgiref.sync import iscoroutinefunction
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 from django.db.utils import load_backend
+from django.utils.module_loading import import_string
 
 from dbpool_mw import drivers
 from dbpool_mw.control import location
@@ -276,6 +279,38 @@ def driver_for(alias: str) -> Driver | None:
     The alias must have a pool, so that its ENGINE can be imported.
     """
     return drivers.find(_wrapper_class(alias).Database.__name__)
+
+
+def view_problem() -> Problem | None:
+    """Return what is wrong with the view of ``UNAVAILABLE_VIEW``, None if nothing is.
+
+    Imports the view. That the setting is a dotted path is validated elsewhere.
+    """
+    path = value("UNAVAILABLE_VIEW")
+    if app_problems({"UNAVAILABLE_VIEW": path}) or path is None:
+        return None
+    hint = "Write a function view(request, exception) that returns a response."
+    try:
+        view = import_string(path)
+    except Exception as error:  # importing a project's module may raise anything
+        text = f"can't be imported: {error}"
+        hint = (
+            f"Correct the dotted path {path!r}, or set None for the built-in response."
+        )
+        return Problem("UNAVAILABLE_VIEW", "view", text, hint)
+    called = getattr(type(view), "__call__", None)  # noqa: B004  may be async as well
+    if iscoroutinefunction(view) or iscoroutinefunction(called):
+        text = f"is {path!r}, which is async: nothing awaits the response."
+        hint = "Write a function with def, not async def."
+        return Problem("UNAVAILABLE_VIEW", "view", text, hint)
+    try:
+        inspect.signature(view).bind(object(), object())
+    except TypeError:  # not callable, or not with two positional arguments
+        text = f"is {path!r}, which can't be called with a request and an exception."
+        return Problem("UNAVAILABLE_VIEW", "view", text, hint)
+    except ValueError:
+        pass  # some functions of extension modules have no signature
+    return None
 
 
 def workers() -> int | None:

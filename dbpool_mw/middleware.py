@@ -9,6 +9,7 @@ from typing import Any
 
 from asgiref.sync import markcoroutinefunction, sync_to_async
 from django.conf import settings
+from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 from django.urls import get_resolver
@@ -40,6 +41,9 @@ class ConnectionPoolMiddleware:
         # A server runs no system checks: look for wrong settings before a request.
         for alias in conf.for_request().aliases:
             conf.config_for(alias)
+        problem = conf.view_problem()
+        if problem is not None:
+            raise ImproperlyConfigured(f"{conf.describe(problem)} {problem.hint}")
 
     def __call__(
         self, request: HttpRequest

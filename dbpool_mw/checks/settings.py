@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Iterator
 from typing import Any
 
 from django.conf import settings
 from django.core.checks import CheckMessage
 from django.db import connections
-from django.utils.module_loading import import_string
 
 from dbpool_mw import conf
 from dbpool_mw.checks.messages import message
@@ -54,27 +52,6 @@ def _values_of_aliases() -> Iterator[CheckMessage]:
 
 def _view() -> Iterator[CheckMessage]:
     """Check that UNAVAILABLE_VIEW can be imported, and called with two arguments."""
-    path = conf.value("UNAVAILABLE_VIEW")
-    if path is None or app_problems({"UNAVAILABLE_VIEW": path}):
-        return
-    name = f"{conf.PREFIX}UNAVAILABLE_VIEW"
-    try:
-        view = import_string(path)
-    except Exception as error:  # importing a project's module may raise anything
-        yield message(
-            "view",
-            f"{name} can't be imported: {error}",
-            f"Correct the dotted path {path!r}, or set None for the built-in response.",
-        )
-        return
-    try:
-        inspect.signature(view).bind(object(), object())
-    except TypeError:  # not callable, or not with two positional arguments
-        yield message(
-            "view",
-            f"{name} is {path!r}, which can't be called with a request and an "
-            "exception.",
-            "Write a function view(request, exception) that returns a response.",
-        )
-    except ValueError:
-        return  # some functions of extension modules have no signature
+    problem = conf.view_problem()
+    if problem is not None:
+        yield _from(problem)

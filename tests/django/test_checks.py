@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 
@@ -32,7 +33,18 @@ def takes_a_request(request: HttpRequest) -> HttpResponse:
     return HttpResponse()
 
 
+async def busy_async(request: HttpRequest, exception: Exception) -> HttpResponse:
+    return HttpResponse(status=503)
+
+
+class Busy:
+    async def __call__(self, request: HttpRequest, exception: Exception) -> object:
+        return HttpResponse(status=503)
+
+
 not_callable = 503
+BUSY_ASYNC = Busy()
+busy_partly = partial(busy_async)
 
 
 def test_a_project_without_problems_gets_no_message(project: Project) -> None:
@@ -138,6 +150,9 @@ def test_an_exempt_path_that_is_not_in_a_list_is_an_error() -> None:
         (f"{__name__}.not_callable", "can't be called with a request and"),
         (f"{__name__}.takes_a_request", "can't be called with a request and"),
         ("django.views.View", "can't be called with a request and"),
+        (f"{__name__}.busy_async", "which is async"),
+        (f"{__name__}.BUSY_ASYNC", "which is async"),
+        (f"{__name__}.busy_partly", "which is async"),
     ],
 )
 def test_a_view_that_cant_be_called_is_an_error(view: str, text: str) -> None:
