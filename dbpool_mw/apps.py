@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import os
+from functools import cache
 
 from django.apps import AppConfig
 
@@ -16,24 +17,36 @@ class DbpoolMwConfig(AppConfig):
 
     def ready(self) -> None:
         """Set up the app in this process; starts no thread and opens no connection."""
-        from dbpool_mw import checks, drivers
+        _set_up()
 
-        checks.register()
-        if not drivers.can_import():
-            return  # a check reports it
-        from dbpool_mw.binding import (
-            binding,
-            error_pages,
-            registry,
-            signals,
-            tasks,
-            testing,
-        )
 
-        testing.remember_databases()
-        signals.connect()
-        tasks.connect()
-        error_pages.install()
-        os.register_at_fork(after_in_child=registry.after_fork_in_child)
-        os.register_at_fork(after_in_child=binding.drop_inherited_connections)
-        atexit.register(registry.close)
+@cache
+def _set_up() -> None:
+    """Set up what lasts as long as the process, once.
+
+    Tests make the apps ready again and again: ``override_settings(INSTALLED_APPS=…)``,
+    ``modify_settings``, ``TransactionTestCase.available_apps``.
+    """
+    from dbpool_mw import checks, drivers
+
+    checks.register()
+    if not drivers.can_import():
+        return  # a check reports it
+    from dbpool_mw.binding import (
+        binding,
+        error_pages,
+        logs,
+        registry,
+        signals,
+        tasks,
+        testing,
+    )
+
+    testing.remember_databases()
+    signals.connect()
+    tasks.connect()
+    error_pages.install()
+    logs.install()
+    os.register_at_fork(after_in_child=registry.after_fork_in_child)
+    os.register_at_fork(after_in_child=binding.drop_inherited_connections)
+    atexit.register(registry.close_at_exit)

@@ -11,7 +11,7 @@ from django.utils.asyncio import async_unsafe
 
 from dbpool_mw import conf
 from dbpool_mw.binding import recording, registry
-from dbpool_mw.binding.binding import bind
+from dbpool_mw.binding.binding import bind, thread_state
 from dbpool_mw.core.config import POOL_KEYS
 
 
@@ -56,7 +56,11 @@ class PooledMixin:
                 f"The ENGINE of {self.alias!r} is dbpool_mw's, and INSTALLED_APPS "
                 'doesn\'t have "dbpool_mw".'
             )
-        if not registry.is_serving() or self.alias not in conf.pooled_aliases():
+        if (
+            thread_state.is_outside_pools
+            or not registry.is_serving()
+            or self.alias not in conf.pooled_aliases()
+        ):
             return False
         current: Any = connections[self.alias]
         return current is self and bind(self) is not None

@@ -244,6 +244,8 @@ class _ThreadState(threading.local):
     """What belongs to the running thread, or greenlet."""
 
     def __init__(self) -> None:
+        #: Whether wrappers connect without a pool: see ``logs``.
+        self.is_outside_pools = False
         #: The bindings that were made in this thread.
         self.bindings = _Bindings()
         #: The scopes of the tasks that run in this thread, by the ids of their results.
@@ -378,8 +380,11 @@ def _connect(binding: Binding) -> None:
     wrapper: Any = binding.wrapper()
     if binding.held:
         wrapper.close()
-    if binding.alias not in conf.pooled_aliases() or not binding.checkout(wrapper):
-        # The settings have changed.
+    if (
+        thread_state.is_outside_pools
+        or binding.alias not in conf.pooled_aliases()  # the settings have changed
+        or not binding.checkout(wrapper)
+    ):
         type(wrapper).connect(wrapper)
 
 

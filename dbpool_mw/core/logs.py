@@ -1,22 +1,48 @@
-"""Loggers whose records are printable, whatever the texts in them come from."""
+"""Loggers whose records are printable, and whose handlers can't disturb the caller.
+
+A handler of the project may write to the very database whose connection is being
+checked out, and it may raise. Neither must reach a pool, which logs in the middle of
+its work.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import sys
 import traceback
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import partial
 
 from .text import MESSAGE, one_line, printable, shortened
+
+#: Returns what the handlers run in. ``binding.logs`` puts there what keeps them out of
+#: the pools.
+around_handlers: Callable[[], AbstractContextManager[None]] = contextlib.nullcontext
 
 
 def get_logger(name: str) -> logging.Logger:
     """Return a logger that escapes and shortens the arguments of its records.
 
     The text of an exception becomes one line, also at the end of a traceback. Only an
-    argument that is a list stands on several lines, one for each item.
+    argument that is a list stands on several lines, one for each item. What a handler
+    raises is printed, as ``logging`` does with what its own handlers raise.
     """
     logger = logging.getLogger(name)
     logger.addFilter(_make_printable)
+    logger.handle = partial(_handle, logger)  # type: ignore[method-assign]
     return logger
+
+
+def _handle(logger: logging.Logger, record: logging.LogRecord) -> None:
+    try:
+        with around_handlers():
+            type(logger).handle(logger, record)
+    except Exception:
+        if logging.raiseExceptions and sys.stderr is not None:
+            print("--- Logging error ---", file=sys.stderr)
+            traceback.print_exc()
 
 
 def _make_printable(record: logging.LogRecord) -> bool:

@@ -158,3 +158,18 @@ def test_several_workers_and_pools_repeat_no_series() -> None:
             ]
         )
     )
+
+
+def test_the_pools_of_one_alias_add_up() -> None:
+    one = pool(max=10, idle=1, opened=4, state="running")
+    other = pool(max=10, idle=2, opened=3, state="draining", address="shop/report@db1")
+    samples = parse(prometheus([answered(7, one, other)]))
+    labels = 'pool_name="default",pid="7"'
+    assert samples["db_client_connection_max"][labels] == 20
+    assert samples["dbpool_mw_opened_total"][labels] == 7
+    assert samples["db_client_connection_count"][f'{labels},state="idle"'] == 3
+    states = samples["dbpool_mw_state"]
+    assert {key: value for key, value in states.items() if value} == {
+        f'{labels},state="running"': 1,
+        f'{labels},state="draining"': 1,
+    }

@@ -246,3 +246,25 @@ def test_json_is_one_line_of_ascii() -> None:
     text = render.json_text({"path": "/ü\n\udcff"})
     assert text.isascii()
     assert "\n" not in text
+
+
+def test_several_pools_of_one_alias_are_named_by_what_they_open() -> None:
+    report = "shop/report@db1:5432"
+    answers = [
+        answered(
+            7,
+            pool(stale=1),
+            pool(address=report, stale=2),
+            pool("replica"),
+            holders=[holder(address=report, stale=True), holder("replica")],
+        )
+    ]
+    table = render.table(answers)
+    assert "  default shop/app@db1:5432  " in table
+    assert f"  default {report} " in table
+    assert "  replica  " in table
+    assert f"default {report}" in render.holders(answers)
+    lines = render.stale(answers, now=0)
+    assert lines[0].startswith(f"  worker 7: default {report}: backend 4242")
+    assert f"default {report}: 1 being opened" in lines[2]
+    assert "default shop/app@db1:5432: 1 being opened" in lines[1]

@@ -127,3 +127,21 @@ def test_every_logger_of_the_package_is_such_a_logger():
     sources = {path: path.read_text() for path in package.rglob("*.py")}
     made = [path.name for path, text in sources.items() if "getLogger(" in text]
     assert made == ["logs.py"]
+
+
+def test_what_a_handler_raises_is_printed_and_reaches_no_caller(capsys):
+    class Broken(logging.Handler):
+        def emit(self, record):
+            raise ValueError("the table is full")
+
+    handler = Broken()
+    logger.addHandler(handler)
+    try:
+        logger.warning("%s: opened", "default")
+        assert "the table is full" in capsys.readouterr().err
+        logging.raiseExceptions = False
+        logger.warning("%s: opened", "default")
+        assert capsys.readouterr().err == ""
+    finally:
+        logging.raiseExceptions = True
+        logger.removeHandler(handler)

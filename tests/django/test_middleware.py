@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
+import os
 import subprocess
 import sys
 
 import pytest
+from django.apps import apps
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
+from django.core.handlers import base
 from django.core.signals import got_request_exception, request_finished
 from django.db import connections
 from django.http import HttpResponse
@@ -138,6 +142,17 @@ def test_wrong_settings_are_refused_at_the_start():
         ConnectionPoolMiddleware(lambda request: HttpResponse())
 
 
+@pytest.mark.parametrize("name", ["busy_async", "not_callable", "missing"])
+def test_a_view_that_cant_answer_is_refused_at_the_start(name):
+    with (
+        override_settings(
+            DBPOOL_MW_UNAVAILABLE_VIEW=f"tests.django.test_checks.{name}"
+        ),
+        pytest.raises(ImproperlyConfigured, match="DBPOOL_MW_UNAVAILABLE_VIEW"),
+    ):
+        ConnectionPoolMiddleware(lambda request: HttpResponse())
+
+
 def test_signals_without_any_request_do_nothing():
     request_finished.send(sender=None)
     got_request_exception.send(sender=None, request=None)
@@ -146,6 +161,25 @@ def test_signals_without_any_request_do_nothing():
 def test_a_receiver_is_connected_once():
     names = [key[0] for key, *_ in request_finished.receivers]
     assert names.count("dbpool_mw.return_connections") == 1
+
+
+def test_an_app_that_is_made_ready_again_is_set_up_once(databases, monkeypatch):
+    """As by override_settings(INSTALLED_APPS=…), in a test on a test database."""
+    for module, name in [(os, "register_at_fork"), (atexit, "register")]:
+        monkeypatch.setattr(module, name, lambda *_, **__: pytest.fail("set up again"))
+    values = connections.settings["default"]
+    name = values["NAME"]
+    patched = base.convert_exception_to_response
+    monkeypatch.setattr(testing, "is_test_run", lambda: True)
+    try:
+        values["NAME"] = databases.replica
+        with override_settings(INSTALLED_APPS=["dbpool_mw", "django.contrib.sites"]):
+            apps.get_app_config("dbpool_mw").ready()
+        assert not testing.has_no_test_database("default", databases.replica)
+        assert testing.has_no_test_database("default", name)
+    finally:
+        values["NAME"] = name
+    assert base.convert_exception_to_response is patched
 
 
 def test_pools_close_every_connection_from_the_moment_that_tests_run(

@@ -1,0 +1,47 @@
+"""Keep a project's log handlers out of the pools while the pools log.
+
+A handler that writes to the database would check a connection out in the middle of a
+checkout, without end, or wait for the place that its own thread holds. Meanwhile each
+query runs on a connection of Django's own instead, which is closed after the record.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+from django.db import connections
+
+from dbpool_mw.binding.binding import thread_state
+from dbpool_mw.core import logs
+
+
+@contextlib.contextmanager
+def outside_pools() -> Iterator[None]:
+    """Have this thread's wrappers connect without a pool in the block.
+
+    What they connect is closed at its end. A wrapper that has a connection keeps it.
+    """
+    if thread_state.is_outside_pools:
+        yield
+        return
+    connected = [
+        wrapper
+        for wrapper in connections.all(initialized_only=True)
+        if wrapper.connection is not None
+    ]
+    thread_state.is_outside_pools = True
+    try:
+        yield
+    finally:
+        try:
+            for wrapper in connections.all(initialized_only=True):
+                if wrapper.connection is not None and wrapper not in connected:
+                    wrapper.close()
+        finally:
+            thread_state.is_outside_pools = False
+
+
+def install() -> None:
+    """Guard every record of the package; called once, when the app is ready."""
+    logs.around_handlers = outside_pools
