@@ -54,6 +54,7 @@ class _ProcessState:
     def __init__(self) -> None:
         # Re-entrant for finalisers, which may check out in the middle of anything.
         self.lock = threading.RLock()
+        self.starting = threading.Lock()
         self.closed = threading.Event()
         self.pools = Pools()
         self.maintenance: Maintenance | None = None
@@ -80,37 +81,44 @@ class _ProcessState:
             pool.close()
         self.start_control()
 
-    def start(self) -> None:
-        """Start what is missing and due; log what can't start."""
-        with self.lock:
-            now = time.monotonic()
-            if self.closed.is_set() or now < self.maintenance_due:
-                return
-            was_due = self.maintenance_due
-            # No other thread tries meanwhile.
-            self.maintenance_due = now + _RETRY_SECONDS
-        maintenance = Maintenance(lambda: [self, *self.pools.all()])
+    def start_maintenance(self) -> None:
+        """Start the maintenance thread if it is missing and due.
+
+        Where it can't start, its work is done here, in the thread of a checkout.
+        """
+        if not self.starting.acquire(blocking=False):
+            return  # another thread is at it
         try:
-            with sent_signals_blocked():
-                maintenance.start()
-        except RuntimeError as error:
-            if was_due == 0:
-                logger.warning(
-                    "no maintenance thread, so idle connections are not watched; "
-                    "later checkouts try again: %s",
-                    error,
-                )
-        else:
-            with self.lock:
-                self.maintenance, self.maintenance_due = maintenance, math.inf
-            if self.closed.is_set():
-                maintenance.stop()
-            elif was_due > 0:
+            was_due = self.maintenance_due
+            if self.closed.is_set() or time.monotonic() < was_due:
+                return
+            maintenance = Maintenance(lambda: [self, *self.pools.all()])
+            try:
+                with sent_signals_blocked():
+                    maintenance.start()
+            except RuntimeError as error:
+                if was_due == 0 and not _has_ended():
+                    logger.warning(
+                        "no maintenance thread: until there is one, checkouts do its "
+                        "work, once in %g s (%s)",
+                        _RETRY_SECONDS,
+                        error,
+                    )
+                maintenance.do_round()
+                self.maintenance_due = time.monotonic() + _RETRY_SECONDS
+                return
+            self.maintenance, self.maintenance_due = maintenance, math.inf
+            if was_due > 0:
                 logger.info("the maintenance thread runs now")
-        self.start_control()
+        finally:
+            self.starting.release()
+        if self.closed.is_set():  # meanwhile
+            maintenance.stop()
 
     def start_control(self) -> None:
         """Open the control socket if it is missing and due; it logs why it can't."""
+        if self.maintenance is None and _has_ended():
+            return
         with self.lock:
             now = time.monotonic()
             if self.closed.is_set() or now < self.control_due:
@@ -130,6 +138,14 @@ class _ProcessState:
             self.control, self.control_due = control, math.inf
         if self.closed.is_set():
             control.stop()
+
+
+def _has_ended() -> bool:
+    """Tell whether no thread can start because the process ends: nothing is missing.
+
+    The main thread of an embedded interpreter may have ended long before.
+    """
+    return not threading.main_thread().is_alive()
 
 
 _state = _ProcessState()
@@ -172,9 +188,11 @@ def start_threads() -> bool:
 
     What could not start is tried again at the checkouts that call this.
     """
-    if _state.maintenance_due < math.inf:
-        _state.start()
-    return _state.maintenance_due == math.inf
+    state = _state
+    if state.maintenance_due != math.inf:
+        state.start_maintenance()
+        state.start_control()
+    return state.maintenance_due == math.inf
 
 
 def make_pool(alias: str, wanted: Parameters, build: Build) -> ConnectionPool:

@@ -96,11 +96,15 @@ class Maintenance:
         self._stopped.set()
         self._thread.join(timeout)
 
+    def do_round(self) -> None:
+        """Call ``maintain`` of every pool once, in the calling thread."""
+        for pool in self._pools():
+            try:
+                pool.maintain()
+            except BaseException:
+                # SystemExit would end the thread without a word.
+                logger.exception("%s: maintenance failed", pool.name)
+
     def _run(self) -> None:
         while not self._stopped.wait(self._interval):
-            for pool in self._pools():
-                try:
-                    pool.maintain()
-                except BaseException:
-                    # SystemExit would end the thread without a word.
-                    logger.exception("%s: maintenance failed", pool.name)
+            self.do_round()
