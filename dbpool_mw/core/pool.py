@@ -484,12 +484,15 @@ class ConnectionPool:
         """Check in a connection whose holder no longer exists; log and count it."""
         with self._lock:
             self._metrics.count["reclaimed"] += 1
-        logger.warning(
-            "%s: reclaimed a connection from a holder that is gone (%s)",
-            self.label,
-            _describe(entry),
-        )
-        self.checkin(entry)
+        holder = _describe(entry)
+        try:
+            self.checkin(entry)
+        finally:
+            logger.warning(
+                "%s: reclaimed a connection from a holder that is gone (%s)",
+                self.label,
+                holder,
+            )
 
     def _end_hold(self, entry: PoolEntry, now: float) -> None:
         """Record the end of a hold. Call with the lock held."""
@@ -514,16 +517,18 @@ class ConnectionPool:
         except BaseException:
             self._close((entry, "interrupted"))
             raise
-        if rolled_back and reason is None:
-            logger.warning(
-                "%s: rolled back a transaction left open (%s)",
-                self.label,
-                _describe(entry),
-            )
+        holder = _describe(entry) if rolled_back else ""
         with self._lock:
             self._metrics.count["rollbacks"] += rolled_back
             self._metrics.count["resets"] += was_reset
-            return reason or self._slots.keep(entry, self._clock())
+            cleaned = reason is None
+            reason = reason or self._slots.keep(entry, self._clock())
+        # Only now: a log handler may wait for a connection.
+        if rolled_back and cleaned:
+            logger.warning(
+                "%s: rolled back a transaction left open (%s)", self.label, holder
+            )
+        return reason
 
     def _close_in_background(self, victims: list[Victim]) -> None:
         """Close connections on another thread; they keep their slots until then."""
