@@ -117,7 +117,10 @@ class Pools:
 
 def _is_needed(keyed: _Keyed, own: Mapping[str, Any] | None) -> bool:
     return own is not None and (
-        keyed.pool.unused_seconds() < UNUSED_SECONDS or keyed.parameters == read(own)
+        keyed.parameters == read(own)
+        or keyed.pool.unused_seconds() < UNUSED_SECONDS
+        # The next pool of the alias is to be drained or paused, too.
+        or keyed.pool.state != RUNNING
     )
 
 
