@@ -28,20 +28,26 @@ Labels = Mapping[str, str]
 
 
 def prometheus(answers: Sequence[Answer]) -> str:
-    """Return every worker's and alias's figures, labelled with pid and pool name.
+    """Return every worker's and pool's figures, labelled with pool and pid.
 
-    A series is an alias: those of its pools, for several users or hosts, add up.
+    A pool is its alias and its address. The pools of one alias have series of their
+    own, and ``sum by (pool_name)`` adds them up: a sum made here would fall when one of
+    them closes, which Prometheus takes for a counter that began anew.
     """
     names = worker_names(answers)
-    pools: list[tuple[Labels, Mapping[str, Any]]] = []
-    for answer in answers:
-        of_alias: dict[str, list[Mapping[str, Any]]] = {}
-        for pool in (answer.reply or {}).get("pools", []):
-            of_alias.setdefault(str(pool["alias"]), []).append(pool)
-        for alias, several in of_alias.items():
-            states = {pool["state"] for pool in several}
-            figures = {**metrics.merge(several), "states": states}
-            pools.append(({"pool_name": alias, "pid": names[answer.path]}, figures))
+    pools = [
+        (
+            {
+                "pool_name": str(pool["alias"]),
+                "address": str(pool["address"]),
+                "pid": names[answer.path],
+            },
+            pool,
+        )
+        for answer in answers
+        if answer.reply is not None
+        for pool in answer.reply["pools"]
+    ]
     return "\n".join([*_of_workers(answers, names), *_of_pools(pools), ""])
 
 
@@ -78,7 +84,7 @@ def _of_pools(pools: Sequence[tuple[Labels, Mapping[str, Any]]]) -> Iterator[str
     yield from _head(name, "gauge", "State of the pool: 1 for the one it is in.")
     for labels, pool in pools:
         for state in _STATES:
-            on = int(state in pool["states"])
+            on = int(pool["state"] == state)
             yield _sample(name, {**labels, "state": state}, on)
     for metric in _histograms():
         yield from _head(metric.prometheus_name, metric.kind, metric.help)

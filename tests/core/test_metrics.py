@@ -157,7 +157,7 @@ def test_totals_add_up_every_counter_of_the_table(probed):
 def test_prometheus_exports_every_counter_of_the_table(probed):
     answer = answered(7, report(probes=5, probe_seconds=histogram(1.0)))
     text = prometheus.prometheus([answer])
-    labels = 'pool_name="default",pid="7"'
+    labels = 'pool_name="default",address="shop/app@db1:5432",pid="7"'
     assert parse(text)["dbpool_mw_probes_total"] == {labels: 5}
     assert parse(text)["dbpool_mw_probe_seconds_count"] == {labels: 1}
     assert "# HELP dbpool_mw_probes_total Probes sent.\n" in text

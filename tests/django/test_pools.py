@@ -128,6 +128,7 @@ def test_a_pool_that_drains_stays_so_that_the_next_one_does() -> None:
     assert some.add("third").state == "paused"
     for pool in some.pools.all():
         pool.resume()
+    some.clock.now += 11
     assert some.kept() == []
 
 
