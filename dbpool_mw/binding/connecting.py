@@ -88,12 +88,14 @@ def reset_session(
     be done, and whatever else the ENGINE and the receivers raise.
     """
     try:
-        _reset_session(driver, alias, wrapper, entry)
+        _reset_session(driver, alias, parameters, wrapper, entry)
     except (driver.Error, Error) as error:
         raise ResetFailed(f"can't reset a session of {alias!r}") from error
 
 
-def _reset_session(driver: Driver, alias: str, wrapper: Any, entry: PoolEntry) -> None:
+def _reset_session(
+    driver: Driver, alias: str, parameters: Parameters, wrapper: Any, entry: PoolEntry
+) -> None:
     connection = entry.connection
     driver.forget_session(connection, entry.initial)
     with _temporary_wrapper(alias, parameters, wrapper) as temporary:
