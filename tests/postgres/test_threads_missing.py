@@ -14,6 +14,7 @@ from dbpool_mw.binding import registry
 from dbpool_mw.control import protocol
 from tests.control.query import ask_all
 from tests.postgres.conftest import Requests, ask, stats
+from tests.process.servers import wait_until
 
 
 class Threads:
@@ -34,6 +35,8 @@ class Threads:
 @pytest.fixture
 def threads(requests: Requests, monkeypatch: pytest.MonkeyPatch) -> Iterator[Threads]:
     """Refuse every thread of the package, until the test says otherwise."""
+    registry.close()
+    wait_until(lambda: not running(), "the threads of other tests have ended")
     threads = Threads()
     monkeypatch.setattr(threading.Thread, "start", lambda thread: threads.start(thread))
     yield threads
