@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import select
 import socket
 from types import SimpleNamespace
 
@@ -60,6 +61,23 @@ def test_a_connection_that_the_server_closed_is_dead(connection):
 def test_a_connection_on_which_the_server_sent_data_unasked_is_dead(connection):
     alive = driver.liveness(connection)
     connection.server.send(b"E")
+    assert alive() is False
+
+
+def test_a_connection_is_looked_at_where_the_system_has_no_epoll(
+    connection, monkeypatch
+):
+    monkeypatch.delattr(select, "epoll")
+    alive = driver.liveness(connection)
+    assert alive() is True
+    connection.server.close()
+    assert alive() is False
+
+
+def test_a_connection_that_this_process_closed_is_dead(connection):
+    alive = driver.liveness(connection)
+    connection.close()
+    connection.socket.close()
     assert alive() is False
 
 

@@ -6,6 +6,7 @@ import ctypes
 import io
 import socket
 from contextlib import suppress
+from dataclasses import replace
 from types import SimpleNamespace
 
 import psycopg2
@@ -21,7 +22,7 @@ from tests.postgres.conftest import run
 
 
 def attributes(connection, *, autocommit):
-    return driver.session_attributes(connection)._replace(autocommit=autocommit)
+    return replace(driver.session_attributes(connection), autocommit=autocommit)
 
 
 def terminate(postgres, database, connection):

@@ -5,7 +5,8 @@ A session has two halves: the server's, and psycopg2's own memory of it.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import psycopg2
 from psycopg2 import extensions
@@ -21,13 +22,14 @@ _IN_TRANSACTION = extensions.TRANSACTION_STATUS_INTRANS
 _UNKNOWN = extensions.TRANSACTION_STATUS_UNKNOWN
 
 
-class SessionAttributes(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class SessionAttributes:
     """What psycopg2 and libpq know of a session.
 
-    ``notices`` and ``notifies`` are psycopg2's own lists, ``string_types`` and
-    ``binary_types`` copies of the type casters registered on the connection, and
-    ``type_casters`` their ids. ``pinned`` has names and values of settings that Django
-    and psycopg2 rely on: see ``pin``.
+    ``notices``, ``notifies``, ``string_types`` and ``binary_types`` are psycopg2's own
+    lists and dicts; ``type_casters`` has what the dicts had: dict, OID and type caster.
+    ``pinned`` has names and values of settings that Django and psycopg2 rely on: see
+    ``pin``.
     """
 
     autocommit: bool
@@ -36,16 +38,17 @@ class SessionAttributes(NamedTuple):
     deferrable: Any
     cursor_factory: Any
     encoding: str
-    string_types: dict[Any, Any]
-    binary_types: dict[Any, Any]
-    type_casters: list[int]
     notices: Any
     notifies: Any
+    string_types: dict[Any, Any]
+    binary_types: dict[Any, Any]
+    type_casters: tuple[tuple[dict[Any, Any], Any, Any], ...]
     pinned: tuple[tuple[str, str], ...]
 
 
 def session_attributes(connection: Connection) -> SessionAttributes:
     """Return what the client knows of a session; no round trip."""
+    registered = (connection.string_types, connection.binary_types)
     return SessionAttributes(
         connection.autocommit,
         connection.isolation_level,
@@ -53,21 +56,12 @@ def session_attributes(connection: Connection) -> SessionAttributes:
         connection.deferrable,
         connection.cursor_factory,
         connection.encoding,
-        dict(connection.string_types),
-        dict(connection.binary_types),
-        _type_casters(connection),
         connection.notices,
         connection.notifies,
+        *registered,
+        tuple((types, *item) for types in registered for item in types.items()),
         _reported(connection),
     )
-
-
-def _type_casters(connection: Any) -> list[int]:
-    """Return which type casters a connection has; psycopg2's ``==`` looks at less."""
-    return [
-        *map(id, connection.string_types.values()),
-        *map(id, connection.binary_types.values()),
-    ]
 
 
 def _reported(connection: Connection) -> tuple[tuple[str, str], ...]:
@@ -81,14 +75,22 @@ def is_clean(connection: Any, initial: SessionAttributes) -> bool:
 
     Reads libpq's and psycopg2's memory: no round trip, and may be called under a lock.
     """
-    return (
-        connection.get_transaction_status() == IDLE
-        and not connection.maybe_dirty
-        and connection.autocommit == initial.autocommit
-        and not initial.notices
-        and not initial.notifies
-        and _type_casters(connection) == initial.type_casters
-    )
+    if (
+        connection.get_transaction_status() != IDLE
+        or connection.maybe_dirty
+        or connection.autocommit != initial.autocommit
+        or initial.notices
+        or initial.notifies
+        or len(initial.string_types) + len(initial.binary_types)
+        != len(initial.type_casters)
+    ):
+        return False
+    # By identity: casters of the same types are equal to psycopg2, whatever they do. A
+    # generator would cost twice as much as the loop.
+    for types, oid, caster in initial.type_casters:  # noqa: SIM110
+        if types.get(oid) is not caster:
+            return False
+    return True
 
 
 def is_dirty(connection: Any) -> bool:
@@ -195,12 +197,10 @@ def accept(connection: Any, initial: SessionAttributes) -> None:
     """
     connection.autocommit = initial.autocommit
     connection.notices, connection.notifies = initial.notices, initial.notifies
-    for types, of_fresh in (
-        (connection.string_types, initial.string_types),
-        (connection.binary_types, initial.binary_types),
-    ):
-        types.clear()
-        types.update(of_fresh)
+    initial.string_types.clear()
+    initial.binary_types.clear()
+    for types, oid, caster in initial.type_casters:
+        types[oid] = caster
     mark_clean(connection)
 
 
