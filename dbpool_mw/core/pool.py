@@ -503,11 +503,9 @@ class ConnectionPool:
             )
         # From now on cursors that this holder opened are of no use any more.
         entry.connection.lease += 1
+        self._metrics.hold.record(now - entry.checked_out_at)
         if entry.waited:
             self._metrics.wait.record(entry.waited)
-        else:
-            self._metrics.found_idle += 1
-        self._metrics.hold.record(now - entry.checked_out_at)
         entry.leaked = False
 
     def _clean(self, entry: PoolEntry) -> str | None:
