@@ -11,8 +11,9 @@ the connection out.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import cache
-from typing import Any, NamedTuple
+from typing import Any
 
 #: The attribute of a temporary wrapper that holds its ``Recorder``.
 _RECORDER = "_dbpool_mw_recorder"
@@ -38,7 +39,8 @@ _NOT_RECORDED = frozenset(
 )
 
 
-class Recorded(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Recorded:
     """What follows a connection from wrapper to wrapper.
 
     Each wrapper gets the ``attributes`` as they are, and copies of the ``containers``:
@@ -150,14 +152,14 @@ def apply(wrapper: Any, connection: Any, recorded: Recorded, now: float) -> None
     """
     state = wrapper.__dict__
     state.update(recorded.attributes)
-    for name, value in recorded.containers.items():
-        state[name] = value.copy()
-    state["connection"] = connection
-    state["savepoint_ids"] = []
-    state["atomic_blocks"] = []
-    state["run_on_commit"] = []
+    if recorded.containers:
+        state.update((name, each.copy()) for name, each in recorded.containers.items())
+    wrapper.connection = connection
+    wrapper.savepoint_ids = []
+    wrapper.atomic_blocks = []
+    wrapper.run_on_commit = []
     max_age = wrapper.settings_dict["CONN_MAX_AGE"]
-    state["close_at"] = None if max_age is None else now + max_age
+    wrapper.close_at = None if max_age is None else now + max_age
     if recorded.execute_wrappers or _EXECUTE_WRAPPERS in state:
         _apply_execute_wrappers(wrapper, recorded.execute_wrappers)
 

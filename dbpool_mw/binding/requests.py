@@ -59,8 +59,14 @@ def return_connections() -> None:
             give_back(binding)
 
 
-def end_request() -> None:
-    """Return what this thread's request holds, and end the request, however it went."""
-    return_connections()
+def end_request(**signal: Any) -> None:
+    """Return what this thread's request holds, and end the request, however it went.
+
+    Also the receiver of ``request_finished``. With CONN_MAX_AGE = 0 the connections
+    have returned before: Django's own receiver, ``close_old_connections``, runs first
+    and closes the wrappers.
+    """
     for binding in thread_state.bindings.values():
+        if binding.held:
+            give_back(binding)
         binding.request = None

@@ -13,23 +13,15 @@ from django.core.signals import (
 )
 
 from dbpool_mw import conf, decorators
-from dbpool_mw.binding import registry, requests
+from dbpool_mw.binding import registry
 from dbpool_mw.binding.binding import give_back, thread_state
+from dbpool_mw.binding.requests import end_request
 
 
 def begin_to_serve(**signal: Any) -> None:
     """Note that this process serves; a receiver of its first ``request_started``."""
     registry.note_serving()
     request_started.disconnect(dispatch_uid=_uid(begin_to_serve))
-
-
-def return_connections(**signal: Any) -> None:
-    """End this thread's request; a receiver of ``request_finished``.
-
-    With CONN_MAX_AGE = 0 the connections have returned before: Django's own receiver,
-    ``close_old_connections``, runs first and closes the wrappers.
-    """
-    requests.end_request()
 
 
 def return_after_exception(request: Any = None, **signal: Any) -> None:
@@ -61,7 +53,7 @@ def connect() -> None:
     """Connect the receivers; called once, when the app is ready."""
     for signal, receiver in (
         (request_started, begin_to_serve),
-        (request_finished, return_connections),
+        (request_finished, end_request),
         (got_request_exception, return_after_exception),
         (setting_changed, settings_changed),
     ):

@@ -17,7 +17,7 @@ from django.test import RequestFactory
 from psycopg2.pool import ThreadedConnectionPool
 
 from dbpool_mw.binding import registry
-from dbpool_mw.binding.signals import return_connections
+from dbpool_mw.binding.requests import end_request
 from dbpool_mw.core.entry import Holder, PoolEntry
 from dbpool_mw.core.pool import ConnectionPool
 from dbpool_mw.middleware import ConnectionPoolMiddleware
@@ -141,5 +141,5 @@ def _time_cycle(number: int) -> float:
         began = time.perf_counter()
         for request in requests:
             middleware(request)
-            return_connections(sender=WSGIHandler, signal=request_finished)
+            end_request(sender=WSGIHandler, signal=request_finished)
         return time.perf_counter() - began

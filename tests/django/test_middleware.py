@@ -160,7 +160,7 @@ def test_signals_without_any_request_do_nothing():
 
 def test_a_receiver_is_connected_once():
     names = [key[0] for key, *_ in request_finished.receivers]
-    assert names.count("dbpool_mw.return_connections") == 1
+    assert names.count("dbpool_mw.end_request") == 1
 
 
 def test_an_app_that_is_made_ready_again_is_set_up_once(databases, monkeypatch):
