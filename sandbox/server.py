@@ -102,9 +102,18 @@ class GunicornServer:
 
     host = "127.0.0.1"
 
-    def __init__(self, env: dict[str, str], log: Path) -> None:
+    def __init__(
+        self,
+        env: dict[str, str],
+        log: Path,
+        *,
+        workers: int = WORKERS,
+        threads: int = THREADS,
+    ) -> None:
         self._env = env
         self._log = log
+        self._workers = workers
+        self._threads = threads
         self._process: subprocess.Popen[bytes] | None = None
         self.port = 0
 
@@ -160,8 +169,8 @@ class GunicornServer:
                     "gunicorn",
                     "--config=python:sandbox.project.gunicorn_conf",
                     f"--bind=fd://{listener.fileno()}",
-                    f"--workers={WORKERS}",
-                    f"--threads={THREADS}",
+                    f"--workers={self._workers}",
+                    f"--threads={self._threads}",
                 ],
                 cwd=ROOT,
                 env=self._env,
@@ -179,7 +188,7 @@ class GunicornServer:
 
     def _wait_until_up(self) -> None:
         deadline = time.monotonic() + START_TIMEOUT
-        while len(self.worker_pids()) < WORKERS or not self._answers():
+        while len(self.worker_pids()) < self._workers or not self._answers():
             if self.poll() is not None:
                 raise ServerError(f"gunicorn ended at its start:\n{self.last_words()}")
             if time.monotonic() > deadline:

@@ -62,9 +62,7 @@ def return_connections() -> None:
 def end_request(**signal: Any) -> None:
     """Return what this thread's request holds, and end the request, however it went.
 
-    Also the receiver of ``request_finished``. With CONN_MAX_AGE = 0 the connections
-    have returned before: Django's own receiver, ``close_old_connections``, runs first
-    and closes the wrappers.
+    Also the receiver of ``request_finished``.
     """
     for binding in thread_state.bindings.values():
         if binding.held:

@@ -8,13 +8,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-from sandbox.benchmarks import report
+from sandbox.benchmarks import pages, report, statements
 from sandbox.benchmarks.figures import Part
 from sandbox.database import Observer, own_database
 from sandbox.server import ROOT, environment, set_up, stop_in_order
 
 PAGE = ROOT / "docs" / "benchmarks.rst"
-PARTS = ("cost", "pages")
+PARTS = ("cost", "pages", "plain", "statements")
 
 
 def main() -> int:
@@ -42,8 +42,19 @@ def _run(options: argparse.Namespace) -> int:
         parts: list[Part] = []
         if "cost" in options.only:
             parts.append(_cost(dsn, env, options.rounds or 30, options.quick))
+        seconds = 0.3 if options.quick else 2.0
         if "pages" in options.only:
-            parts.append(_pages(dsn, directory, options.rounds or 15, options.quick))
+            _tell("pages per second ...")
+            rounds = options.rounds or 15
+            parts.append(pages.with_queries(dsn, directory, rounds, seconds, _tell))
+        if "plain" in options.only:
+            _tell("pages per second without a query ...")
+            rounds = options.rounds or 25
+            parts.append(pages.without_queries(dsn, directory, rounds, seconds, _tell))
+        if "statements" in options.only:
+            _tell("statements per second ...")
+            number = 300 if options.quick else 2_000
+            parts.append(statements.measure(dsn, options.rounds or 50, number))
     if options.json:
         print(report.as_json(about, parts))
     else:
@@ -60,7 +71,7 @@ def _parse() -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=int, help="rounds of each benchmark")
     parser.add_argument("--quick", action="store_true", help="a few short rounds")
-    parser.add_argument("--only", choices=PARTS, help="one benchmark of the two")
+    parser.add_argument("--only", choices=PARTS, help="one benchmark of the four")
     parser.add_argument("--json", action="store_true", help="JSON instead of a table")
     parser.add_argument(
         "--write-docs", action="store_true", help=f"rewrite the figures in {PAGE.name}"
@@ -72,7 +83,7 @@ def _parse() -> argparse.Namespace:
         parser.error("--write-docs takes a whole run, without --only and --quick")
     options.only = (options.only,) if options.only else PARTS
     if options.quick and options.rounds is None:
-        options.rounds = 3
+        options.rounds = 2
     return options
 
 
@@ -86,13 +97,6 @@ def _cost(dsn: str, env: dict[str, str], rounds: int, quick: bool) -> Part:
     from sandbox.benchmarks import cost
 
     return cost.measure(dsn, rounds, operations=1_000 if quick else 5_000)
-
-
-def _pages(dsn: str, directory: Path, rounds: int, quick: bool) -> Part:
-    _tell("pages per second ...")
-    from sandbox.benchmarks import pages
-
-    return pages.measure(dsn, directory, rounds, 1.0 if quick else 2.0, _tell)
 
 
 def _tell(text: str) -> None:

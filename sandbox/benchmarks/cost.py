@@ -62,7 +62,7 @@ def measure(dsn: str, rounds: int, operations: int) -> Part:
         "that does nothing, and this app's receiver of request_finished. "
         f"{rounds} rounds of {operations} each, in turn.",
         [reference, bare, leaks, cycle],
-        [Ratio(bare, reference, "at most", 2.5), Ratio(cycle, reference, "at most", 4)],
+        [Ratio(bare, reference, "at most", 1.8), Ratio(cycle, reference, "at most", 4)],
     )
 
 

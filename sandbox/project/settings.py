@@ -6,7 +6,8 @@
 ``SANDBOX_POOLING``
     ``dbpool`` (the default) runs requests on pooled connections, ``none`` opens a
     connection for each request as Django does by default, ``persistent`` sets
-    ``CONN_MAX_AGE = None``.
+    ``CONN_MAX_AGE = None``. ``lazy`` is ``dbpool`` with ``DBPOOL_MW_LAZY``, and
+    ``nothing`` is ``none`` with a middleware that does nothing.
 ``SANDBOX_CONTROL_DIR``
     The directory of the control sockets; the default directory when it isn't set.
 """
@@ -24,9 +25,10 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 APPLICATION_NAME = "dbpool_mw sandbox"
 
 POOLING = os.environ.get("SANDBOX_POOLING") or "dbpool"
-if POOLING not in ("dbpool", "none", "persistent"):
+POOLINGS = ("dbpool", "lazy", "none", "nothing", "persistent")
+if POOLING not in POOLINGS:
     raise ImproperlyConfigured(
-        f"SANDBOX_POOLING is {POOLING!r}; it must be dbpool, none or persistent."
+        f"SANDBOX_POOLING is {POOLING!r}; it must be one of {', '.join(POOLINGS)}."
     )
 if not os.environ.get("SANDBOX_DSN"):
     raise ImproperlyConfigured(
@@ -54,10 +56,14 @@ MIDDLEWARE = [
     "django.middleware.security.SecurityMiddleware",
     "django.middleware.common.CommonMiddleware",
 ]
-if POOLING == "dbpool":
+if POOLING in ("dbpool", "lazy"):
     # These two lines are all that a project adds.
     INSTALLED_APPS = ["dbpool_mw", *INSTALLED_APPS]
     MIDDLEWARE = ["dbpool_mw.middleware.ConnectionPoolMiddleware", *MIDDLEWARE]
+elif POOLING == "nothing":
+    MIDDLEWARE = ["sandbox.project.middleware.nothing", *MIDDLEWARE]
+
+DBPOOL_MW_LAZY = POOLING == "lazy"
 
 DBPOOL_MW_CONTROL_DIR = os.environ.get("SANDBOX_CONTROL_DIR") or None
 

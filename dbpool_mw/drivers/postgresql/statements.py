@@ -114,7 +114,8 @@ def effect(statement: str) -> Effect:
 
     What a function does inside the server is not in the text, so it isn't seen.
     """
-    statement = _without_tracers_comments(statement)
+    if statement.startswith("/*") or statement.endswith("*/"):
+        statement = _without_tracers_comments(statement)
     if len(statement) > _CACHED_LENGTH:
         return _effect(statement)
     return _cached_effect(statement)

@@ -7,12 +7,13 @@ import decimal
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import lru_cache, partial
+from inspect import unwrap
 from typing import Any
 
 import psycopg2
 from psycopg2 import extensions, extras, sql
 
-from dbpool_mw.drivers.postgresql.statements import MARK, effect
+from dbpool_mw.drivers.postgresql.statements import CLEAN, MARK, effect
 
 #: Types whose values psycopg2 writes into a statement as literals, or as numbers. A
 #: value of any other type, such as ``AsIs``, may become code.
@@ -27,6 +28,8 @@ _LITERALS = frozenset(
     }
 )
 
+_SEQUENCES = (tuple, list)
+
 
 class TrackedCursor(extensions.cursor):
     """A cursor of a ``TrackedConnection``, opened by ``connection.cursor()``."""
@@ -37,13 +40,24 @@ class TrackedCursor(extensions.cursor):
     #: Whether a statement that was tracked is running.
     is_tracking = False
 
+    # Every statement is executed by it. psycopg2's own method is called directly where
+    # no other class overrides it: see ``tracked_cursor``.
+    _execute: Any = unwrap(extensions.cursor.execute)
+
     def execute(self, query: Any, vars: Any = None) -> None:
         self._track(query, vars)
-        self._run(super().execute, query, vars)
+        try:
+            self._execute(query, vars)
+        except psycopg2.Error as error:
+            self._raise_aborted(error)
+            raise
         if self.name is not None:
             connection = self.connection
             connection.maybe_dirty = True
             connection.open_cursors.add(self.name)
+
+    def _execute_by_base(self, query: Any, vars: Any) -> None:
+        self._run(super().execute, query, vars)
 
     def executemany(self, query: Any, vars_list: Iterable[Any]) -> None:
         self._track(query, None)
@@ -75,14 +89,16 @@ class TrackedCursor(extensions.cursor):
 
     def _track(self, query: Any, vars: Any) -> None:
         """Record what a statement may do to the session, before it is sent."""
-        self._check()
-        text = text_of(query, self)
+        connection = self.connection
+        if connection.aborted is not None or self.lease != connection.lease:
+            self._check()
+        text = query if type(query) is str else text_of(query, self)
         if vars and (MARK in text or not _are_literals(vars)):
             # What psycopg2 refuses here, it would refuse when the statement is run.
             text = self.mogrify(query, vars).decode("utf-8", "replace")
         found = effect(text)
-        if found.dirty:
-            self.connection.mark_dirty(found.not_resettable)
+        if found is not CLEAN:
+            connection.mark_dirty(found.not_resettable)
 
     def _check(self) -> None:
         """Refuse to run a statement for a holder that has lost the connection.
@@ -105,12 +121,16 @@ class TrackedCursor(extensions.cursor):
         try:
             return method(*arguments)
         except psycopg2.Error as error:
-            aborted = self.connection.aborted
-            if aborted is not None:
-                raise aborted.with_traceback(None) from error
+            self._raise_aborted(error)
             raise
         finally:
             self.is_tracking = False
+
+    def _raise_aborted(self, error: psycopg2.Error) -> None:
+        """Raise the error that the connection was aborted with, if it was."""
+        aborted = self.connection.aborted
+        if aborted is not None:
+            raise aborted.with_traceback(None) from error
 
     def close(self) -> None:
         super().close()
@@ -122,7 +142,10 @@ class TrackedCursor(extensions.cursor):
 @lru_cache(maxsize=256)
 def tracked_cursor(base: Any) -> Any:
     """Return a cursor class with tracking mixed in."""
-    return mixed(TrackedCursor, base)
+    made: Any = mixed(TrackedCursor, base)
+    if base.execute is not extensions.cursor.execute:
+        made._execute = TrackedCursor._execute_by_base
+    return made
 
 
 def mixed(tracked: type, base: type) -> type:
@@ -147,12 +170,11 @@ def text_of(query: Any, cursor: extensions.cursor) -> str:
 
 def _are_literals(values: Any) -> bool:
     """Tell whether psycopg2 writes each value as a literal, whatever it contains."""
-    if isinstance(values, Mapping):
+    # The look at the type spares most values isinstance(), which costs more.
+    if type(values) not in _SEQUENCES and isinstance(values, Mapping):
         values = values.values()
     for value in values:
         kind = type(value)
-        if kind not in _LITERALS and not (
-            kind in (list, tuple) and _are_literals(value)
-        ):
+        if kind not in _LITERALS and not (kind in _SEQUENCES and _are_literals(value)):
             return False
     return True
