@@ -336,8 +336,8 @@ def unbind(wrapper: Any, binding: Binding) -> None:
 def give_back(binding: Binding) -> None:
     """Close the wrapper of a binding that holds a connection, outside of ``atomic()``.
 
-    Call it in the wrapper's own thread. An atomic block that is still open is that of a
-    TestCase: Django's ``close_old_connections`` closes every other one before.
+    Call it in the wrapper's own thread. An atomic block that is still open may be that
+    of a TestCase: Django's ``close_old_connections`` closes every other one afterwards.
     """
     wrapper: Any = binding.wrapper()
     if wrapper is None or wrapper.in_atomic_block:
@@ -346,7 +346,10 @@ def give_back(binding: Binding) -> None:
         # What Django's close() does here, without its checks for a call from another
         # thread or from the event loop.
         wrapper.run_on_commit = []
-        _close(wrapper, binding)
+        try:
+            _close(wrapper, binding)
+        finally:
+            wrapper.connection = None
     else:
         wrapper.close()
 

@@ -14,7 +14,7 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.handlers import base
 from django.core.signals import got_request_exception, request_finished
-from django.db import connections
+from django.db import close_old_connections, connections
 from django.http import HttpResponse
 from django.test import RequestFactory, override_settings
 from django.urls import path
@@ -161,6 +161,12 @@ def test_signals_without_any_request_do_nothing():
 def test_a_receiver_is_connected_once():
     names = [key[0] for key, *_ in request_finished.receivers]
     assert names.count("dbpool_mw.end_request") == 1
+
+
+def test_connections_return_before_django_looks_at_each_wrapper():
+    # The receivers by their ids: Django's has no other name.
+    ids = [key[0] for key, *_ in request_finished.receivers]
+    assert ids.index("dbpool_mw.end_request") < ids.index(id(close_old_connections))
 
 
 def test_an_app_that_is_made_ready_again_is_set_up_once(databases, monkeypatch):

@@ -53,7 +53,7 @@ class Requests:
         request_started.send(sender=type(handler), environ=request.environ)
         response = handler.get_response(request)
         response._handler_class = type(handler)
-        # Sends request_finished: close_old_connections first, as under any server.
+        # Sends request_finished, as any server does.
         response.close()
         return response
 
