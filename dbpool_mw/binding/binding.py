@@ -66,7 +66,7 @@ class Binding:
         "wrapper",
     )
 
-    def __init__(self, wrapper: BaseDatabaseWrapper) -> None:
+    def __init__(self, wrapper: BaseDatabaseWrapper, stays_bound: bool) -> None:
         self.alias: str = wrapper.alias
         engine_close = type(wrapper)._close  # type: ignore[attr-defined]
         is_djangos = engine_close.__module__.startswith("django.db.backends.")
@@ -80,13 +80,14 @@ class Binding:
         self.pool: ConnectionPool | None = None
         self.pools = registry.current_pools()
         self.parameters: Parameters = ()
-        #: The holder in reports: a request, or the outermost ``Scope``. It has a
-        #: ``method`` and a ``path``.
+        #: The holder in reports: a request, or the ``ScopeLabel`` of the outermost
+        #: scope. It has a ``method`` and a ``path``.
         self.request: Any = None
-        #: How many scopes have begun and not ended.
-        self.scopes = 0
+        #: The scopes that have begun. Weak references, because one that nobody has any
+        #: more never ends: an exception came before.
+        self.scopes: weakref.WeakSet[Any] = weakref.WeakSet()
         #: Whether the wrapper stays bound when the outermost scope ends.
-        self.stays_bound = True
+        self.stays_bound = stays_bound
         self.thread = threading.current_thread().name
         self.thread_id = threading.get_ident()
         #: A weak reference. When the wrapper is collected, its connection is reclaimed.
@@ -273,18 +274,19 @@ def _check_locals() -> None:
 # --- Bind and unbind -----------------------------------------------------------------
 
 
-def bind(wrapper: Any) -> Binding | None:
+def bind(wrapper: Any, stays_bound: bool = True) -> Binding | None:
     """Bind a wrapper to the pool of its alias, unless it is bound already.
 
-    Returns its binding, or None where ``can_bind()`` says no. Call it in the wrapper's
-    own thread.
+    ``stays_bound`` says whether a wrapper that wasn't bound stays so when the outermost
+    scope ends. Returns its binding, or None where ``can_bind()`` says no. Call it in
+    the wrapper's own thread.
     """
     if not can_bind(wrapper):
         return None
     state = vars(wrapper)
     binding: Binding | None = state.get(KEY)
     if binding is None:
-        binding = Binding(wrapper)
+        binding = Binding(wrapper, stays_bound)
         state.update(
             {
                 KEY: binding,
@@ -324,8 +326,12 @@ def can_bind(wrapper: Any) -> bool:
 
 def unbind(wrapper: Any, binding: Binding) -> None:
     """Make a wrapper, which holds no connection of the pool, Django's own again."""
-    for name in (KEY, "connect", "_close"):
-        vars(wrapper).pop(name, None)
+    # All three at once, whatever exception comes.
+    wrapper.__dict__ = {
+        name: value
+        for name, value in vars(wrapper).items()
+        if name not in (KEY, "connect", "_close")
+    }
     if thread_state.bindings.get(binding.alias) is binding:
         del thread_state.bindings[binding.alias]
 

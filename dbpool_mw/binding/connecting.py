@@ -132,15 +132,31 @@ def _temporary_wrapper(
     # What connections.create_connection() does, even if the alias is gone meanwhile.
     backend: Any = load_backend(settings["ENGINE"])
     temporary = backend.DatabaseWrapper(settings, alias)
-    connections[alias] = temporary
+    opened: list[Any] = []
     try:
+        connections[alias] = temporary
         yield temporary
     finally:
-        # Restore the thread's wrappers first: closing a connection may raise.
-        del connections[alias]
-        after = list(connections.all(initialized_only=True))
-        for other in before:
-            connections[other.alias] = other
-        for other in after:
-            if other.connection is not None and other not in connected:
+        try:
+            opened += [
+                other
+                for other in connections.all(initialized_only=True)
+                if other.connection is not None and other not in connected
+            ]
+        finally:
+            # Twice, because an exception may come before the first or in its middle.
+            try:
+                _put_back(alias, before)
+            finally:
+                _put_back(alias, before)
+        for other in opened:
+            if other is not temporary:
                 other.close()
+
+
+def _put_back(alias: str, before: list[Any]) -> None:
+    """Have ``connections`` return the wrappers that it returned ``before``."""
+    with contextlib.suppress(AttributeError):  # there is none any more
+        del connections[alias]
+    for other in before:
+        connections[other.alias] = other

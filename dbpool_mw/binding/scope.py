@@ -12,7 +12,7 @@ from inspect import (
     iscoroutinefunction,
     isgeneratorfunction,
 )
-from typing import Any, TypeVar, cast, overload
+from typing import Any, NamedTuple, TypeVar, cast, overload
 
 from asgiref.sync import sync_to_async
 from django.db import connections
@@ -27,6 +27,13 @@ _F = TypeVar("_F", bound=Callable[..., Any])
 
 #: What is raised in a coroutine whose task is cancelled, or that is closed.
 _CANCELLED = (asyncio.CancelledError, GeneratorExit)
+
+
+class ScopeLabel(NamedTuple):
+    """What reports say of a scope. It keeps no scope alive that nobody has."""
+
+    method: str
+    path: str | None
 
 
 class Scope:
@@ -53,6 +60,7 @@ class Scope:
         self.method = method
         self.path = path
         self._begun: list[tuple[Any, Binding]] = []
+        self.has_ended = False
         #: What a task worked on before it began this scope; see ``_begin_async``.
         self.work_before: Any = None
 
@@ -60,7 +68,8 @@ class Scope:
         """Bind this thread's wrappers to the pools; nothing is checked out yet.
 
         Raises ConnectionDoesNotExist for an alias that DATABASES doesn't have, and
-        ImproperlyConfigured when the settings are wrong.
+        ImproperlyConfigured when the settings are wrong. ``end()`` is to be called even
+        if an exception comes.
         """
         pooled_aliases = conf.pooled_aliases()
         wrappers = [
@@ -78,35 +87,42 @@ class Scope:
         was_bound = KEY in vars(wrapper)
         if not was_bound and in_open_transaction(wrapper):
             return
-        binding = bind(wrapper)
+        binding = bind(wrapper, stays_bound=False)
         if binding is None:
             return
-        if not was_bound:
-            binding.stays_bound = False
-        if not binding.scopes:
-            if binding.request is not None or in_open_transaction(wrapper):
+        if not _goes_on(binding):
+            in_request = not isinstance(binding.request, (ScopeLabel, type(None)))
+            if in_request or in_open_transaction(wrapper):
                 return
             # As at the start of a request: the work begins in a session of its own.
             wrapper.close()
-            binding.request = self
-        binding.scopes += 1
+            binding.request = ScopeLabel(self.method, self.path)
         self._begun.append((wrapper, binding))
+        binding.scopes.add(self)
 
     def end(self) -> None:
         """Return the connections if this is the outermost scope.
 
         A second call does nothing. Each alias is ended even if another one raises.
         """
+        self.has_ended = True
         cancelling.forget(self)
         with contextlib.ExitStack() as stack:
             while self._begun:
-                stack.callback(_end, *self._begun.pop(0))
+                stack.callback(self._end, *self._begun.pop(0))
+
+    def _end(self, wrapper: Any, binding: Binding) -> None:
+        binding.scopes.discard(self)
+        if not _goes_on(binding):
+            _end_outermost(wrapper, binding)
 
 
-def _end(wrapper: Any, binding: Binding) -> None:
-    binding.scopes -= 1
-    if binding.scopes:
-        return
+def _goes_on(binding: Binding) -> bool:
+    """Tell whether a scope has begun and not ended."""
+    return any(not scope.has_ended for scope in binding.scopes)
+
+
+def _end_outermost(wrapper: Any, binding: Binding) -> None:
     binding.request = None
     try:
         if binding.held:
@@ -159,8 +175,9 @@ class Pooled:
             @wraps(function)
             def wrapped(*args: Any, **kwargs: Any) -> Any:
                 scope = Scope(self._aliases, path=path)
-                _begin_sync(scope)
                 try:
+                    # In here, because an exception may come right after it.
+                    _begin_sync(scope)
                     return function(*args, **kwargs)
                 finally:
                     scope.end()
@@ -224,7 +241,11 @@ def pooled(*arguments: Any) -> Any:
 
 @async_unsafe("Write `async with pooled():` in a coroutine.")
 def _begin_sync(scope: Scope) -> None:
-    scope.begin()
+    try:
+        scope.begin()
+    except BaseException:
+        scope.end()
+        raise
 
 
 async def _begin_async(scope: Scope) -> None:

@@ -54,7 +54,8 @@ class Canceller:
         self._libpq.cancel(self._handle, text, _TEXT_SIZE)
 
     def __del__(self) -> None:
-        if self._handle is not None:
+        # An exception may have come before the first line of __init__.
+        if getattr(self, "_handle", None) is not None:
             self._libpq.free(self._handle)
 
 
