@@ -106,9 +106,22 @@ class TrackedConnection(Connection):
 
     def commit(self) -> None:
         """Commit, unless the holder has lost the connection: see ``aborted``."""
+        self._refuse_if_aborted()
+        super().commit()
+
+    def tpc_prepare(self) -> None:
+        """Prepare a two-phase transaction, unless the holder lost the connection."""
+        self._refuse_if_aborted()
+        super().tpc_prepare()
+
+    def tpc_commit(self, *args: Any) -> None:
+        """Commit a two-phase transaction, unless the holder lost the connection."""
+        self._refuse_if_aborted()
+        super().tpc_commit(*args)
+
+    def _refuse_if_aborted(self) -> None:
         if self.aborted is not None:
             raise self.aborted.with_traceback(None)
-        super().commit()
 
     # psycopg2's own ways to change a session, besides statements. autocommit is not
     # among them: a checkin compares it, because Django sets it all the time.
