@@ -47,6 +47,8 @@ def _set_up() -> None:
     tasks.connect()
     error_pages.install()
     logs.install()
-    os.register_at_fork(after_in_child=registry.after_fork_in_child)
+    os.register_at_fork(
+        before=registry.before_fork, after_in_child=registry.after_fork_in_child
+    )
     os.register_at_fork(after_in_child=binding.drop_inherited_connections)
     atexit.register(registry.close_at_exit)

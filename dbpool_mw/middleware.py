@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from asyncio import CancelledError
 from collections.abc import Awaitable, Callable
 from inspect import iscoroutinefunction
@@ -15,7 +16,7 @@ from django.http.response import HttpResponseBase
 from django.urls import get_resolver
 
 from dbpool_mw import conf, decorators
-from dbpool_mw.binding import unavailable
+from dbpool_mw.binding import registry, unavailable
 from dbpool_mw.binding.cancelling import cancel_waits, is_cancelled
 from dbpool_mw.binding.errors import PoolError
 from dbpool_mw.binding.requests import begin_request, end_request, return_connections
@@ -44,6 +45,10 @@ class ConnectionPoolMiddleware:
         problem = conf.view_problem()
         if problem is not None:
             raise ImproperlyConfigured(f"{conf.describe(problem)} {problem.hint}")
+        # uWSGI loads the application in its master, which runs no threads, and forks
+        # without telling Python. There a worker begins with its first request.
+        if "uwsgi" not in sys.modules:
+            registry.begin()
 
     def __call__(
         self, request: HttpRequest

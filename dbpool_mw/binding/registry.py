@@ -1,20 +1,22 @@
 """The pools, the threads and the control socket of this process.
 
-The threads and the socket start with the first pool. A management command makes no pool
-and so has neither.
+The threads and the socket start when the process begins to serve, which is when a
+server loads the middleware, or else with the first pool. A management command does
+neither and has none of them.
 
 After a fork the child starts with an empty state. It drops the parent's pools without
-closing their connections, because the sockets are the parent's.
+closing their connections, because the sockets are the parent's. A process that loaded
+the middleware and forks before it served anything, such as gunicorn's master with
+``--preload``, has its children serve: they begin in its place.
 """
 
 from __future__ import annotations
 
+import _thread
+import contextlib
 import math
-import os
-import sys
 import threading
 import time
-from collections.abc import Mapping
 from typing import Any
 
 from django.apps import apps
@@ -24,13 +26,12 @@ from dbpool_mw import conf
 from dbpool_mw.binding import parameters, testing
 from dbpool_mw.binding.parameters import Parameters
 from dbpool_mw.binding.pools import Build, Pools
-from dbpool_mw.control import protocol
-from dbpool_mw.control.arguments import masked
 from dbpool_mw.control.server import ControlServer
+from dbpool_mw.control.worker import Worker
 from dbpool_mw.core.background import Maintenance, sent_signals_blocked
 from dbpool_mw.core.logs import get_logger
 from dbpool_mw.core.pool import ConnectionPool
-from dbpool_mw.core.slots import DRAINING, RUNNING
+from dbpool_mw.core.slots import DRAINING, PAUSED, RUNNING
 
 logger = get_logger("dbpool_mw.pool")
 
@@ -39,6 +40,9 @@ logger = get_logger("dbpool_mw.pool")
 _RETRY_SECONDS = 1.0
 _RETRY_CONTROL_SECONDS = 30.0
 _RETRY_CONTROL_MOST = 600.0
+
+#: The first state of a pool that is made under an order.
+_FIRST = {"drain": DRAINING, "pause": PAUSED}
 
 
 class _ProcessState:
@@ -57,17 +61,16 @@ class _ProcessState:
         self.starting = threading.Lock()
         self.closed = threading.Event()
         self.pools = Pools()
+        self.worker = Worker(conf.control_dir, self.pools.all)
         self.maintenance: Maintenance | None = None
         self.control: ControlServer | None = None
-        #: When the first pool was made, by ``time.monotonic()``.
-        self.started_at: float | None = None
         #: When to start what doesn't run: infinity while nothing is missing.
         self.maintenance_due = math.inf
         self.control_due = math.inf
         self.control_pause = _RETRY_CONTROL_SECONDS
 
     def maintain(self) -> None:
-        """Close the pools that nobody needs any more; see to the control socket.
+        """Close the pools that nobody needs any more; see to the socket and the orders.
 
         The maintenance thread calls it.
         """
@@ -80,6 +83,15 @@ class _ProcessState:
         for pool in removed:
             pool.close()
         self.start_control()
+        self.worker.maintain()
+
+    def will_start(self) -> bool:
+        """Have the threads start where they never did; tell whether they are to."""
+        with self.lock:
+            if self.maintenance is None:
+                self.maintenance_due = min(self.maintenance_due, 0.0)
+                self.control_due = min(self.control_due, 0.0)
+            return self.maintenance is None
 
     def start_maintenance(self) -> None:
         """Start the maintenance thread if it is missing and due.
@@ -129,7 +141,7 @@ class _ProcessState:
             if directory is None:
                 self.control_due = math.inf
                 return
-        control = ControlServer(directory, handle)
+        control = ControlServer(directory, self.worker.handle)
         with sent_signals_blocked():
             runs = control.start()
         if not runs:
@@ -138,6 +150,17 @@ class _ProcessState:
             self.control, self.control_due = control, math.inf
         if self.closed.is_set():
             control.stop()
+
+    def stop(self) -> None:
+        """End the threads and remove the control socket, for good."""
+        with self.lock:
+            # From here on no pool is added, and no thread started.
+            self.closed.set()
+        self.pools.are_dropped = True
+        if self.control is not None:
+            self.control.stop()
+        if self.maintenance is not None:
+            self.maintenance.stop()
 
 
 def _has_ended() -> bool:
@@ -155,6 +178,9 @@ _state = _ProcessState()
 _inherited: list[_ProcessState] = []
 
 _is_serving = False
+
+#: Whether this process forks those that serve; see ``before_fork``.
+_children_serve = False
 
 #: Whether the interpreter ends: no thread is started and no connection kept any more.
 _is_ending = False
@@ -189,10 +215,26 @@ def start_threads() -> bool:
     What could not start is tried again at the checkouts that call this.
     """
     state = _state
-    if state.maintenance_due != math.inf:
+    if state.maintenance_due != math.inf or state.control_due == 0:
         state.start_maintenance()
         state.start_control()
     return state.maintenance_due == math.inf
+
+
+def begin() -> None:
+    """Begin to serve: from now on the commands see this process.
+
+    Starts the maintenance thread, and with its first round, about a second later, the
+    control socket; the first checkout opens it at once. The second is for servers that
+    load the application, fork, and have the children serve under another user. Does
+    nothing during a test run, without a pooled alias, and where ``CONTROL_DIR`` is
+    False. Raises ImproperlyConfigured when the settings are wrong.
+    """
+    if testing.is_test_run() or not conf.pooled_aliases() or not conf.control_dir():
+        return
+    state = _state
+    if not _is_ending and state.will_start():
+        state.start_maintenance()
 
 
 def make_pool(alias: str, wanted: Parameters, build: Build) -> ConnectionPool:
@@ -206,20 +248,24 @@ def make_pool(alias: str, wanted: Parameters, build: Build) -> ConnectionPool:
     is_own = own is not None and parameters.read(own) == wanted
     database = parameters.as_settings(wanted)["NAME"]
     keeps_none = testing.must_keep_no_idle_connection(alias, database)
+    follows_no_order = keeps_none or _is_ending
     while True:
         state = _state
-        with state.lock:
+        order: contextlib.AbstractContextManager[str | None] = (
+            contextlib.nullcontext("drain")
+            if follows_no_order
+            else state.worker.adopting(alias)
+        )
+        with order as verb, state.lock:
             if state.closed.is_set():
                 continue
             pool = state.pools.find(alias, wanted)
             if pool is not None:
                 return pool
-            first = DRAINING if keeps_none or _is_ending else None
+            first = None if verb is None else _FIRST[verb]
             pool, victim = state.pools.add(alias, wanted, is_own, build, first)
-            state.started_at = state.started_at or time.monotonic()
-            if first is None and state.maintenance is None:
-                state.maintenance_due = min(state.maintenance_due, 0.0)
-                state.control_due = min(state.control_due, 0.0)
+            if not follows_no_order:
+                state.will_start()
             break
     if victim is not None:
         victim.close()
@@ -254,14 +300,7 @@ def close() -> None:
     """
     global _state
     old, _state = _state, _ProcessState()
-    with old.lock:
-        # From here on nothing is added to it, and no thread started.
-        old.closed.set()
-    old.pools.are_dropped = True
-    if old.control is not None:
-        old.control.stop()
-    if old.maintenance is not None:
-        old.maintenance.stop()
+    old.stop()
     for pool in old.pools.all():
         pool.close()
 
@@ -277,51 +316,37 @@ def close_at_exit() -> None:
     close()
 
 
+def before_fork() -> None:
+    """Leave serving to the children if this process has begun and served nothing.
+
+    It ends its threads, so that it doesn't fork with threads and isn't seen as a
+    worker. Should it serve after all, it begins again.
+    """
+    global _children_serve, _state
+    state = _state
+    with state.lock:
+        serves = _is_serving or bool(state.pools.all())
+        has_begun = state.maintenance is not None
+        _children_serve = not serves and (has_begun or _children_serve)
+        if not _children_serve or not has_begun:
+            return
+        _state = _ProcessState()
+        state.closed.set()
+    state.stop()
+
+
 def after_fork_in_child() -> None:
     """Start with an empty state; the parent's pools and socket stay as they are."""
-    global _state, _is_ending
+    global _children_serve, _state, _is_ending
     old, _state = _state, _ProcessState()
     _is_ending = False
     old.pools.are_dropped = True
     _inherited.append(old)
     if old.control is not None:
         old.control.forget()
-
-
-def handle(request: Mapping[str, Any]) -> dict[str, Any]:
-    """Carry out a request of the control socket and return the reply.
-
-    Runs in the control thread.
-    """
-    aliases = request.get("aliases")
-    chosen = [pool for pool in pools() if aliases is None or pool.name in aliases]
-    verb = request["verb"]
-    for pool in chosen:
-        if verb == "drain":
-            pool.drain()
-        elif verb == "pause":
-            pool.pause()
-        elif verb == "recycle":
-            pool.recycle()
-        elif verb == "resume":
-            pool.resume()
-    reply: dict[str, Any] = {
-        "version": protocol.VERSION,
-        "ok": True,
-        "pid": os.getpid(),
-        "command": _command(),
-        "uptime": time.monotonic() - (_state.started_at or time.monotonic()),
-        "pools": [pool.stats() for pool in chosen],
-    }
-    if request.get("holders"):
-        reply["holders"] = [holder for pool in chosen for holder in pool.holders()]
-    return reply
-
-
-def _command() -> str:
-    """Return the command line of this process, masked, at most 200 characters."""
-    program, *arguments = sys.argv or [""]
-    directory, name = os.path.split(program)
-    if name == "__main__.py":  # as with python -m celery
-        name = os.path.basename(directory)
-    return " ".join([name or "python", *masked(arguments)])[:200]
+    if _children_serve:
+        _children_serve = False
+        # In a thread, which runs when the fork is done: until then gevent's event loop
+        # is the parent's.
+        with contextlib.suppress(RuntimeError), sent_signals_blocked():
+            _thread.start_new_thread(begin, ())

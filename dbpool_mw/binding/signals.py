@@ -22,6 +22,7 @@ from dbpool_mw.binding.requests import end_request
 def begin_to_serve(**signal: Any) -> None:
     """Note that this process serves; a receiver of its first ``request_started``."""
     registry.note_serving()
+    registry.begin()
     request_started.disconnect(dispatch_uid=_uid(begin_to_serve))
 
 

@@ -7,7 +7,9 @@ a file for most programs.
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 from collections.abc import Sequence
 
 MASK = "***"
@@ -33,6 +35,15 @@ _PAIR = re.compile(
     re.IGNORECASE | re.ASCII | re.DOTALL | re.VERBOSE,
 )
 _SPACES = re.compile(r"(\s+)")
+
+
+def command_line() -> str:
+    """Return the command line of this process, masked, at most 200 characters."""
+    program, *arguments = sys.argv or [""]
+    directory, name = os.path.split(program)
+    if name == "__main__.py":  # as with python -m celery
+        name = os.path.basename(directory)
+    return " ".join([name or "python", *masked(arguments)])[:200]
 
 
 def masked(arguments: Sequence[str]) -> list[str]:

@@ -53,14 +53,21 @@ class Progress:
 
 
 def send(
-    verb: str, found: list[Path], aliases: Collection[str] | None = None
+    verb: str,
+    found: list[Path],
+    aliases: Collection[str] | None = None,
+    *,
+    seconds: float | None = None,
+    kept: bool = False,
 ) -> Progress:
     """Send the verb to the workers at these sockets at once; return their progress.
 
-    `aliases` None means every pool. Raises ControlDirError and ProtocolError like
-    `client.ask`.
+    `aliases` None means every pool; for `seconds` and `kept` see `protocol.request`.
+    Raises ControlDirError and ProtocolError like `client.ask`.
     """
-    request = protocol.request(verb, _sorted(aliases), holders=True)
+    request = protocol.request(
+        verb, _sorted(aliases), holders=True, seconds=seconds, kept=kept
+    )
     answers = ask(found, request, ANSWER_SECONDS)
     return Progress(
         [a.only(aliases) for a in answers if a.reply is not None],

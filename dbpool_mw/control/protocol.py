@@ -12,7 +12,8 @@ is a frame::
      endian   at most MAX_REQUEST bytes to a worker, MAX_REPLY bytes from it
 
     request: {"version": 1, "verb": "stats" | "drain" | "pause" | "recycle" | "resume",
-              "aliases": ["default", ...] | null, "holders": true | false}
+              "aliases": ["default", ...] | null, "holders": true | false,
+              "seconds": 300 | null, "kept": true | false}
     reply:   {"version": 1, "ok": true, "pid": 123, "command": "gunicorn: worker",
               "uptime": 12.5, "pools": [...], "holders": [...]}
     error:   {"version": 1, "ok": false, "pid": 123, "error": "unknown verb 'x'"}
@@ -154,17 +155,26 @@ def _check_depth(message: dict[str, Any]) -> None:
 
 
 def request(
-    verb: str, aliases: Sequence[str] | None = None, *, holders: bool = False
+    verb: str,
+    aliases: Sequence[str] | None = None,
+    *,
+    holders: bool = False,
+    seconds: float | None = None,
+    kept: bool = False,
 ) -> dict[str, Any]:
     """Return a request; `aliases` None means every pool of the worker.
 
-    `holders` asks for the holders of connections too.
+    `holders` asks for the holders of connections too. A drain or a pause ends by itself
+    after `seconds`, None for never; `kept` says that it has been written to the control
+    directory (see `orders`).
     """
     return {
         "version": VERSION,
         "verb": verb,
         "aliases": None if aliases is None else list(aliases),
         "holders": holders,
+        "seconds": seconds,
+        "kept": kept,
     }
 
 
@@ -182,8 +192,12 @@ def check_request(message: Mapping[str, Any]) -> None:
     aliases = message.get("aliases")
     if aliases is not None and not _are_strings(aliases):
         raise BadMessage("'aliases' must be null or a list of strings")
-    if not isinstance(message.get("holders", False), bool):
-        raise BadMessage("'holders' must be true or false")
+    for key in ("holders", "kept"):
+        if not isinstance(message.get(key, False), bool):
+            raise BadMessage(f"'{key}' must be true or false")
+    seconds = message.get("seconds")
+    if seconds is not None and not (_are_seconds(seconds) and seconds > 0):
+        raise BadMessage("'seconds' must be null or a number above 0")
 
 
 def check_reply(message: Mapping[str, Any]) -> None:
@@ -218,6 +232,9 @@ def _check_pool(pool: Mapping[str, Any]) -> None:
     discarded = pool.get("discarded")
     if not isinstance(discarded, dict) or not all(map(_is_count, discarded.values())):
         wrong.append("discarded")
+    left = pool.get("state_seconds_left")
+    if left is not None and not _are_seconds(left):
+        wrong.append("state_seconds_left")
     if wrong:
         raise BadMessage(
             f"a pool's report lacks {', '.join(wrong)}; "

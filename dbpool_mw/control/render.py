@@ -52,13 +52,33 @@ def table(answers: Sequence[Answer]) -> str:
             rows.append((name, f"{command} (no pool open)"))
         for pool in answer.reply["pools"]:
             pools.append(pool)
-            state = shortened(pool["state"], NAME)
-            head = (name, command, label(pool), state)
+            head = (name, command, label(pool), _state(pool))
             rows.append((*head, *_figures(pool, columns), uptime))
     if len(pools) > 1:
         totals = _figures(metrics.merge(pools), columns)
         rows.append(("total", "", "", "", *totals, ""))
     return _aligned(rows)
+
+
+def _state(pool: Mapping[str, Any]) -> str:
+    """Return a pool's state, and how long it lasts if it ends by itself."""
+    state = shortened(pool["state"], NAME)
+    left = pool.get("state_seconds_left")
+    return state if left is None else f"{state}, {duration(left)} left"
+
+
+def orders(kept: Sequence[Mapping[str, Any]]) -> str:
+    """Return a line for each order of `orders.described`, "" if there is none."""
+    if not kept:
+        return ""
+    lines = ["Kept for workers that start later:"]
+    for order in kept:
+        names = order["aliases"] or ["all aliases"]
+        aliases = ", ".join(shortened(name, NAME) for name in names)
+        left = order["seconds_left"]
+        until = "until --resume" if left is None else f"{duration(left)} left"
+        lines.append(f"  {order['verb']} of {aliases}, {until}")
+    return "\n".join(lines)
 
 
 def _columns() -> list[Metric]:
@@ -193,13 +213,23 @@ def request_of(holder: Mapping[str, Any]) -> str:
     return shortened(text, _PATH_WIDTH) if text else "-"
 
 
-def document(control_dir: str, answers: Sequence[Answer]) -> dict[str, Any]:
+def document(
+    control_dir: str,
+    answers: Sequence[Answer],
+    kept: Sequence[Mapping[str, Any]] = (),
+) -> dict[str, Any]:
     """Return the answers as plain data for JSON, in a schema programs may rely on.
 
     {"version": 1, "control_dir": str, "bucket_bounds": [seconds, ...],
      "workers": [{"pid": int, "command": str | null, "uptime": seconds | null,
                   "pools": [POOL, ...], "holders": [HOLDER, ...], "error": str}, ...],
-     "totals": POOL without what can't be added up (alias, database, address, state)}
+     "totals": POOL without what can't be added up (alias, database, address, state),
+     "orders": [{"verb": "drain" | "pause" | "resume", "aliases": [str, ...] | null,
+                 "seconds_left": seconds | null}, ...]}
+
+    `orders` are those kept in the directory for workers that start later. The last one
+    for an alias counts; "resume" excepts aliases from an order for all of them (null).
+    POOL's "state_seconds_left" is null for a state that doesn't end by itself.
 
     A worker has "holders" if the request asked for them, and "error" if it didn't
     answer. POOL and HOLDER are those of the control protocol; in POOL each histogram
@@ -214,6 +244,7 @@ def document(control_dir: str, answers: Sequence[Answer]) -> dict[str, Any]:
         "bucket_bounds": list(metrics.BOUNDS),
         "workers": [_worker(answer) for answer in answers],
         "totals": _with_summaries(metrics.merge(pools)),
+        "orders": list(kept),
     }
 
 

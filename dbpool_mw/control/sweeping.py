@@ -18,7 +18,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from dbpool_mw.control import paths
+from dbpool_mw.control import orders, paths
 
 #: Seconds that a worker waits for a process that removes something.
 LOCK_SECONDS = 1.0
@@ -70,7 +70,7 @@ def remove_dead(path: Path) -> bool:
 
 
 def sweep(directory: Path) -> None:
-    """Remove the sockets that killed workers left, and directories without a use.
+    """Remove what killed workers and ended orders left, and directories without a use.
 
     A default directory is swept together with those of this user's other projects, and
     is removed when nothing is left in it. Directories in which another process makes
@@ -92,6 +92,8 @@ def _sweep(directory: Path) -> None:
         for path in paths.discover(directory):
             if _is_refused(path):
                 _unlink(path, descriptor)
+        if not paths.discover(directory):
+            orders.remove_void(directory, descriptor)
         owned = os.fstat(descriptor).st_uid == os.geteuid()
         if owned and paths.is_default(directory):
             directory.rmdir()

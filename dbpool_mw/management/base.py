@@ -23,7 +23,7 @@ from django.core.management.base import (
 )
 
 from dbpool_mw import conf
-from dbpool_mw.control import client, paths, protocol, sweeping
+from dbpool_mw.control import client, orders, paths, protocol, render, sweeping
 from dbpool_mw.control.client import Answer
 from dbpool_mw.core.text import ERROR, NAME, shortened
 
@@ -32,8 +32,10 @@ NO_WORKER = 3
 NO_ANSWER = 4
 
 _WHY_NO_WORKER = """\
-A worker opens its control socket at its first checkout, so it isn't seen when
- - no server is running, or none has served a request on a pooled connection yet;
+A server is seen about a second after it has loaded the middleware; uWSGI's workers,
+task queues and projects without the middleware from their first request or checkout on.
+A worker isn't seen when
+ - no server is running;
  - it runs as another user than you (uid {uid});
  - it runs with another settings module or from another copy of the project, or its
    DBPOOL_MW_CONTROL_DIR differs;
@@ -131,7 +133,9 @@ class WorkerCommand(BaseCommand):
         if not answers:
             raise no_worker(directory)
         known = {alias for answer in answers for alias in answer.aliases}
+        # A worker opens the pool of an alias at its first checkout.
         unknown = set(aliases or ()) - known
+        unknown -= set(conf.pooled_aliases()) if unknown else set()
         # A worker that didn't answer may have the alias.
         if unknown and all(answer.reply is not None for answer in answers):
             raise CommandError(
@@ -178,6 +182,8 @@ def no_worker(directory: Path, reason: str | None = None) -> CommandError:
         text += f"\nIt can't be used: {reason}."
     else:
         text += "\n" + _WHY_NO_WORKER.format(uid=os.geteuid())
+        kept = render.orders(kept_orders(directory)[0])
+        text += f"\n{kept}" if kept else ""
     others = paths.other_users(directory)
     if others:
         text += "\nOther users have workers of this project, in " + ", ".join(
@@ -185,6 +191,14 @@ def no_worker(directory: Path, reason: str | None = None) -> CommandError:
         )
         text += ": run the command as that user."
     return CommandError(text, returncode=NO_WORKER)
+
+
+def kept_orders(directory: Path) -> tuple[list[dict[str, Any]], str | None]:
+    """Return the orders kept in the control directory, or why they can't be used."""
+    try:
+        return orders.described(orders.read(directory)), None
+    except (orders.OrdersError, paths.ControlDirError) as error:
+        return [], str(error)
 
 
 def positive_seconds(text: str) -> float:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from dbpool_mw.control import drain
+from dbpool_mw.control import drain, orders, render
 from tests.control.commands import Ended, run
 from tests.control.conftest import Plant, Serve, WorkerProcess
 from tests.control.fakes import FakeWorker, holder, pool
@@ -199,19 +199,27 @@ def test_only_the_chosen_aliases_are_drained(directory: Path, serve: Serve) -> N
     serve(worker)
     ended = drained(directory, "--alias", "replica")
     assert ended.code == 0
-    assert worker.verbs == ["stats", "drain"]
-    assert worker.requests[1]["aliases"] == ["replica"]
+    assert worker.verbs == ["drain"]
+    assert worker.requests[0]["aliases"] == ["replica"]
 
 
-def test_workers_without_the_alias_are_not_drained(
+def test_workers_that_have_not_opened_the_alias_yet_are_told_too(
     directory: Path, serve: Serve
 ) -> None:
-    other, chosen = FakeWorker(pool("default")), FakeWorker(pool("replica"))
+    other, chosen = FakeWorker(pool("default", stale=9)), FakeWorker(pool("replica"))
     serve(other)
     serve(chosen)
     assert drained(directory, "--alias", "replica").code == 0
-    assert other.verbs == ["stats"]
-    assert chosen.verbs == ["stats", "drain"]
+    assert [r["aliases"] for r in other.requests + chosen.requests] == [["replica"]] * 2
+
+
+def test_an_alias_that_only_a_worker_has_is_drained(
+    directory: Path, serve: Serve
+) -> None:
+    worker = FakeWorker(pool("archive"))
+    serve(worker)
+    assert drained(directory, "--alias", "archive").code == 0
+    assert worker.verbs == ["stats", "drain"]
 
 
 def test_only_the_chosen_pids_are_drained(
@@ -306,3 +314,159 @@ def test_ctrl_c_ends_the_wait_and_says_that_the_drain_goes_on(
     assert ended.code == 130
     assert ended.out == ""
     assert "--resume" in ended.err
+
+
+# --- Orders for workers that start later ----------------------------------------------
+
+
+def kept(directory: Path) -> list[tuple[str, list[str] | None]]:
+    found = orders.described(orders.read(directory))
+    return [(order["verb"], order["aliases"]) for order in found]
+
+
+@pytest.mark.parametrize(
+    ("args", "verb", "seconds"),
+    [
+        ((), "drain", None),
+        (("--for", "60"), "drain", 60),
+        (("--pause",), "pause", 300),
+        (("--pause", "--for", "2.5"), "pause", 2.5),
+    ],
+)
+def test_a_drain_and_a_pause_are_kept_and_sent_with_their_time(
+    directory: Path,
+    serve: Serve,
+    args: tuple[str, ...],
+    verb: str,
+    seconds: float | None,
+) -> None:
+    worker = FakeWorker()
+    serve(worker)
+    ended = drained(directory, *args)
+    assert ended.code == 0
+    (order,) = orders.read(directory)
+    assert order.verb == verb
+    assert order.aliases is None
+    assert (order.until and order.until - order.began) == pytest.approx(seconds)
+    (request,) = worker.requests
+    assert (request["seconds"], request["kept"]) == (seconds, True)
+    assert "also in workers that start meanwhile" in ended.out
+    if seconds is not None:
+        assert f"for {render.duration(seconds)} or until" in ended.out
+
+
+def test_an_order_for_aliases_is_kept_for_them(directory: Path, serve: Serve) -> None:
+    serve(FakeWorker(pool("default"), pool("replica")))
+    assert drained(directory, "--alias", "replica").code == 0
+    assert kept(directory) == [("drain", ["replica"])]
+    assert drained(directory, "--pause").code == 0
+    assert kept(directory) == [("pause", None)]
+
+
+def test_an_order_to_single_workers_is_not_kept(directory: Path, serve: Serve) -> None:
+    worker = FakeWorker()
+    serve(worker)
+    ended = drained(directory, "--pause", "--pid", str(os.getpid()))
+    assert ended.code == 0
+    assert kept(directory) == []
+    assert worker.requests[0]["kept"] is False
+    assert "in these workers only" in ended.out
+
+
+@pytest.mark.parametrize("option", ["--resume", "--recycle"])
+def test_a_resume_and_a_recycle_remove_what_is_kept(
+    directory: Path, serve: Serve, option: str
+) -> None:
+    serve()
+    assert drained(directory, "--pause").code == 0
+    assert drained(directory, option).code == 0
+    assert kept(directory) == []
+
+
+def test_without_a_worker_an_order_is_kept_and_shown(directory: Path) -> None:
+    ended = drained(directory, "--pause")
+    assert ended.code == 3
+    assert "No running worker found" in ended.err
+    assert "Kept for workers that start later:" in ended.err
+    assert "pause of all aliases, " in ended.err
+    assert kept(directory) == [("pause", None)]
+    ended = run(directory, "dbpool_stats")
+    assert (ended.code, "pause of all aliases, " in ended.err) == (3, True)
+    ended = drained(directory, "--resume")
+    assert (ended.code, "Kept" in ended.err) == (3, False)
+    assert kept(directory) == []
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("--alias", "defualt"),
+        ("--resume", "--for", "1"),
+        ("--recycle", "--for", "1"),
+        ("--for", "0"),
+        ("--for", "1e9"),
+        ("--for", "soon"),
+    ],
+)
+def test_wrong_usage_keeps_nothing(
+    directory: Path, serve: Serve, args: tuple[str, ...]
+) -> None:
+    worker = FakeWorker()
+    serve(worker)
+    assert drained(directory, *args).code != 0
+    assert set(worker.verbs) <= {"stats"}
+    assert kept(directory) == []
+
+
+def test_an_order_that_cannot_be_kept_is_sent_and_said(
+    directory: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = FakeWorker()
+    serve(worker)
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "rename", full)
+    ended = drained(directory, "--pause", "--format", "json")
+    assert ended.code == 4
+    assert "Not done for workers that start later: can't write" in ended.err
+    assert "No space left" in ended.err
+    assert json.loads(ended.out)["done"] is False
+    (request,) = [r for r in worker.requests if r["verb"] == "pause"]
+    assert request["kept"] is False
+
+
+def test_an_order_that_neither_reaches_a_worker_nor_is_kept_is_said(
+    directory: Path,
+) -> None:
+    (directory / orders.FILE_NAME).mkdir()
+    ended = drained(directory, "--pause")
+    assert ended.code == 3
+    assert "No running worker found" in ended.err
+    assert "Not done for workers that start later: can't write" in ended.err
+
+
+def test_json_lists_the_kept_orders(directory: Path, serve: Serve) -> None:
+    serve()
+    args = ("--pause", "--alias", "default", "--format", "json")
+    ended = [drained(directory, *args), run(directory, "dbpool_stats", *args[3:])]
+    for text in (each.out for each in ended):
+        (order,) = json.loads(text)["orders"]
+        assert (order["verb"], order["aliases"]) == ("pause", ["default"])
+        assert 0 < order["seconds_left"] <= 300
+
+
+def test_a_program_can_say_for_how_long(directory: Path, serve: Serve) -> None:
+    serve()
+    assert run(directory, "dbpool_drain", for_seconds=60).code == 0
+    (order,) = orders.read(directory)
+    assert order.until == pytest.approx(order.began + 60)
+
+
+def test_orders_that_cannot_be_used_are_said(directory: Path, serve: Serve) -> None:
+    serve()
+    (directory / orders.FILE_NAME).write_text("{")
+    ended = run(directory, "dbpool_stats")
+    assert ended.code == 0
+    assert "can't be used: it isn't a JSON text" in ended.err

@@ -19,10 +19,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from dbpool_mw.binding import parameters, registry
 from dbpool_mw.control import drain, protocol
 from dbpool_mw.control.server import ControlServer
-from dbpool_mw.core.pool import ConnectionPool
+from dbpool_mw.control.worker import Worker
 from tests.control.commands import run
 from tests.control.conftest import Serve
 from tests.control.messages import (
@@ -96,27 +95,19 @@ def test_a_message_that_can_be_encoded_arrives_unchanged(
 # --- The worker's side ----------------------------------------------------------------
 
 
-#: The parameters of a pool without a database.
-NOWHERE = parameters.read(dict.fromkeys(parameters.KEYS))
-
-
 @pytest.fixture
-def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[ConnectionPool]:
-    """Give this process a pool of a fake driver, with a connection in use."""
+def worker(directory: Path) -> Iterator[Worker]:
+    """Give a worker with a pool of a fake driver and a connection in use."""
     found, _, _ = make_pool(max_conns=2)
     found.checkin(found.checkout(Holder()))
     found.checkout(Holder("\x1b[2J"))
-    monkeypatch.setattr(registry, "_state", registry._ProcessState())
-    registry._state.pools.add("default", NOWHERE, False, lambda *_: found)
-    yield found
+    yield Worker(lambda: directory, lambda: [found])
     found.close()
 
 
 @examples(300)
 @given(message=requests)
-def test_any_request_is_refused_or_answered(
-    worker: ConnectionPool, message: Any
-) -> None:
+def test_any_request_is_refused_or_answered(worker: Worker, message: Any) -> None:
     decoder = protocol.Decoder(protocol.MAX_REQUEST)
     try:
         request: Any = decoder.feed(framed(message))
@@ -124,7 +115,7 @@ def test_any_request_is_refused_or_answered(
     except protocol.ProtocolError as error:
         said = protocol.error_reply(str(error))
     else:
-        said = registry.handle(request)
+        said = worker.handle(request)
         assert said["ok"] is True
     data = protocol.encode(said, protocol.MAX_REPLY)
     answer = protocol.Decoder(protocol.MAX_REPLY).feed(data)
@@ -143,14 +134,14 @@ steps = st.lists(
 @given(said=st.lists(frames, min_size=4, max_size=4), cuts=cuts, steps=steps)
 def test_the_next_client_is_answered_after_any_clients_in_any_order(
     serve: Serve,
-    worker: ConnectionPool,
+    worker: Worker,
     caplog: pytest.LogCaptureFixture,
     said: list[bytes],
     cuts: list[int],
     steps: list[tuple[int, str]],
 ) -> None:
     descriptors = len(os.listdir("/dev/fd"))
-    server = serve(registry.handle)
+    server = serve(worker.handle)
     assert server.path is not None
     with ExitStack() as stack:
         clients = []

@@ -73,7 +73,7 @@ def test_an_unknown_alias_is_an_error_that_lists_the_known_ones(
 
 def test_the_listed_aliases_are_escaped(directory: Path, serve: Serve) -> None:
     serve(FakeWorker(pool("\x1b[2J")))
-    assert "open there: \\x1b[2J." in stats(directory, "--alias", "default").err
+    assert "open there: \\x1b[2J." in stats(directory, "--alias", "defualt").err
 
 
 def test_an_unknown_pid_is_an_error_that_lists_the_known_ones(
@@ -106,7 +106,7 @@ def test_no_worker_is_an_exit_code_and_a_text_with_the_directory_and_reasons(
         assert ended.out == ""
         assert f"Looked in {where}." in ended.err
         for hint in (
-            "first checkout",
+            "first request",
             f"(uid {os.geteuid()})",
             "settings module",
             "DBPOOL_MW_CONTROL_DIR",

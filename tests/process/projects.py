@@ -91,6 +91,23 @@ class Project:
         """Return the worker processes that answer on their control sockets."""
         return sorted(report.pid for report in self.reports())
 
+    def serve_by_all(self, server: Server, number: int) -> None:
+        """Send requests until each of so many workers has opened its pools."""
+
+        def have_served() -> bool:
+            server.get("/facts/")
+            served = [r for r in self.reports() if r.reply and r.reply["pools"]]
+            return len(served) == number
+
+        wait_until(have_served, f"{number} workers served a request")
+
+    def states(self) -> dict[int, set[str]]:
+        """Return the states of each worker's pools, by the worker's pid."""
+        return {
+            report.pid: {pool["state"] for pool in (report.reply or {})["pools"]}
+            for report in self.reports()
+        }
+
     def holders(self, path: str) -> list[dict[str, Any]]:
         """Return the connections that requests for a path hold right now."""
         return [

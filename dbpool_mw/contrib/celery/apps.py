@@ -35,12 +35,24 @@ class CeleryConfig(AppConfig):
         if not drivers.can_import():
             return  # a check of dbpool_mw reports it
         for signal, receiver in (
+            (signals.worker_process_init, begin_process),
             (signals.task_prerun, begin),
             (signals.task_postrun, end),
             (signals.worker_process_shutdown, close),
         ):
             uid = f"dbpool_mw.{receiver.__name__}"
             signal.connect(receiver, weak=False, dispatch_uid=uid)
+
+
+def begin_process(**signal: Any) -> None:
+    """Show a child to the commands; a receiver of ``worker_process_init``.
+
+    Celery sends the signal in each prefork child, and for the ``solo`` pool. Processes
+    with another pool are seen from their first task on.
+    """
+    from dbpool_mw.binding import registry
+
+    registry.begin()
 
 
 def begin(task: Any, **signal: Any) -> None:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
-from dbpool_mw.control import drain, paths, protocol, render
+from dbpool_mw import conf
+from dbpool_mw.control import drain, orders, paths, protocol, render
 from dbpool_mw.control.drain import Progress
+from dbpool_mw.control.orders import Order
 from dbpool_mw.management.base import (
     NO_ANSWER,
+    USAGE,
     WorkerCommand,
     check_pids,
     control_dir,
     errors,
+    kept_orders,
     no_worker,
     positive_seconds,
     write,
@@ -34,13 +40,17 @@ _DONE = {
 }
 _ONGOING = {"drain": "draining", "pause": "pausing", "recycle": "recycling"}
 _REMARKS = {
-    "drain": f"""\
-Requests are still served, each on a connection that is closed when the request ends.
-The drain lasts until the workers restart, or until: {_RESUME}""",
-    "pause": f"""\
+    "drain": """\
+Requests are still served, each on a connection that closes when the request ends.""",
+    "pause": """\
 Requests now wait for a connection, at most TIMEOUT seconds (DBPOOL_MW_TIMEOUT); after
-that they get a 503. To end the pause: {_RESUME}""",
+that they get a 503.""",
 }
+_NOT_KEPT = "Not done for workers that start later: {}."
+#: Seconds that a pause lasts unless --for says otherwise.
+_PAUSE_SECONDS = 300.0
+#: The longest time for --for: a year.
+_MAX_SECONDS = 366 * 86400
 
 
 class Command(WorkerCommand):
@@ -52,17 +62,28 @@ Empty the connection pools of this project's running worker processes.
 Idle connections are closed at once, those in use when they are returned. Requests that
 arrive meanwhile are served, each on a connection that is closed when the request ends:
 no request fails because of a drain. The command returns when every connection opened
-before it (a stale one) is closed. Workers that start later are not drained."""
+before it (a stale one) is closed.
+
+A drain and a pause go on after the command has ended, a drain until --resume, a pause
+for 300 seconds or until --resume; --for gives either an end. Meanwhile they are kept in
+the control directory: a worker that starts later, because of a deploy, a reload or a
+crash, is drained or paused from its first request on. So end a deploy with --resume.
+Orders to single workers (--pid) are not kept, and neither is --recycle, which ends a
+drain or a pause as --resume does. When the machine restarts, nothing is kept."""
 
     examples = f"""\
 examples:
   manage.py dbpool_drain                     before a deploy: empty every pool
+  manage.py dbpool_drain --for 600           the same, but for 10 minutes at most: an
+                                             abandoned deploy leaves nothing behind
   manage.py dbpool_drain --timeout 120       wait longer for slow requests
   manage.py dbpool_drain --no-wait           tell the workers and return
   manage.py dbpool_drain --recycle           replace every connection, go on pooling
   manage.py dbpool_drain --pause             before a failover: no connection at all;
                                              new requests wait DBPOOL_MW_TIMEOUT
-                                             seconds at most, then get a 503
+                                             seconds at most, then get a 503; ends by
+                                             itself after 5 minutes
+  manage.py dbpool_drain --pause --for 60    the same, for a minute
   {_RESUME}            after a drain or a pause
   manage.py dbpool_drain --alias default --pid 4711
 
@@ -71,8 +92,10 @@ exit codes:
   1  timed out; the output names the holders, their requests and since when
   2  wrong usage, an --alias or --pid that no worker has, or DBPOOL_MW_CONTROL_DIR
      is False, so that no worker can be asked
-  3  no worker was found
-  4  some worker didn't answer (the output names it); the others are done"""
+  3  no running worker was found; a drain or a pause is kept for those that start
+     later all the same, and --resume has removed what was kept
+  4  some worker didn't answer (the output names it), or the order couldn't be kept
+     for workers that start later (the output says why); the rest is done"""
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Add the options."""
@@ -81,7 +104,7 @@ exit codes:
         verbs.add_argument(
             "--pause",
             action="store_true",
-            help="Drain, and let new checkouts wait until --resume.",
+            help="Drain, and let new checkouts wait until the pause ends.",
         )
         verbs.add_argument(
             "--recycle",
@@ -90,6 +113,14 @@ exit codes:
         )
         verbs.add_argument(
             "--resume", action="store_true", help="End a drain or a pause."
+        )
+        parser.add_argument(
+            "--for",
+            dest="for_seconds",
+            type=_duration,
+            metavar="SECONDS",
+            help="End the drain or the pause after SECONDS (default: 300 for a pause, "
+            "never for a drain).",
         )
         parser.add_argument(
             "--no-wait",
@@ -111,13 +142,25 @@ exit codes:
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
-        """Send the verb, wait until it is done and print the result."""
+        """Keep and send the verb, wait until it is done and print the result."""
         verb = next((v for v in ("pause", "recycle", "resume") if options[v]), "drain")
         directory, aliases = control_dir(), options["alias"]
+        seconds = _seconds(verb, options["for_seconds"])
         waits = verb != "resume" and not options["no_wait"]
+        self._check_aliases(directory, options)
         began = time.monotonic()
+        unkept = None
+        is_kept = not options["pid"]
+        if is_kept:
+            unkept = _keep(directory, verb, aliases, began, seconds)
         try:
-            progress = drain.send(verb, self._choose(directory, options), aliases)
+            progress = drain.send(
+                verb,
+                self.sockets(directory, options["pid"]),
+                aliases,
+                seconds=seconds,
+                kept=is_kept and unkept is None,
+            )
             if not progress.answers and not progress.failed:
                 check_pids(directory, options["pid"], [])
                 raise no_worker(directory)
@@ -125,32 +168,36 @@ exit codes:
                 progress = self._wait(verb, progress, options)
         except (paths.ControlDirError, protocol.ProtocolError) as error:
             raise no_worker(directory, str(error)) from error
-        seconds = time.monotonic() - began
-        done = progress.done and not progress.failed
+        except CommandError as error:
+            if unkept is None:
+                raise
+            text = f"{error}\n{_NOT_KEPT.format(unkept)}"
+            raise CommandError(text, returncode=error.returncode) from error
+        took = time.monotonic() - began
+        done = progress.done and not progress.failed and unkept is None
         if options["format"] == "json":
-            text = _json(verb, directory, progress, seconds, done=done and waits)
+            text = _json(verb, directory, progress, took, done=done and waits)
         else:
-            text = _text(verb, progress, seconds, waited=waits)
+            text = _text(verb, progress, took, waited=waits)
+            if verb in _REMARKS and progress.answers:
+                text += "\n" + _remark(verb, seconds, is_kept and unkept is None)
         write(self.stdout, text)
-        self._check(progress, options["timeout"], waited=waits)
+        self._check(progress, options["timeout"], unkept, waited=waits)
 
-    def _choose(self, directory: Path, options: dict[str, Any]) -> list[Path]:
-        """Return the sockets of the workers that get the verb. Raises like `ask`.
+    def _check_aliases(self, directory: Path, options: dict[str, Any]) -> None:
+        """Refuse an alias that no settings and no worker pool. Raises like `ask`.
 
-        With --alias these are the workers that have a pool for one of the aliases.
+        A misspelt one would be kept, and do nothing.
         """
         aliases = options["alias"]
-        if not aliases:
-            return self.sockets(directory, options["pid"])
-        answers = self.ask(
-            directory,
-            protocol.request("stats"),
-            drain.ANSWER_SECONDS,
-            aliases=aliases,
-            pids=options["pid"],
-        )
-        # A worker that didn't answer may have a pool for an alias and only be slow.
-        return [a.path for a in answers if a.reply is None or a.aliases]
+        if aliases and set(aliases) - set(conf.pooled_aliases()):
+            self.ask(
+                directory,
+                protocol.request("stats"),
+                drain.ANSWER_SECONDS,
+                aliases=aliases,
+                pids=options["pid"],
+            )
 
     def _wait(self, verb: str, progress: Progress, options: dict[str, Any]) -> Progress:
         display = _ProgressDisplay(self, verb, quiet=options["verbosity"] == 0)
@@ -169,10 +216,18 @@ exit codes:
         finally:
             display.end()
 
-    def _check(self, progress: Progress, timeout: float, *, waited: bool) -> None:
-        """Raise CommandError with TIMED_OUT or NO_ANSWER unless the verb is done."""
+    def _check(
+        self, progress: Progress, timeout: float, unkept: str | None, *, waited: bool
+    ) -> None:
+        """Raise CommandError with TIMED_OUT or NO_ANSWER unless the verb is done.
+
+        `unkept` is the reason why the verb couldn't be kept in the control directory.
+        """
         lines = []
         code = 0
+        if unkept is not None:
+            code = NO_ANSWER
+            lines.append(_NOT_KEPT.format(unkept))
         if progress.failed:
             code = NO_ANSWER
             lines.append(
@@ -232,9 +287,53 @@ def _text(verb: str, progress: Progress, seconds: float, *, waited: bool) -> str
         lines = [f"{_DONE[verb]} {workers} ({render.duration(seconds)})."]
     else:
         lines = [f"Confirmed by {workers} ({_ONGOING[verb]}), not waiting."]
-    if verb in _REMARKS and progress.answers:
-        lines.append(_REMARKS[verb])
     return "\n".join(lines)
+
+
+def _seconds(verb: str, given: float | None) -> float | None:
+    """Return after how many seconds the verb ends by itself, None for never.
+
+    Raises CommandError (USAGE) for seconds with a verb that doesn't go on.
+    """
+    if given is not None and verb not in _REMARKS:
+        raise CommandError(f"--for can't be combined with --{verb}.", returncode=USAGE)
+    return _PAUSE_SECONDS if given is None and verb == "pause" else given
+
+
+def _duration(text: str) -> float:
+    """Parse the seconds of --for."""
+    seconds = positive_seconds(text)
+    if seconds > _MAX_SECONDS:
+        raise argparse.ArgumentTypeError(f"at most {_MAX_SECONDS} s, a year")
+    return seconds
+
+
+def _keep(
+    directory: Path,
+    verb: str,
+    aliases: Sequence[str] | None,
+    now: float,
+    seconds: float | None,
+) -> str | None:
+    """Keep a drain or a pause, or remove it; return why that failed, None if not."""
+    order = Order(
+        verb if verb in orders.KEPT else orders.RESUME,
+        tuple(aliases) if aliases else None,
+        now,
+        None if seconds is None else now + seconds,
+    )
+    try:
+        orders.keep(directory, order)
+    except orders.OrdersError as error:
+        return str(error)
+    return None
+
+
+def _remark(verb: str, seconds: float | None, kept: bool) -> str:
+    """Say what requests see, where and how long."""
+    where = "also in workers that start meanwhile" if kept else "in these workers only"
+    until = "" if seconds is None else f"for {render.duration(seconds)} or "
+    return f"{_REMARKS[verb]}\nThe {verb} goes on, {where}, {until}until: {_RESUME}"
 
 
 def _json(
@@ -249,7 +348,7 @@ def _json(
     answers = sorted(progress.answers + progress.failed, key=lambda a: a.pid)
     return render.json_text(
         {
-            **render.document(str(directory), answers),
+            **render.document(str(directory), answers, kept_orders(directory)[0]),
             "verb": verb,
             "done": done,
             "seconds": seconds,

@@ -19,9 +19,12 @@ from dbpool_mw.management.base import (
     WorkerCommand,
     control_dir,
     errors,
+    kept_orders,
     positive_seconds,
     write,
 )
+
+Kept = list[dict[str, Any]]
 
 _CLEAR = "\x1b[H\x1b[2J"
 
@@ -31,6 +34,10 @@ class Command(WorkerCommand):
 
     help = """\
 Show the connection pools of this project's running worker processes.
+
+A server's worker is shown about a second after it has loaded the middleware, before its
+first request. A worker of uWSGI or of a task queue, or of a project without the
+middleware, is shown from its first request or checkout on.
 
 Each worker is asked over its control socket; the database is not needed. The table has
 a row for each worker and alias, and a row of totals. WAIT is the time a checkout took,
@@ -51,6 +58,7 @@ examples:
     && mv /var/lib/node_exporter/dbpool.new /var/lib/node_exporter/dbpool.prom
 
 columns:
+  STATE      running, draining or paused, and how long that lasts if it ends by itself
   SIZE       connections open, counting those being opened; USED and IDLE of them
   MAX        connections that the pool may open
   WAITING    checkouts waiting for a connection right now
@@ -126,7 +134,10 @@ exit codes:
             aliases=options["alias"],
             pids=options["pid"],
         )
-        text = _FORMATS[options["format"]](directory, answers, options["holders"])
+        kept, problem = kept_orders(directory)
+        if problem is not None:
+            write(self.stderr, f"The kept pauses and drains can't be used: {problem}.")
+        text = _FORMATS[options["format"]](directory, answers, options["holders"], kept)
         readable = write(self.stdout, heading + text)
         if all(answer.reply is None for answer in answers):
             raise CommandError(
@@ -151,20 +162,25 @@ exit codes:
             return write(self.stderr, str(error))
 
 
-def _table(directory: Path, answers: Sequence[Answer], holders: bool) -> str:
+def _table(
+    directory: Path, answers: Sequence[Answer], holders: bool, kept: Kept
+) -> str:
     text = render.table(answers)
-    return f"{text}\n\n{render.holders(answers)}" if holders else text
+    parts = [text, render.orders(kept), render.holders(answers) if holders else ""]
+    return "\n\n".join(filter(None, parts))
 
 
-def _json(directory: Path, answers: Sequence[Answer], holders: bool) -> str:
-    return render.json_text(render.document(str(directory), answers))
+def _json(directory: Path, answers: Sequence[Answer], holders: bool, kept: Kept) -> str:
+    return render.json_text(render.document(str(directory), answers, kept))
 
 
-def _prometheus(directory: Path, answers: Sequence[Answer], holders: bool) -> str:
+def _prometheus(
+    directory: Path, answers: Sequence[Answer], holders: bool, kept: Kept
+) -> str:
     return prometheus(answers)
 
 
-_FORMATS: dict[str, Callable[[Path, Sequence[Answer], bool], str]] = {
+_FORMATS: dict[str, Callable[[Path, Sequence[Answer], bool, Kept], str]] = {
     "table": _table,
     "json": _json,
     "prometheus": _prometheus,

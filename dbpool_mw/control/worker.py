@@ -1,0 +1,234 @@
+"""This process as the commands see and steer it.
+
+A `Worker` answers their requests, and has the pools follow the orders for their
+aliases: those that a request brought, and those that are kept in the control directory
+for workers that start later. An order with an end is ended here, whatever has become of
+the directory.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from dbpool_mw.control import protocol
+from dbpool_mw.control.arguments import command_line
+from dbpool_mw.control.orders import (
+    RESUME,
+    KeptOrders,
+    Order,
+    added,
+    in_force,
+    without,
+)
+from dbpool_mw.core.logs import get_logger
+
+logger = get_logger("dbpool_mw.control")
+
+
+class Pool(Protocol):
+    """A pool, as far as the commands need to know; the verbs return at once."""
+
+    name: str
+
+    def drain(self) -> None: ...
+    def pause(self) -> None: ...
+    def recycle(self) -> None: ...
+    def resume(self) -> None: ...
+    def stats(self) -> dict[str, Any]: ...
+    def holders(self) -> list[dict[str, Any]]: ...
+
+
+class Worker:
+    """The requests to this process, and the orders that its pools follow.
+
+    `directory()` returns the control directory, None to keep no orders. It is called
+    when the directory is first needed: the default one depends on the user, and a
+    server may change the user between the time it loads the application and the time it
+    serves. `pools()` returns the pools of the process. Every method may be called from
+    any thread.
+    """
+
+    def __init__(
+        self,
+        directory: Callable[[], Path | None],
+        pools: Callable[[], Iterable[Pool]],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._directory = directory
+        self._pools = pools
+        self._clock = clock
+        self._started_at = clock()
+        # Guards the orders. Nothing is logged and no pool changed while it is held: a
+        # log handler may wait for a connection, in a thread that makes a pool.
+        # Re-entrant for finalisers, which may make a pool in the middle of anything.
+        self._lock = threading.RLock()
+        # Held by a thread from the time it decides to the time the pools are changed,
+        # so that the last decision is the one carried out last.
+        self._changing = threading.RLock()
+        self._is_located = False
+        self._kept: KeptOrders | None = None
+        # What requests brought that is not in the directory.
+        self._own: tuple[Order, ...] = ()
+        # The order that the pools of an alias were made or changed by last.
+        self._followed: dict[str, Order | None] = {}
+
+    # --- The pools and their orders --------------------------------------------------
+
+    @contextlib.contextmanager
+    def adopting(self, alias: str) -> Iterator[str | None]:
+        """Give the verb that a new pool begins under, None if it simply runs.
+
+        Publish the pool in the block: no order comes between the two.
+        """
+        with self._lock:
+            self._refresh()
+            order = self._order_of(alias)
+            is_first = alias not in self._followed
+            # Other pools of the alias may have to be changed still.
+            self._followed.setdefault(alias, order)
+            yield None if order is None else order.verb
+        if is_first:
+            self._announce(alias, None, order)
+
+    def maintain(self) -> None:
+        """Have the pools follow what was kept and what ended.
+
+        The maintenance thread calls it every second.
+        """
+        if not self._changing.acquire(blocking=False):
+            return  # a request is being carried out
+        try:
+            pools = list(self._pools())
+            with self._lock:
+                self._refresh()
+                problem = self._kept.pop_problem() if self._kept is not None else None
+                changed = self._changed(dict.fromkeys(p.name for p in pools))
+            if problem is not None:
+                logger.warning("%s", problem)
+            for alias, (before, order) in changed.items():
+                self._announce(alias, before, order)
+                for pool in pools:
+                    if pool.name == alias:
+                        getattr(pool, _verb(order))()
+        finally:
+            self._changing.release()
+
+    def _changed(
+        self, aliases: Iterable[str]
+    ) -> dict[str, tuple[Order | None, Order | None]]:
+        """Return the orders before and now of the aliases whose verb has changed.
+
+        Compared with what was followed before, and not with the pools' states, which
+        may have been changed for other reasons: in a test run a pool is always drained.
+        """
+        changed = {}
+        for alias in aliases:
+            before, order = self._followed.get(alias), self._order_of(alias)
+            self._followed[alias] = order
+            if _verb(before) != _verb(order):
+                changed[alias] = before, order
+        return changed
+
+    def _announce(self, alias: str, before: Order | None, order: Order | None) -> None:
+        """Log what begins without a request, and what ends by itself."""
+        now = self._clock()
+        if before is not None and before.has_ended(now):
+            seconds = (before.until or 0) - before.began
+            text = "%s: the %s has ended by itself, after %g s"
+            logger.warning(text, alias, before.verb, seconds)
+        if order is not None:
+            text = "%s: under a %s that is kept in the control directory, %s"
+            logger.warning(text, alias, order.verb, _end(order, now))
+
+    def _refresh(self) -> bool:
+        """Read the orders in the directory; return whether they are known."""
+        if not self._is_located:
+            directory = self._directory()
+            self._kept = None if directory is None else KeptOrders(directory)
+            self._is_located = True
+        return self._kept is not None and self._kept.refresh()
+
+    def _order_of(self, alias: str) -> Order | None:
+        kept = self._kept.orders if self._kept is not None else ()
+        return in_force((*kept, *self._own), alias, self._clock())
+
+    # --- Requests --------------------------------------------------------------------
+
+    def handle(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Carry out a request of the control socket and return the reply.
+
+        `request` has passed `protocol.check_request`. Waits for no server.
+        """
+        aliases = request.get("aliases")
+        if request["verb"] != "stats":
+            with self._changing:
+                with self._lock:
+                    self._take(request)
+                for pool in self._chosen(aliases):
+                    # Even if the pool has this state already: what it opened meanwhile
+                    # is stale from now on.
+                    getattr(pool, request["verb"])()
+        chosen = self._chosen(aliases)
+        reply: dict[str, Any] = {
+            "version": protocol.VERSION,
+            "ok": True,
+            "pid": os.getpid(),
+            "command": command_line(),
+            "uptime": self._clock() - self._started_at,
+            "pools": [
+                {**pool.stats(), "state_seconds_left": self._seconds_left(pool.name)}
+                for pool in chosen
+            ],
+        }
+        if request.get("holders"):
+            reply["holders"] = [h for pool in chosen for h in pool.holders()]
+        return reply
+
+    def _chosen(self, aliases: list[str] | None) -> list[Pool]:
+        return [p for p in self._pools() if aliases is None or p.name in aliases]
+
+    def _take(self, request: Mapping[str, Any]) -> None:
+        """Note the order that a request brings."""
+        aliases, seconds = request.get("aliases"), request.get("seconds")
+        now = self._clock()
+        order = Order(
+            # A recycle goes on pooling: it ends a drain or a pause.
+            RESUME if request["verb"] == "recycle" else request["verb"],
+            None if aliases is None else tuple(aliases),
+            now,
+            None if seconds is None else now + seconds,
+        )
+        # A command that keeps its order has written it before it asks.
+        is_kept = self._refresh() and request.get("kept", False)
+        if is_kept and order.verb != RESUME:
+            self._own = without(self._own, order.aliases)
+        else:
+            self._own = added(self._own, order)
+        for pool in self._chosen(aliases):
+            self._followed[pool.name] = None if order.verb == RESUME else order
+
+    def _seconds_left(self, alias: str) -> float | None:
+        """Return how long a pool's state lasts, None if it has no end of its own."""
+        with self._lock:
+            order = self._order_of(alias)
+        if order is None or order.until is None:
+            return None
+        return max(0.0, order.until - self._clock())
+
+
+def _verb(order: Order | None) -> str:
+    return RESUME if order is None else order.verb
+
+
+def _end(order: Order, now: float) -> str:
+    """Say when an order ends."""
+    by_hand = "until manage.py dbpool_drain --resume"
+    if order.until is None:
+        return by_hand
+    return f"for {max(0.0, order.until - now):.0f} s more or {by_hand}"

@@ -1,0 +1,310 @@
+"""How a worker's pools follow the orders of requests and of the control directory."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dbpool_mw.control import orders, protocol
+from dbpool_mw.control.orders import Order
+from dbpool_mw.control.worker import Worker
+from tests.control.fakes import pool
+
+STATES = {"drain": "draining", "pause": "paused", "recycle": "running"}
+
+
+class FakePool:
+    """Record the verbs; the state is that of the last one."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.verbs: list[str] = []
+
+    @property
+    def state(self) -> str:
+        return STATES.get(self.verbs[-1], "running") if self.verbs else "running"
+
+    def drain(self) -> None:
+        self.verbs.append("drain")
+
+    def pause(self) -> None:
+        self.verbs.append("pause")
+
+    def recycle(self) -> None:
+        self.verbs.append("recycle")
+
+    def resume(self) -> None:
+        self.verbs.append("resume")
+
+    def stats(self) -> dict[str, Any]:
+        return pool(self.name, state=self.state)
+
+    def holders(self) -> list[dict[str, Any]]:
+        return []
+
+
+class Process:
+    """A worker with two pools and a clock that the test sets forward."""
+
+    def __init__(self, directory: Path | None) -> None:
+        self.directory = directory
+        self.later = 0.0
+        self.pools = [FakePool("default"), FakePool("replica")]
+        self.worker = Worker(lambda: self.directory, lambda: self.pools, self.clock)
+
+    def clock(self) -> float:
+        return time.monotonic() + self.later
+
+    @property
+    def states(self) -> list[str]:
+        return [pool.state for pool in self.pools]
+
+    def ask(self, verb: str, *aliases: str, **options: Any) -> dict[str, Any]:
+        request = protocol.request(verb, aliases or None, **options)
+        protocol.check_request(request)
+        reply = self.worker.handle(request)
+        protocol.check_reply(reply)
+        return reply
+
+    def keep(self, verb: str, *aliases: str, seconds: float | None = None) -> None:
+        assert self.directory is not None
+        began = time.monotonic()
+        until = None if seconds is None else began + seconds
+        orders.keep(self.directory, Order(verb, aliases or None, began, until))
+
+    def command(self, verb: str, *aliases: str, seconds: float | None = None) -> None:
+        """Keep an order and ask for it, as dbpool_drain does."""
+        self.keep(verb if verb != "recycle" else "resume", *aliases, seconds=seconds)
+        self.ask(verb, *aliases, seconds=seconds, kept=True)
+
+    def lefts(self) -> list[float | None]:
+        return [pool["state_seconds_left"] for pool in self.ask("stats")["pools"]]
+
+
+@pytest.fixture
+def process(directory: Path) -> Process:
+    return Process(directory)
+
+
+@pytest.mark.parametrize("verb", ["drain", "pause", "recycle", "resume"])
+def test_a_request_is_carried_out_at_once_each_time(
+    process: Process, verb: str
+) -> None:
+    process.ask(verb)
+    process.command(verb)
+    assert process.pools[0].verbs == process.pools[1].verbs == [verb, verb]
+    process.worker.maintain()
+    assert process.pools[0].verbs == [verb, verb]
+
+
+def test_a_request_for_an_alias_changes_its_pools_only(process: Process) -> None:
+    reply = process.ask("pause", "replica")
+    assert process.states == ["running", "paused"]
+    assert [pool["alias"] for pool in reply["pools"]] == ["replica"]
+
+
+def test_every_pool_of_an_alias_is_changed(process: Process) -> None:
+    process.pools[1].name = "default"
+    process.worker.handle(protocol.request("pause", ["default"], seconds=10))
+    assert process.states == ["paused", "paused"]
+    process.later = 11
+    process.worker.maintain()
+    assert process.states == ["running", "running"]
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_an_order_ends_by_itself_and_that_is_logged(
+    process: Process, kept: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    if kept:
+        process.command("pause", seconds=300)
+    else:
+        process.ask("pause", seconds=300)
+    assert all(299 < left <= 300 for left in process.lefts() if left is not None)
+    process.later = 299
+    process.worker.maintain()
+    assert process.states == ["paused", "paused"]
+    process.later = 301
+    process.worker.maintain()
+    assert process.states == ["running", "running"]
+    assert process.lefts() == [None, None]
+    texts = [record.getMessage() for record in caplog.records]
+    assert texts == [
+        "default: the pause has ended by itself, after 300 s",
+        "replica: the pause has ended by itself, after 300 s",
+    ]
+    assert process.pools[0].verbs == ["pause", "resume"]
+
+
+def test_an_order_ends_although_its_directory_is_gone(process: Process) -> None:
+    assert process.directory is not None
+    process.command("pause", seconds=300)
+    for path in process.directory.iterdir():
+        path.unlink()
+    process.directory.rmdir()
+    process.worker.maintain()
+    assert process.states == ["paused", "paused"]
+    process.later = 301
+    process.worker.maintain()
+    assert process.states == ["running", "running"]
+    process.directory.mkdir()
+
+
+def test_a_pool_that_is_made_under_an_order_follows_it_at_once(
+    process: Process, caplog: pytest.LogCaptureFixture
+) -> None:
+    process.keep("pause", "archive", seconds=100)
+    with process.worker.adopting("archive") as verb:
+        assert verb == "pause"
+        process.pools.append(FakePool("archive"))
+    (record,) = caplog.records
+    assert "archive: under a pause that is kept in the control" in record.getMessage()
+    assert "--resume" in record.getMessage()
+    process.worker.maintain()
+    assert process.pools[-1].verbs == []
+    process.later = 101
+    process.worker.maintain()
+    assert process.pools[-1].verbs == ["resume"]
+    with process.worker.adopting("another") as verb:
+        assert verb is None
+
+
+def test_no_order_comes_between_the_look_and_the_new_pool(process: Process) -> None:
+    made = FakePool("archive")
+    asked, answered = threading.Event(), threading.Event()
+
+    def pause() -> None:
+        asked.set()
+        process.ask("pause")
+        answered.set()
+
+    asking = threading.Thread(target=pause)
+    with process.worker.adopting("archive") as verb:
+        assert verb is None
+        asking.start()
+        asked.wait()
+        assert not answered.is_set()
+        process.pools.append(made)
+    asking.join()
+    assert made.state == "paused"
+
+
+def test_a_broken_file_is_logged_once(
+    process: Process, directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (directory / orders.FILE_NAME).write_text("{")
+    process.worker.maintain()
+    process.worker.maintain()
+    (record,) = caplog.records
+    assert record.levelname == "WARNING"
+    assert "it isn't a JSON text" in record.getMessage()
+
+
+def test_what_a_verb_calls_may_make_a_pool_in_another_thread(process: Process) -> None:
+    made = threading.Event()
+
+    def make() -> None:
+        with process.worker.adopting("log"):
+            made.set()
+
+    def pause() -> None:
+        # As a log handler does that writes to the database.
+        threading.Thread(target=make).start()
+        assert made.wait(10)
+
+    process.pools[0].pause = pause  # type: ignore[method-assign]
+    process.ask("pause")
+    made.clear()
+    process.ask("resume")
+    process.keep("pause")
+    process.worker.maintain()
+    assert made.is_set()
+
+
+def test_what_is_kept_reaches_a_worker_that_got_no_request(process: Process) -> None:
+    process.keep("drain")
+    process.worker.maintain()
+    assert process.states == ["draining", "draining"]
+    process.keep("pause", "replica", seconds=100)
+    process.worker.maintain()
+    assert process.states == ["draining", "paused"]
+    process.keep("resume")
+    process.worker.maintain()
+    assert process.states == ["running", "running"]
+
+
+def test_when_an_order_ends_the_one_before_it_goes_on(process: Process) -> None:
+    process.command("drain")
+    process.command("pause", "default", seconds=100)
+    assert process.states == ["paused", "draining"]
+    process.later = 101
+    process.worker.maintain()
+    assert process.states == ["draining", "draining"]
+
+
+@pytest.mark.parametrize("end", ["resume", "recycle"])
+def test_a_resume_and_a_recycle_end_every_order_before_them(
+    process: Process, end: str
+) -> None:
+    process.ask("drain")  # as with --pid
+    process.command("pause", seconds=100)
+    process.command(end, "default")
+    process.worker.maintain()
+    assert process.states == ["running", "paused"]
+    process.command(end)
+    process.worker.maintain()
+    assert process.states == ["running", "running"]
+    process.command("drain")
+    process.worker.maintain()
+    assert process.states == ["draining", "draining"]
+
+
+def test_a_worker_that_is_resumed_alone_stays_so_until_the_next_order(
+    process: Process,
+) -> None:
+    process.command("drain")
+    process.ask("resume")  # as with --pid
+    process.worker.maintain()
+    assert process.states == ["running", "running"]
+    process.command("pause", seconds=100)
+    process.worker.maintain()
+    assert process.states == ["paused", "paused"]
+
+
+def test_an_order_that_was_resumed_before_its_request_came_ends_in_a_second(
+    process: Process,
+) -> None:
+    process.keep("pause", seconds=100)
+    process.keep("resume")
+    process.ask("pause", seconds=100, kept=True)
+    process.worker.maintain()
+    assert process.states == ["running", "running"]
+
+
+def test_a_state_that_no_order_gave_is_left_alone(process: Process) -> None:
+    process.pools[0].drain()  # as for a test database
+    process.worker.maintain()
+    assert process.pools[0].verbs == ["drain"]
+
+
+def test_without_a_directory_requests_alone_count(directory: Path) -> None:
+    process = Process(None)
+    process.ask("pause", seconds=10, kept=True)
+    process.worker.maintain()
+    assert process.states == ["paused", "paused"]
+    process.later = 11
+    process.worker.maintain()
+    assert process.states == ["running", "running"]
+    assert list(directory.iterdir()) == []
+
+
+def test_the_directory_is_looked_up_when_it_is_needed(directory: Path) -> None:
+    process = Process(directory / "of the user that loads")
+    process.directory = directory
+    process.keep("pause")
+    process.worker.maintain()
+    assert process.states == ["paused", "paused"]
