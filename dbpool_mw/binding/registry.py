@@ -86,12 +86,12 @@ class _ProcessState:
         self.worker.maintain()
 
     def will_start(self) -> bool:
-        """Have the threads start where they never did; tell whether they are to."""
+        """Have the threads start unless they run or were to start; tell whether so."""
         with self.lock:
-            if self.maintenance is None:
-                self.maintenance_due = min(self.maintenance_due, 0.0)
-                self.control_due = min(self.control_due, 0.0)
-            return self.maintenance is None
+            if self.maintenance is not None or self.maintenance_due != math.inf:
+                return False
+            self.maintenance_due = self.control_due = 0.0
+            return True
 
     def start_maintenance(self) -> None:
         """Start the maintenance thread if it is missing and due.
