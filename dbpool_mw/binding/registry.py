@@ -61,7 +61,7 @@ class _ProcessState:
         self.starting = threading.Lock()
         self.closed = threading.Event()
         self.pools = Pools()
-        self.worker = Worker(conf.control_dir, self.pools.all)
+        self.worker = Worker(conf.control_dir, self.pools.all, lock=self.lock)
         self.maintenance: Maintenance | None = None
         self.control: ControlServer | None = None
         #: When to start what doesn't run: infinity while nothing is missing.

@@ -50,8 +50,9 @@ class Worker:
     `directory()` returns the control directory, None to keep no orders. It is called
     when the directory is first needed: the default one depends on the user, and a
     server may change the user between the time it loads the application and the time it
-    serves. `pools()` returns the pools of the process. Every method may be called from
-    any thread.
+    serves. `pools()` returns the pools of the process. `lock` guards the orders; it is
+    the one that is held when a pool is published. Every method may be called from any
+    thread.
     """
 
     def __init__(
@@ -59,15 +60,16 @@ class Worker:
         directory: Callable[[], Path | None],
         pools: Callable[[], Iterable[Pool]],
         clock: Callable[[], float] = time.monotonic,
+        lock: threading.RLock | None = None,
     ) -> None:
         self._directory = directory
         self._pools = pools
         self._clock = clock
         self._started_at = clock()
-        # Guards the orders. Nothing is logged and no pool changed while it is held: a
-        # log handler may wait for a connection, in a thread that makes a pool.
-        # Re-entrant for finalisers, which may make a pool in the middle of anything.
-        self._lock = threading.RLock()
+        # Nothing is logged and no pool changed while it is held: a log handler may wait
+        # for a connection, in a thread that makes a pool. Re-entrant for finalisers,
+        # which may make a pool in the middle of anything.
+        self._lock = lock or threading.RLock()
         # Held by a thread from the time it decides to the time the pools are changed,
         # so that the last decision is the one carried out last.
         self._changing = threading.RLock()
