@@ -57,11 +57,15 @@ def _of_workers(answers: Sequence[Answer], names: Mapping[Path, str]) -> list[st
         up = int(answer.reply is not None)
         lines.append(_sample(_PREFIX + "worker_up", {"pid": names[answer.path]}, up))
     name = _PREFIX + "worker_uptime_seconds"
-    lines += _head(name, "gauge", "Time since the worker first opened a pool.")
-    for answer in answers:
-        if answer.reply is not None:
-            labels = {"pid": names[answer.path]}
-            lines.append(_sample(name, labels, answer.reply["uptime"]))
+    lines += _head(name, "gauge", "Time since the worker began to serve.")
+    replies = [(names[a.path], a.reply) for a in answers if a.reply is not None]
+    for pid, reply in replies:
+        lines.append(_sample(name, {"pid": pid}, reply["uptime"]))
+    name = _PREFIX + "worker_maintenance_age_seconds"
+    lines += _head(name, "gauge", "Time since maintenance of the pools last began.")
+    for pid, reply in replies:
+        if reply.get("maintenance_age") is not None:
+            lines.append(_sample(name, {"pid": pid}, reply["maintenance_age"]))
     return lines
 
 

@@ -15,7 +15,8 @@ is a frame::
               "aliases": ["default", ...] | null, "holders": true | false,
               "seconds": 300 | null, "kept": true | false}
     reply:   {"version": 1, "ok": true, "pid": 123, "command": "gunicorn: worker",
-              "uptime": 12.5, "pools": [...], "holders": [...]}
+              "uptime": 12.5, "maintenance_age": 0.4 | null,
+              "pools": [...], "holders": [...]}
     error:   {"version": 1, "ok": false, "pid": 123, "error": "unknown verb 'x'"}
 
 A length above the limit is refused as soon as it is read, so that no client can make a
@@ -214,6 +215,7 @@ def check_reply(message: Mapping[str, Any]) -> None:
         message.get("ok") is not True
         or not isinstance(message.get("command"), str)
         or not _are_seconds(message.get("uptime"))
+        or not _are_seconds_or_null(message.get("maintenance_age"))
         or not _are_objects(pools)
         or not _are_objects(holders)
     ):
@@ -232,8 +234,7 @@ def _check_pool(pool: Mapping[str, Any]) -> None:
     discarded = pool.get("discarded")
     if not isinstance(discarded, dict) or not all(map(_is_count, discarded.values())):
         wrong.append("discarded")
-    left = pool.get("state_seconds_left")
-    if left is not None and not _are_seconds(left):
+    if not _are_seconds_or_null(pool.get("state_seconds_left")):
         wrong.append("state_seconds_left")
     if wrong:
         raise BadMessage(
@@ -275,6 +276,10 @@ def _is_count(value: object) -> bool:
         and not isinstance(value, bool)
         and 0 <= value <= _MAX_NUMBER
     )
+
+
+def _are_seconds_or_null(value: object) -> bool:
+    return value is None or _are_seconds(value)
 
 
 def _are_seconds(value: object) -> bool:

@@ -21,6 +21,8 @@ from dbpool_mw.core.text import ERROR, NAME, REQUEST, shortened
 JSON_VERSION = 1
 _COMMAND_WIDTH = 32
 _PATH_WIDTH = 80
+#: Seconds after which the background loop, which has a round a second, counts as stuck.
+_LATE_SECONDS = 10.0
 # Columns of text are aligned to the left, those of numbers to the right.
 _ALIGNED_LEFT = frozenset(
     ("COMMAND", "ALIAS", "STATE", "DISCARDED", "THREAD", "STALE", "LEAKED", "REQUEST")
@@ -58,6 +60,21 @@ def table(answers: Sequence[Answer]) -> str:
         totals = _figures(metrics.merge(pools), columns)
         rows.append(("total", "", "", "", *totals, ""))
     return _aligned(rows)
+
+
+def late(answers: Iterable[Answer]) -> str:
+    """Return a line for each worker whose background loop is stuck, "" if none is."""
+    ages = [
+        (answer.pid, answer.reply["maintenance_age"])
+        for answer in answers
+        if answer.reply is not None and answer.reply.get("maintenance_age") is not None
+    ]
+    return "\n".join(
+        f"Worker {pid}: its background loop last ran {duration(age)} ago, so nothing "
+        "expires, and LEAK_AFTER and MAX_HOLD find nothing there."
+        for pid, age in ages
+        if age > _LATE_SECONDS
+    )
 
 
 def _state(pool: Mapping[str, Any]) -> str:
@@ -222,10 +239,14 @@ def document(
 
     {"version": 1, "control_dir": str, "bucket_bounds": [seconds, ...],
      "workers": [{"pid": int, "command": str | null, "uptime": seconds | null,
+                  "maintenance_age": seconds | null,
                   "pools": [POOL, ...], "holders": [HOLDER, ...], "error": str}, ...],
      "totals": POOL without what can't be added up (alias, database, address, state),
      "orders": [{"verb": "drain" | "pause" | "resume", "aliases": [str, ...] | null,
                  "seconds_left": seconds | null}, ...]}
+
+    A worker's "maintenance_age" is the time since its background loop last began a
+    round, of which there is one a second; null before the first.
 
     `orders` are those kept in the directory for workers that start later. The last one
     for an alias counts; "resume" excepts aliases from an order for all of them (null).
@@ -254,6 +275,7 @@ def _worker(answer: Answer) -> dict[str, Any]:
         "pid": answer.pid,
         "command": reply.get("command"),
         "uptime": reply.get("uptime"),
+        "maintenance_age": reply.get("maintenance_age"),
         "pools": [_with_summaries(pool) for pool in reply.get("pools", [])],
     }
     if "holders" in reply:

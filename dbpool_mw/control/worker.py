@@ -77,6 +77,7 @@ class Worker:
         self._kept: KeptOrders | None = None
         # What requests brought that is not in the directory.
         self._own: tuple[Order, ...] = ()
+        self._maintained_at: float | None = None
         # The order that the pools of an alias were made or changed by last.
         self._followed: dict[str, Order | None] = {}
 
@@ -103,6 +104,7 @@ class Worker:
 
         The maintenance thread calls it every second.
         """
+        self._maintained_at = self._clock()
         if not self._changing.acquire(blocking=False):
             return  # a request is being carried out
         try:
@@ -183,6 +185,7 @@ class Worker:
             "pid": os.getpid(),
             "command": command_line(),
             "uptime": self._clock() - self._started_at,
+            "maintenance_age": self._maintenance_age(),
             "pools": [
                 {**pool.stats(), "state_seconds_left": self._seconds_left(pool.name)}
                 for pool in chosen
@@ -214,6 +217,11 @@ class Worker:
             self._own = added(self._own, order)
         for pool in self._chosen(aliases):
             self._followed[pool.name] = None if order.verb == RESUME else order
+
+    def _maintenance_age(self) -> float | None:
+        """Return the seconds since maintenance last ran, None if it never did."""
+        ran_at = self._maintained_at
+        return None if ran_at is None else self._clock() - ran_at
 
     def _seconds_left(self, alias: str) -> float | None:
         """Return how long a pool's state lasts, None if it has no end of its own."""

@@ -52,6 +52,7 @@ def reply(*pools: dict[str, Any], **changes: Any) -> dict[str, Any]:
         "pid": os.getpid(),
         "command": "gunicorn: worker [shop]",
         "uptime": 12.5,
+        "maintenance_age": 0.5,
         "pools": list(pools),
         **changes,
     }

@@ -69,6 +69,7 @@ def test_a_figure_that_opentelemetry_names_has_that_name() -> None:
     }.items():
         assert samples[name] == {labels: value}
     assert samples["dbpool_mw_worker_uptime_seconds"] == {'pid="7"': 3.5}
+    assert samples["dbpool_mw_worker_maintenance_age_seconds"] == {'pid="7"': 0.5}
 
 
 @pytest.mark.parametrize(

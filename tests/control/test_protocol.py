@@ -138,6 +138,7 @@ def test_a_complete_reply_is_valid() -> None:
         {**reply(), "pools": None},
         {**reply(), "pools": [7]},
         {**reply(), "uptime": "long"},
+        {**reply(), "maintenance_age": "long"},
         {**reply(), "command": None},
         {**reply(), "holders": [{"path": "/"}]},
         reply(pool(alias=7)),

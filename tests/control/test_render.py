@@ -222,7 +222,9 @@ def test_the_json_document_has_the_documented_schema() -> None:
     assert data["control_dir"] == "/run/x"
     assert data["bucket_bounds"] == list(metrics.BOUNDS)
     first, second, third = data["workers"]
-    assert set(first) == {"pid", "command", "uptime", "pools", "holders"}
+    keys = {"pid", "command", "uptime", "maintenance_age", "pools", "holders"}
+    assert set(first) == keys
+    assert first["maintenance_age"] == 0.5
     assert first["holders"] == [holder()]
     found = first["pools"][0]["wait_seconds"]
     assert found["mean"] == pytest.approx(0.002)
@@ -234,12 +236,22 @@ def test_the_json_document_has_the_documented_schema() -> None:
         "pid": 9,
         "command": None,
         "uptime": None,
+        "maintenance_age": None,
         "pools": [],
         "error": "no answer within 2 s",
     }
     assert data["totals"]["size"] == 5
     assert data["totals"]["wait_seconds"]["p95"] == 0.003
     assert "alias" not in data["totals"]
+
+
+def test_a_worker_whose_background_loop_is_stuck_is_named() -> None:
+    stuck = answered(8, pool(), maintenance_age=75.0)
+    fine = [answered(7, pool()), answered(9, maintenance_age=None), silent(10)]
+    assert render.late(fine) == ""
+    assert render.late([*fine, stuck]).startswith(
+        "Worker 8: its background loop last ran 1m15s ago"
+    )
 
 
 def test_json_is_one_line_of_ascii() -> None:

@@ -308,3 +308,13 @@ def test_the_directory_is_looked_up_when_it_is_needed(directory: Path) -> None:
     process.keep("pause")
     process.worker.maintain()
     assert process.states == ["paused", "paused"]
+
+
+def test_the_stats_tell_when_maintenance_last_ran(tmp_path: Path) -> None:
+    process = Process(tmp_path)
+    assert process.ask("stats")["maintenance_age"] is None
+    process.worker.maintain()
+    process.later = 45.0
+    assert process.ask("stats")["maintenance_age"] == pytest.approx(45.0, abs=5.0)
+    process.worker.maintain()
+    assert process.ask("stats")["maintenance_age"] < 5.0

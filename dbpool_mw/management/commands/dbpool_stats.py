@@ -166,7 +166,8 @@ def _table(
     directory: Path, answers: Sequence[Answer], holders: bool, kept: Kept
 ) -> str:
     text = render.table(answers)
-    parts = [text, render.orders(kept), render.holders(answers) if holders else ""]
+    in_use = render.holders(answers) if holders else ""
+    parts = [text, render.late(answers), render.orders(kept), in_use]
     return "\n\n".join(filter(None, parts))
 
 
