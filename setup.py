@@ -20,7 +20,17 @@ RUNNERS = ["pytest>=9.0", "pytest-django>=4.11", "pytest-xdist>=3.8"]
 CELERY = ["celery>=5.4"]
 # ENGINEs of others, which the pool has to work with.
 ENGINES = ["django-prometheus>=2.4", "django-tenants>=3.10"]
-TEST = [*SERVERS, *GEVENT, *CELERY, *RUNNERS, *ENGINES, "hypothesis>=6.100"]
+# Middleware that may stand before the pool's, and what reports errors.
+AROUND = ["django-cors-headers>=4.6", "whitenoise>=6.8", "sentry-sdk>=2.20"]
+TEST = [
+    *SERVERS,
+    *GEVENT,
+    *CELERY,
+    *RUNNERS,
+    *ENGINES,
+    *AROUND,
+    "hypothesis>=6.100",
+]
 LINT = ["ruff==0.17.5"]
 TYPES = ["mypy>=1.18,<2.5", "django-stubs>=5.2.9", "types-psycopg2"]
 

@@ -26,6 +26,7 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
 
+from dbpool_mw.core.rate import RateLimit
 from sandbox.postgres import PostgresMissing, PostgresServer, Server
 
 DSN_VARIABLE = "DBPOOL_MW_TEST_DSN"
@@ -113,6 +114,15 @@ def aliases_at(databases: Databases) -> Iterator[Databases]:
         for alias, values in before.items():
             settings.DATABASES[alias].update(values)
         testing.remember_databases()
+
+
+@pytest.fixture(autouse=True)
+def _warnings_of_this_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the first 503 of each test logged, however soon after the last test's."""
+    from dbpool_mw.binding import unavailable
+
+    monkeypatch.setattr(unavailable, "_warnings", RateLimit(1))
+    monkeypatch.setattr(unavailable, "_tracebacks", RateLimit(60))
 
 
 @pytest.fixture(scope="session")

@@ -251,6 +251,8 @@ class _ThreadState(threading.local):
         self.bindings = _Bindings()
         #: The scopes of the tasks that run in this thread, by the ids of their results.
         self.task_scopes: dict[str, Any] = {}
+        #: The request whose 503 is being rendered: its queries get no connection.
+        self.refused: Any = None
 
 
 thread_state = _ThreadState()
@@ -383,10 +385,25 @@ def drop_inherited_connections() -> None:
 # --- The two methods of a bound wrapper ----------------------------------------------
 
 
+def _is_refused() -> bool:
+    """Tell whether the request of this thread is the one that is being refused.
+
+    A log handler's query is not the request's.
+    """
+    bindings = thread_state.bindings.values()
+    return not thread_state.is_outside_pools and any(
+        binding.request is thread_state.refused for binding in bindings
+    )
+
+
 @async_unsafe
 def _connect(binding: Binding) -> None:
     """Check a connection out, in the place of ``BaseDatabaseWrapper.connect``."""
     wrapper: Any = binding.wrapper()
+    if thread_state.refused is not None and _is_refused():
+        # What renders the 503 must not wait for an exhausted pool again.
+        reason = "no query can be made while a 503 is rendered"
+        raise for_django(PoolError(binding.alias, f"pool {binding.alias!r}: {reason}"))
     if binding.held:
         wrapper.close()
     if (

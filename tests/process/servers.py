@@ -111,9 +111,14 @@ class Server:
 
     def get(self, path: str, **headers: str) -> Answer:
         """Request a page on a new connection."""
+        return self.request("GET", path, **headers)
+
+    def request(self, method: str, path: str, **headers: str) -> Answer:
+        """Send a request on a new connection; ``_`` in a header's name stands for -."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+        named = {name.replace("_", "-"): value for name, value in headers.items()}
         try:
-            connection.request("GET", path, headers=headers)
+            connection.request(method, path, headers=named)
             response = connection.getresponse()
             body = response.read()
         finally:
