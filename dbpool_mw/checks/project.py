@@ -15,6 +15,7 @@ from django.utils.module_loading import import_string
 from dbpool_mw import conf, drivers
 from dbpool_mw.checks import migration
 from dbpool_mw.checks.messages import message
+from dbpool_mw.checks.order import MAKES_NO_QUERY
 
 MIDDLEWARE = "dbpool_mw.middleware.ConnectionPoolMiddleware"
 
@@ -132,13 +133,18 @@ def _check_middleware(pooled: Sequence[str]) -> Iterator[CheckMessage]:
             f"Put it first in MIDDLEWARE, or set {conf.PREFIX}ENABLED = False. Silence "
             "this warning if only code outside requests uses the pools.",
         )
-    elif position > 0:
-        before = ", ".join(map(repr, entries[:position]))
+        return
+    before = [entry for entry in entries[:position] if entry not in MAKES_NO_QUERY]
+    if before:
         yield message(
             "not_first",
-            f"{entries[position]!r} is not first in MIDDLEWARE. Before it: {before}.",
-            "Move it to the top. Middleware above it bypasses the pool, and runs "
-            "even for requests that get no connection.",
+            f"{entries[position]!r} is not first in MIDDLEWARE. Before it, and may "
+            f"query: {', '.join(map(repr, before))}.",
+            "Move it above these. What queries above it takes a connection of its own, "
+            "and responds with 500 where there is none. SecurityMiddleware, "
+            "CorsMiddleware, WhiteNoiseMiddleware and others that make no query may "
+            "stay above: their responses then need no connection, and a 503 has their "
+            "headers. Silence this warning if yours make no query either.",
         )
 
 

@@ -17,10 +17,12 @@ from django.http import HttpRequest, HttpResponse
 from django.test import override_settings
 
 from dbpool_mw import checks, conf
+from dbpool_mw.checks.order import MAKES_NO_QUERY
 from tests.django.conftest import POSTGRESQL, SQLITE, Project, found, only
 
 NUMBERS = [key for key in conf.general() if key != "RESET"]
-OTHER_MIDDLEWARE = "django.middleware.common.CommonMiddleware"
+OTHER_MIDDLEWARE = "django.contrib.sessions.middleware.SessionMiddleware"
+SECURITY = "django.middleware.security.SecurityMiddleware"
 
 pytestmark = pytest.mark.usefixtures("defaults")
 
@@ -283,12 +285,20 @@ def test_a_missing_middleware_is_a_warning(project: Project) -> None:
     assert "Put it first in MIDDLEWARE" in str(message.hint)
 
 
-def test_a_middleware_that_is_not_first_is_a_warning(project: Project) -> None:
-    with override_settings(MIDDLEWARE=[OTHER_MIDDLEWARE, checks.MIDDLEWARE]):
+def test_a_middleware_before_it_that_may_query_is_a_warning(project: Project) -> None:
+    before = [SECURITY, OTHER_MIDDLEWARE, "no.such.Middleware"]
+    with override_settings(MIDDLEWARE=[*before, checks.MIDDLEWARE]):
         message = only("not_first")
     assert isinstance(message, Warning)
-    assert message.msg.endswith(f"Before it: '{OTHER_MIDDLEWARE}'.")
-    assert "Move it to the top" in str(message.hint)
+    assert message.msg.endswith(
+        f"may query: '{OTHER_MIDDLEWARE}', 'no.such.Middleware'."
+    )
+    assert "Move it above these" in str(message.hint)
+
+
+def test_middleware_before_it_that_makes_no_query_is_right(project: Project) -> None:
+    with override_settings(MIDDLEWARE=[*MAKES_NO_QUERY, checks.MIDDLEWARE]):
+        assert found() == []
 
 
 def test_a_subclass_of_the_middleware_counts(

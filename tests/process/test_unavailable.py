@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
+from django.conf import settings
 
+from tests.documents import code_block
 from tests.process.projects import Project
 from tests.process.servers import ServerEnded, wait_until
 
@@ -120,6 +123,59 @@ def test_nobody_gets_a_mail_or_an_event_for_a_503(project, asgi, lazy):
         assert server.get("/fails/").status == 500
         for report in ("Subject: ", "SENTRY EVENT"):
             wait_until(lambda it=report: it in server.text()[at_start:], report)
+
+
+@pytest.mark.parametrize("asgi", [False, True])
+def test_preflights_and_static_files_need_no_connection_and_the_503_has_all_headers(
+    project, asgi
+):
+    documented: dict[str, Any] = {}
+    exec(code_block("docs/unavailable.rst", "corsheaders"), documented)
+    del documented["__builtins__"]
+    (project.directory / "static").mkdir()
+    (project.directory / "static" / "a.css").write_text("p { color: red }")
+    project.settings |= documented
+    project.settings |= {
+        "INSTALLED_APPS": [
+            *settings.INSTALLED_APPS,
+            "corsheaders",
+            "django.contrib.auth",
+            "django.contrib.sessions",
+            "django.contrib.messages",
+        ],
+        "STATIC_URL": "/static/",
+        "STATIC_ROOT": str(project.directory / "static"),
+        "DBPOOL_MW_MAX_CONNS": 1,
+        "DBPOOL_MW_TIMEOUT": 0.1,
+    }
+    checked = project.manage("check", "--tag", "dbpool_mw", "--fail-level", "INFO")
+    assert checked.returncode == 0, checked.stderr
+    origin = {"Origin": "https://spa.example"}
+    with (
+        project.uvicorn() if asgi else project.gunicorn("--threads", "4") as server,
+        ThreadPoolExecutor() as clients,
+    ):
+        with project.lock(9):
+            held = clients.submit(server.get, "/holds/?key=9")
+            project.wait_for_lock(9)
+            preflight = server.request(
+                "OPTIONS", "/facts/", Access_Control_Request_Method="GET", **origin
+            )
+            assert preflight.status == 200
+            assert "GET" in preflight.headers["access-control-allow-methods"]
+            assert server.get("/static/a.css").body == b"p { color: red }"
+            refused = server.get("/facts/", **origin)
+            assert refused.status == 503
+            assert refused.headers["Retry-After"] == "1"
+            for name, value in {
+                "access-control-allow-origin": "https://spa.example",
+                "access-control-expose-headers": "Retry-After",
+                "X-Content-Type-Options": "nosniff",
+            }.items():
+                assert refused.headers[name] == value
+        assert held.result(20).status == 200
+        # The one checkout is that of /holds/.
+        assert project.settled()["checkouts"] == 1
 
 
 def test_requests_get_503_without_a_database_and_200_when_it_is_back(own_project):
