@@ -1,0 +1,1 @@
+"""A project on which Django's own tests run."""
