@@ -174,6 +174,8 @@ class Binding:
 
         Makes the pool if there is none; None where there is to be none.
         """
+        if self.request is not None:
+            registry.note_serving()
         wanted = copied(read(wrapper.settings_dict))
         self.parameters = ()
         self.pools = registry.current_pools()

@@ -1,8 +1,10 @@
 """The pools, the threads and the control socket of this process.
 
 The threads and the socket start when the process begins to serve, which is when a
-server loads the middleware, or else with the first pool. A management command does
-neither and has none of them.
+server loads the middleware, or else with the first request, task, block of ``pooled()``
+or thread that checks a connection out. A management command does none of that: with an
+ENGINE of this package its main thread has pools without them. Should it serve after
+all, those pools are replaced.
 
 After a fork the child starts with an empty state. It drops the parent's pools without
 closing their connections, because the sockets are the parent's. A process that loaded
@@ -19,7 +21,6 @@ import threading
 import time
 from typing import Any
 
-from django.apps import apps
 from django.db import connections
 
 from dbpool_mw import conf
@@ -61,7 +62,7 @@ class _ProcessState:
         self.starting = threading.Lock()
         self.closed = threading.Event()
         self.pools = Pools()
-        self.worker = Worker(conf.control_dir, self.pools.all, lock=self.lock)
+        self.worker = Worker(conf.control_dir, lambda: self.pools.all(), lock=self.lock)
         self.maintenance: Maintenance | None = None
         self.control: ControlServer | None = None
         #: When to start what doesn't run: infinity while nothing is missing.
@@ -186,22 +187,30 @@ _children_serve = False
 _is_ending = False
 
 
-def note_serving() -> None:
-    """Note that this process serves requests, tasks, or blocks of ``pooled()``."""
-    global _is_serving
-    _is_serving = True
-
-
 def is_serving() -> bool:
-    """Tell whether an ENGINE of this package uses the pool in the running thread.
+    """Tell whether ``note_serving`` was called in this process or in a parent."""
+    return _is_serving
 
-    The main thread does so once its process serves something: a management command
-    starts no thread and keeps no connection. No thread does so while Django loads the
-    apps: a test runner may make its database after that, and a server may fork.
+
+def note_serving() -> None:
+    """Note that this process serves requests, tasks, blocks or threads of its own.
+
+    From now on new pools have threads. A pool that was made before is closed: what the
+    main thread took from it before the process served takes no place from those whom it
+    serves. Called before their first checkout, in any thread.
     """
-    return apps.ready and (
-        _is_serving or threading.current_thread() is not threading.main_thread()
-    )
+    global _is_serving
+    if is_serving():
+        return
+    state = _state
+    with state.lock:
+        if is_serving():
+            return
+        before, state.pools = state.pools, Pools()
+        before.are_dropped = True
+        _is_serving = True
+    for pool in before.all():
+        pool.close()
 
 
 def current_pools() -> Pools:
@@ -251,20 +260,23 @@ def make_pool(alias: str, wanted: Parameters, build: Build) -> ConnectionPool:
     follows_no_order = keeps_none or _is_ending
     while True:
         state = _state
-        order: contextlib.AbstractContextManager[str | None] = (
-            contextlib.nullcontext("drain")
-            if follows_no_order
-            else state.worker.adopting(alias)
-        )
+        serves = is_serving()
+        order: contextlib.AbstractContextManager[str | None]
+        if follows_no_order:
+            order = contextlib.nullcontext("drain")
+        elif serves:
+            order = state.worker.adopting(alias)
+        else:  # orders are for those who serve
+            order = contextlib.nullcontext()
         with order as verb, state.lock:
-            if state.closed.is_set():
+            if state.closed.is_set() or serves != is_serving():
                 continue
             pool = state.pools.find(alias, wanted)
             if pool is not None:
                 return pool
             first = None if verb is None else _FIRST[verb]
             pool, victim = state.pools.add(alias, wanted, is_own, build, first)
-            if not follows_no_order:
+            if serves and not follows_no_order:
                 state.will_start()
             break
     if victim is not None:
@@ -325,12 +337,14 @@ def before_fork() -> None:
     global _children_serve, _state
     state = _state
     with state.lock:
-        serves = _is_serving or bool(state.pools.all())
         has_begun = state.maintenance is not None
-        _children_serve = not serves and (has_begun or _children_serve)
+        _children_serve = not _is_serving and (has_begun or _children_serve)
         if not _children_serve or not has_begun:
             return
-        _state = _ProcessState()
+        new = _ProcessState()
+        # The main thread keeps the pools that it has without serving.
+        new.pools, state.pools = state.pools, new.pools
+        _state = new
         state.closed.set()
     state.stop()
 

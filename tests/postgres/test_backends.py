@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import subprocess
 import sys
 import threading
 
+import psycopg2
 import pytest
+from django.apps import apps
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.core.signals import request_finished, request_started
@@ -75,13 +78,15 @@ def test_a_thread_is_pooled_and_close_gives_back():
     assert stats()["reclaimed"] == 0
 
 
-def test_the_main_thread_of_a_process_that_serves_nothing_is_not():
-    backend()
+def test_what_queries_while_django_loads_the_apps_is_not(monkeypatch):
+    monkeypatch.setattr(apps, "ready", False)
+    with pytest.warns(RuntimeWarning, match="during app initialization"):
+        backend()
     assert not isinstance(connection.connection, TrackedConnection)
     assert registry.pools() == []
 
 
-def test_the_main_thread_is_pooled_from_the_first_request_on():
+def test_the_main_threads_pool_has_threads_from_the_first_request_on():
     request_started.connect(
         signals.begin_to_serve, dispatch_uid="dbpool_mw.begin_to_serve"
     )
@@ -95,7 +100,7 @@ def test_the_main_thread_is_pooled_from_the_first_request_on():
     assert stats()["in_use"] == 0
 
 
-def test_the_main_thread_is_pooled_from_the_first_block_on():
+def test_the_main_threads_pool_has_threads_from_the_first_block_on():
     with pooled():
         first = backend()
     assert stats()["in_use"] == 0
@@ -141,12 +146,21 @@ def test_a_wrapper_bound_under_other_settings_is_not_any_more():
     assert in_thread(work) == []
 
 
-def test_without_the_installed_app_a_query_raises():
-    with (
-        override_settings(INSTALLED_APPS=[]),
-        pytest.raises(ImproperlyConfigured, match="INSTALLED_APPS"),
-    ):
-        backend()
+def test_a_test_that_takes_the_app_away_is_pooled_as_ever():
+    def work():
+        found = backend()
+        connection.close()
+        return found
+
+    first = in_thread(work)
+    with override_settings(INSTALLED_APPS=[]):
+        assert in_thread(work) == first
+    apps.set_available_apps([])
+    try:
+        assert in_thread(work) == first
+    finally:
+        apps.unset_available_apps()
+    assert stats()["opened"] == 1
 
 
 def test_with_the_middleware_it_is_one_pool_and_one_checkout(requests):
@@ -303,25 +317,108 @@ def test_a_connection_taken_off_its_wrapper_is_discarded(options):
 
 # --- Management commands -------------------------------------------------------------
 
+
+@pytest.mark.parametrize(
+    "end_turn", [close_old_connections, connection.close, connections.close_all]
+)
+def test_the_main_thread_of_a_command_keeps_a_connection_between_turns(end_turn):
+    threads = threading.enumerate()
+    first = backend()
+    for _ in range(3):
+        end_turn()
+        assert backend() == first
+    assert stats()["opened"] == 1
+    assert set(threading.enumerate()) <= set(threads)
+
+
+def test_a_turn_of_a_command_leaves_nothing_in_the_session_for_the_next():
+    first, timeout = backend(), ask("SHOW statement_timeout")
+    ask("SET statement_timeout = '7s'")
+    close_old_connections()
+    assert (backend(), ask("SHOW statement_timeout")) == (first, timeout)
+
+
+def test_a_command_whose_connection_died_between_turns_gets_another(databases):
+    first = backend()
+    close_old_connections()
+    in_thread(lambda: _terminate(databases, first))
+    assert backend() != first
+
+
+def _terminate(databases, pid):
+    dsn = databases.server.dsn(databases.default)
+    with contextlib.closing(psycopg2.connect(dsn)) as other:
+        cursor = other.cursor()
+        cursor.execute("SELECT pg_terminate_backend(%s, 10000)", [pid])
+
+
+def test_a_command_that_serves_after_all_has_new_pools_with_threads(options):
+    options.update(MAX_CONNS=1)
+    before = backend()
+    (pool,) = registry.pools()
+    # What the main thread holds takes no place from those whom the process serves.
+    assert in_thread(backend) != before
+    assert pool.state == "closed"
+    assert registry.pools() != [pool]
+    assert any(t.name == "dbpool_mw-maintenance" for t in threading.enumerate())
+    connection.close()
+    until(lambda: pool.stats()["size"] == 0)
+
+
 _PROGRAM = """
-import os, sys, threading
+import multiprocessing, os, sys, threading
 import django
 from django.conf import settings
 django.setup()
 settings.DATABASES["default"]["ENGINE"] = "dbpool_mw.backends.postgresql"
 from django.core.management import call_command
-from django.db import connection
-from dbpool_mw.binding import registry
+from django.db import close_old_connections, connection
+
+def ask(sql):
+    with connection.cursor() as cursor:
+        cursor.execute(sql)
+        return cursor.fetchone()[0]
+
+def backend():
+    return ask("SELECT pg_backend_pid()")
+
+def child(first, pipe):
+    found = backend()
+    close_old_connections()
+    pipe.send((found != first, backend() == found))
+
 call_command("migrate", verbosity=0)
-call_command("inspectdb", stdout=open(os.devnull, "w"))
-print(threading.enumerate() == [threading.main_thread()], registry.pools())
+with open(os.devnull, "w") as nowhere:
+    call_command("inspectdb", stdout=nowhere)
+first = backend()
+close_old_connections()
+print(backend() == first)
+for closed in (False, True):
+    if closed:
+        close_old_connections()
+    ours, theirs = multiprocessing.Pipe()
+    process = multiprocessing.get_context("fork").Process(
+        target=child, args=(first, theirs)
+    )
+    process.start()
+    print(*ours.recv(), backend() == first)
+    process.join()
+print(threading.enumerate() == [threading.main_thread()])
 print(os.path.exists(os.environ["CONTROL"]))
 """
 
 
-def test_a_management_command_starts_no_thread_and_opens_no_pool(databases, tmp_path):
+@pytest.mark.parametrize("installed", ["['dbpool_mw']", "[]"])
+def test_a_command_has_no_thread_and_shares_no_connection_with_its_children(
+    databases, tmp_path, installed
+):
+    program = _PROGRAM.replace(
+        "django.setup()",
+        f"settings.INSTALLED_APPS, settings.MIDDLEWARE = {installed}, []\n"
+        "django.setup()",
+    )
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", _PROGRAM],
+        [sys.executable, "-W", "error", "-c", program],
         cwd=ROOT,
         env={
             "PATH": "/usr/bin:/bin",
@@ -333,4 +430,5 @@ def test_a_management_command_starts_no_thread_and_opens_no_pool(databases, tmp_
         capture_output=True,
         timeout=60,
     )
-    assert done.stdout == "True []\nFalse\n", done.stderr
+    expected = "True\nTrue True True\nTrue True True\nTrue\nFalse\n"
+    assert (done.stdout, done.stderr) == (expected, "")

@@ -72,7 +72,7 @@ def test_a_drain_empties_the_pool(server, engine):
     assert server.get("/facts/").status == 200
 
 
-def test_a_command_on_the_engine_opens_no_pool_and_no_socket(engine):
+def test_a_command_on_the_engine_opens_no_socket(engine):
     assert engine.manage("migrate", "--verbosity", "0").returncode == 0
     assert engine.manage("dbpool_stats").returncode == 3
     assert not engine.control.exists()
@@ -93,3 +93,39 @@ def test_error_pages_of_every_kind_are_pooled_under_asgi(project, engine_too):
                 assert {answer.status for answer in answers} == {status}
                 project.check_no_place_is_lost()
         assert project.settled()["reclaimed"] == 0
+
+
+@pytest.fixture
+def engine_alone(engine: Project) -> Project:
+    """Give the project with the ENGINE, without the app in INSTALLED_APPS."""
+    engine.settings["INSTALLED_APPS"] = [
+        "django.contrib.contenttypes",
+        "django.contrib.auth",
+    ]
+    return engine
+
+
+def test_without_the_app_requests_share_the_pool_and_lose_no_place(engine_alone):
+    with engine_alone.gunicorn("--threads", "8", "--preload", workers=2) as server:
+        fresh = server.get("/facts/")
+        with traffic(server, clients=8), ThreadPoolExecutor(4) as threads:
+            paths = ["/fails/", "/missing/", "/closes/", "/leaves_session/", "/stream/"]
+            for answer in threads.map(server.get, paths * 6):
+                assert answer.status in (200, 404, 500)
+        after = server.get("/facts/")
+        assert (after["zone"], after["timeout"]) == (fresh["zone"], fresh["timeout"])
+        assert len(engine_alone.pids()) == 2
+        engine_alone.check_no_place_is_lost()
+        assert engine_alone.totals()["reclaimed"] == 0
+        assert server.stop() == 0
+    wait_until(lambda: engine_alone.backends() == [], "no connection is left")
+    assert not list(engine_alone.control.glob("*.sock"))
+
+
+def test_without_the_app_error_pages_are_pooled_under_asgi(engine_alone):
+    with engine_alone.uvicorn() as server, ThreadPoolExecutor(8) as threads:
+        for path, status in [("/missing/", 404), ("/nowhere/", 404), ("/fails/", 500)]:
+            answers = threads.map(server.get, [path] * 8)
+            assert {answer.status for answer in answers} == {status}
+        engine_alone.check_no_place_is_lost()
+        assert engine_alone.totals()["reclaimed"] == 0
