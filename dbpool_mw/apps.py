@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import atexit
 import os
-from functools import cache
+import threading
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
 
 from django.apps import AppConfig
 
@@ -17,21 +20,41 @@ class DbpoolMwConfig(AppConfig):
 
     def ready(self) -> None:
         """Set up the app in this process; starts no thread and opens no connection."""
-        _set_up()
+        from dbpool_mw import checks
+
+        checks.register()
+        start()
 
 
-@cache
-def _set_up() -> None:
-    """Set up what lasts as long as the process, once.
+# Re-entrant: what is imported below may make a wrapper of an ENGINE.
+_lock = threading.RLock()
+_has_started = False
 
-    Tests make the apps ready again and again: ``override_settings(INSTALLED_APPS=…)``,
-    ``modify_settings``, ``TransactionTestCase.available_apps``.
+
+def start() -> None:
+    """Set this process up for pools, once, unless ``ENABLED`` is False.
+
+    The app, the middleware and the wrappers of the ENGINEs call it, in any thread: the
+    first of them sets everything up. Tests make the apps ready again and again:
+    ``override_settings(INSTALLED_APPS=…)``, ``TransactionTestCase.available_apps``.
     """
-    from dbpool_mw import checks, drivers
+    global _has_started
+    from dbpool_mw import checks, conf, drivers
+    from dbpool_mw.core import platform
 
-    checks.register()
-    if not drivers.can_import():
-        return  # a check reports it
+    with _lock:
+        if _has_started or conf.is_switched_off():
+            return
+        _has_started = True
+        checks.register()
+        _refuse_errors_on_load()
+        # Without a database library, or what a pool needs of the system, there is no
+        # pool to prepare for: a check reports either.
+        if drivers.can_import() and not platform.missing():
+            _prepare_for_pools()
+
+
+def _prepare_for_pools() -> None:
     from dbpool_mw.binding import (
         binding,
         error_pages,
@@ -52,3 +75,24 @@ def _set_up() -> None:
     )
     os.register_at_fork(after_in_child=binding.drop_inherited_connections)
     atexit.register(registry.close_at_exit)
+
+
+def _refuse_errors_on_load() -> None:
+    """Have Django's handlers refuse wrong settings when a server loads them.
+
+    The middleware refuses them by itself; a project that has an ENGINE of this package
+    may not have the middleware.
+    """
+    from django.core.handlers.base import BaseHandler
+
+    from dbpool_mw import checks, conf
+
+    load_middleware: Callable[..., Any] = BaseHandler.load_middleware
+
+    @wraps(load_middleware)
+    def checked(*args: Any, **kwargs: Any) -> Any:
+        if not conf.is_switched_off():
+            checks.refuse_errors()
+        return load_middleware(*args, **kwargs)
+
+    BaseHandler.load_middleware = checked  # type: ignore[method-assign]

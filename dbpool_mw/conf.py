@@ -110,9 +110,22 @@ def forget_alias(alias: str) -> None:
         cached.request = None
 
 
+def cached_values() -> object:
+    """Return an object that is another one after a change of the settings."""
+    return _cache
+
+
 def value(key: str) -> Any:
     """Return the setting ``DBPOOL_MW_<key>``."""
     return getattr(settings, PREFIX + key)
+
+
+def is_switched_off() -> bool:
+    """Tell whether ``ENABLED`` is False: Django is to be left as it is.
+
+    Any other value that is not True is invalid, and refused.
+    """
+    return value("ENABLED") is False
 
 
 def describe(problem: Problem, alias: str | None = None) -> str:
@@ -194,14 +207,18 @@ def pooled_aliases() -> tuple[str, ...]:
     """
     cached = _cache
     if cached.aliases is None:
-        _raise_any(app_problems({key: value(key) for key in ("ENABLED", "POOLS")}))
-        by_alias = value("POOLS")
-        cached.aliases = tuple(
-            alias
-            for alias in (connections.settings if value("ENABLED") else ())
-            if by_alias.get(alias, {}) is not None and vendor(alias) == "postgresql"
-        )
+        cached.aliases = () if is_switched_off() else _pooled_aliases()
     return cached.aliases
+
+
+def _pooled_aliases() -> tuple[str, ...]:
+    _raise_any(app_problems({key: value(key) for key in ("ENABLED", "POOLS")}))
+    by_alias = value("POOLS")
+    return tuple(
+        alias
+        for alias in connections.settings
+        if by_alias.get(alias, {}) is not None and vendor(alias) == "postgresql"
+    )
 
 
 def for_request() -> RequestSettings:

@@ -10,12 +10,12 @@ from typing import Any
 
 from asgiref.sync import markcoroutinefunction, sync_to_async
 from django.conf import settings
-from django.core.exceptions import ImproperlyConfigured
+from django.core.exceptions import MiddlewareNotUsed
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 from django.urls import get_resolver
 
-from dbpool_mw import conf, decorators
+from dbpool_mw import apps, checks, conf, decorators
 from dbpool_mw.binding import registry, unavailable
 from dbpool_mw.binding.cancelling import cancel_waits, is_cancelled
 from dbpool_mw.binding.errors import PoolError
@@ -27,24 +27,23 @@ class ConnectionPoolMiddleware:
 
     Put it first in ``MIDDLEWARE``. Receivers of ``request_finished`` and
     ``got_request_exception`` return the connections. When a pool has no connection, the
-    response is a 503. Wrong settings raise ImproperlyConfigured when the server starts.
+    response is a 503. When a server loads it, wrong settings raise
+    ImproperlyConfigured, and ``ENABLED = False`` has Django leave it out.
     """
 
     sync_capable = True
     async_capable = True
 
     def __init__(self, get_response: Callable[[HttpRequest], Any]) -> None:
+        if conf.is_switched_off():
+            raise MiddlewareNotUsed(f"{conf.PREFIX}ENABLED is False")
+        apps.start()
+        checks.refuse_errors()
         self.get_response = get_response
         self._urls_loaded = False
         self._is_async = iscoroutinefunction(get_response)
         if self._is_async:
             markcoroutinefunction(self)
-        # A server runs no system checks: look for wrong settings before a request.
-        for alias in conf.for_request().aliases:
-            conf.config_for(alias)
-        problem = conf.view_problem()
-        if problem is not None:
-            raise ImproperlyConfigured(f"{conf.describe(problem)} {problem.hint}")
         # uWSGI loads the application in its master, which runs no threads, and forks
         # without telling Python. There a worker begins with its first request.
         if "uwsgi" not in sys.modules:

@@ -24,8 +24,8 @@ LAYERS: list[list[str]] = [
     ["conf", "decorators"],
     ["binding"],
     ["checks"],
-    ["middleware", "test", "backends", "contrib", "management"],
     ["apps"],
+    ["middleware", "test", "backends", "contrib", "management"],
 ]
 
 STANDARD_LIBRARY = {*sys.stdlib_module_names, "dbpool_mw"}

@@ -14,6 +14,7 @@ from django.core import checks
 from dbpool_mw.checks.capacity import check_capacity
 from dbpool_mw.checks.messages import IDS
 from dbpool_mw.checks.project import MIDDLEWARE, check_project
+from dbpool_mw.checks.refusal import refuse_errors
 from dbpool_mw.checks.settings import check_settings
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "check_capacity",
     "check_project",
     "check_settings",
+    "refuse_errors",
     "register",
 ]
 
@@ -30,7 +32,7 @@ TAG = "dbpool_mw"
 
 
 def register() -> None:
-    """Register the checks with Django. ``AppConfig.ready()`` calls this."""
+    """Register the checks with Django; a second call does nothing."""
     checks.register(check_settings, TAG)
     checks.register(check_project, TAG)
     checks.register(check_capacity, checks.Tags.database)

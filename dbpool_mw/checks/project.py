@@ -6,6 +6,7 @@ import difflib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from django.apps import apps
 from django.conf import settings
 from django.core.checks import CheckMessage
 from django.core.exceptions import ImproperlyConfigured
@@ -16,8 +17,12 @@ from dbpool_mw import conf, drivers
 from dbpool_mw.checks import migration
 from dbpool_mw.checks.messages import message
 from dbpool_mw.checks.order import MAKES_NO_QUERY
+from dbpool_mw.core import platform
 
 MIDDLEWARE = "dbpool_mw.middleware.ConnectionPoolMiddleware"
+
+#: The name and the label of the app.
+_APP = "dbpool_mw"
 
 
 def check_project(**kwargs: Any) -> list[CheckMessage]:
@@ -59,7 +64,9 @@ def check_project(**kwargs: Any) -> list[CheckMessage]:
             )
         )
     if pooled_here:
+        found += _check_platform()
         found += _check_middleware(pooled_here)
+        found += _check_installation()
     return found
 
 
@@ -115,6 +122,17 @@ def _check_driver(pooled: Sequence[str]) -> list[CheckMessage]:
     return []
 
 
+def _check_platform() -> Iterator[CheckMessage]:
+    missing = platform.missing()
+    if missing:
+        yield message(
+            "platform",
+            f"A pool needs {', '.join(missing)}, which Python doesn't have here.",
+            f"dbpool_mw runs on Linux, macOS and BSD. Set {conf.PREFIX}ENABLED = False "
+            "on other systems: Django then works as without dbpool_mw.",
+        )
+
+
 # --- The middleware ------------------------------------------------------------------
 
 
@@ -145,6 +163,27 @@ def _check_middleware(pooled: Sequence[str]) -> Iterator[CheckMessage]:
             "CorsMiddleware, WhiteNoiseMiddleware and others that make no query may "
             "stay above: their responses then need no connection, and a 503 has their "
             "headers. Silence this warning if yours make no query either.",
+        )
+
+
+def _check_installation() -> Iterator[CheckMessage]:
+    """Check that the middleware is there once, and has the app."""
+    entries = [entry for entry in settings.MIDDLEWARE if _is_pool_middleware(entry)]
+    if len(entries) > 1:
+        yield message(
+            "middleware_twice",
+            f"MIDDLEWARE has the middleware of dbpool_mw {len(entries)} times: "
+            f"{', '.join(map(repr, entries))}.",
+            "Leave the first one and remove the rest.",
+        )
+    # A test may have taken the app away for a while.
+    loaded = (apps.app_configs, *apps.stored_app_configs)
+    if entries and not any(_APP in app_configs for app_configs in loaded):
+        yield message(
+            "no_app",
+            f"MIDDLEWARE has {entries[0]!r}, and INSTALLED_APPS doesn't have {_APP!r}.",
+            f"Add {_APP!r} to INSTALLED_APPS: manage.py has its checks and its "
+            "commands only then.",
         )
 
 

@@ -17,12 +17,11 @@ INTERVAL = 1.0
 
 #: Signals that other processes send. The kernel sends the excluded ones to a thread
 #: for what that thread did.
-_SENT_SIGNALS = signal.valid_signals() - {
-    signal.SIGABRT,
-    signal.SIGBUS,
-    signal.SIGFPE,
-    signal.SIGILL,
-    signal.SIGSEGV,
+_SENT_SIGNALS = {
+    number
+    for number in signal.valid_signals()
+    if getattr(number, "name", None)
+    not in ("SIGABRT", "SIGBUS", "SIGFPE", "SIGILL", "SIGSEGV")
 }
 
 

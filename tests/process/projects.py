@@ -65,8 +65,12 @@ class Project:
 
     def manage(self, *words: str) -> subprocess.CompletedProcess[str]:
         """Run a management command in a process of its own."""
+        return self.run(MANAGE, *words)
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run Python with these arguments."""
         return subprocess.run(
-            [sys.executable, MANAGE, *words],
+            [sys.executable, *words],
             cwd=ROOT,
             env=self.environ,
             text=True,

@@ -47,6 +47,10 @@ def end(process: subprocess.Popen[Any]) -> None:
 class ServerEnded(Exception):
     """The server ended before its first answer; the text is its log."""
 
+    def __init__(self, log: str, code: int) -> None:
+        super().__init__(log)
+        self.code = code
+
 
 class Server:
     """One server process with its children."""
@@ -88,7 +92,7 @@ class Server:
 
     def _is_up(self) -> bool:
         if self.process.poll() is not None:
-            raise ServerEnded(self.text())
+            raise ServerEnded(self.text(), self.process.returncode)
         try:
             self.get("/exempt/")
             return True

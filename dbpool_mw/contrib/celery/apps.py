@@ -7,7 +7,7 @@ from typing import Any
 from django.apps import AppConfig, apps
 from django.core.exceptions import ImproperlyConfigured
 
-from dbpool_mw import drivers
+from dbpool_mw import conf, drivers
 
 #: The attribute of ``task.request`` that holds the scope: a request is one run.
 _SCOPE = "dbpool_mw_scope"
@@ -32,8 +32,8 @@ class CeleryConfig(AppConfig):
             raise ImproperlyConfigured(
                 'INSTALLED_APPS has "dbpool_mw.contrib.celery" and not "dbpool_mw".'
             )
-        if not drivers.can_import():
-            return  # a check of dbpool_mw reports it
+        if conf.is_switched_off() or not drivers.can_import():
+            return  # a check of dbpool_mw reports that there is no database library
         for signal, receiver in (
             (signals.worker_process_init, begin_process),
             (signals.task_prerun, begin),
