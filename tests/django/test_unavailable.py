@@ -7,6 +7,7 @@ import json
 import logging
 
 import pytest
+from asgiref.sync import sync_to_async
 from django.core.handlers.asgi import ASGIHandler
 from django.core.handlers.wsgi import WSGIHandler
 from django.core.signals import got_request_exception
@@ -91,9 +92,16 @@ def get(request):
     def get(path="/raises/", **headers):
         meta = {f"HTTP_{name.upper()}": value for name, value in headers.items()}
         if request.param == "wsgi":
-            return WSGIHandler().get_response(RequestFactory().get(path, **meta))
-        sent = AsyncRequestFactory().get(path, headers=headers)
-        return asyncio.run(ASGIHandler().get_response_async(sent))
+            response = WSGIHandler().get_response(RequestFactory().get(path, **meta))
+            response.close()
+            return response
+        return asyncio.run(get_async(AsyncRequestFactory().get(path, headers=headers)))
+
+    async def get_async(sent):
+        response = await ASGIHandler().get_response_async(sent)
+        # As ASGIHandler does it, in the request's own thread.
+        await sync_to_async(response.close)()
+        return response
 
     return get
 
