@@ -7,7 +7,7 @@ import json
 import logging
 
 import pytest
-from asgiref.sync import sync_to_async
+from asgiref.sync import ThreadSensitiveContext, sync_to_async
 from django.core.handlers.asgi import ASGIHandler
 from django.core.handlers.wsgi import WSGIHandler
 from django.core.signals import got_request_exception
@@ -98,9 +98,10 @@ def get(request):
         return asyncio.run(get_async(AsyncRequestFactory().get(path, headers=headers)))
 
     async def get_async(sent):
-        response = await ASGIHandler().get_response_async(sent)
-        # As ASGIHandler does it, in the request's own thread.
-        await sync_to_async(response.close)()
+        # As ASGIHandler does it: a thread of the request's own, which closes it.
+        async with ThreadSensitiveContext():
+            response = await ASGIHandler().get_response_async(sent)
+            await sync_to_async(response.close)()
         return response
 
     return get
