@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from typing import Any
 
 from django.db import connections
 
@@ -25,21 +26,28 @@ def outside_pools() -> Iterator[None]:
     if thread_state.is_outside_pools:
         yield
         return
-    connected = [
+    connected = _connected()
+    # A stack, because an exception between two lines of a ``finally`` here would leave
+    # the thread outside of the pools for good.
+    with contextlib.ExitStack() as stack:
+        stack.callback(setattr, thread_state, "is_outside_pools", False)
+        thread_state.is_outside_pools = True
+        stack.callback(_close_all_but, connected)
+        yield
+
+
+def _connected() -> list[Any]:
+    return [
         wrapper
         for wrapper in connections.all(initialized_only=True)
         if wrapper.connection is not None
     ]
-    thread_state.is_outside_pools = True
-    try:
-        yield
-    finally:
-        try:
-            for wrapper in connections.all(initialized_only=True):
-                if wrapper.connection is not None and wrapper not in connected:
-                    wrapper.close()
-        finally:
-            thread_state.is_outside_pools = False
+
+
+def _close_all_but(wrappers: list[Any]) -> None:
+    for wrapper in _connected():
+        if wrapper not in wrappers:
+            wrapper.close()
 
 
 def install() -> None:
