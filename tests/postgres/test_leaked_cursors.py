@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 
 import psycopg2
+import psycopg2.extras
 import pytest
 from django.db import InterfaceError, connection
 from django.http import HttpResponse
@@ -106,3 +107,104 @@ def test_a_cursor_does_not_run_after_its_connection_was_replaced(requests):
 
     assert requests(view).status_code == 200
     assert stats()["opened"] == 1
+
+
+class Kept(psycopg2.extensions.cursor):
+    """A cursor class of the project."""
+
+
+MAKE = {
+    "a class": psycopg2.extensions.cursor,
+    "a class of the project": Kept,
+    "a function": lambda raw: raw.cursor(
+        cursor_factory=lambda *args: psycopg2.extensions.cursor(*args)
+    ),
+    "a class given to cursor()": lambda raw: raw.cursor(cursor_factory=Kept),
+}
+
+
+@pytest.mark.parametrize("how", MAKE)
+def test_a_cursor_made_in_another_way_does_not_run_after_its_request(how, requests):
+    kept = []
+
+    def view(request):
+        connection.ensure_connection()
+        kept.append(MAKE[how](connection.connection))
+        kept[0].execute("SELECT 1")
+        return HttpResponse()
+
+    def later(request):
+        connection.ensure_connection()
+        for use in USES.values():
+            with pytest.raises(psycopg2.InterfaceError, match=GIVEN_BACK):
+                use(kept[0])
+        return HttpResponse()
+
+    requests(view)
+    assert requests(later).status_code == 200
+    assert stats()["opened"] == 1
+
+
+def test_a_cursor_made_by_a_function_does_not_run_though_it_never_did(requests):
+    kept = []
+
+    def view(request):
+        connection.ensure_connection()
+        kept.append(MAKE["a function"](connection.connection))
+        return HttpResponse()
+
+    requests(view)
+    with pytest.raises(psycopg2.InterfaceError, match=GIVEN_BACK):
+        kept[0].execute("SELECT 1")
+
+
+@pytest.mark.parametrize("factory", [None, psycopg2.extras.DictCursor])
+def test_a_kept_named_cursor_reads_nothing_of_the_next_holders(factory, requests):
+    kept = []
+
+    def cursor():
+        connection.ensure_connection()
+        return connection.connection.cursor(
+            "same", withhold=True, cursor_factory=factory
+        )
+
+    def view(request):
+        kept.append(cursor())
+        return HttpResponse()
+
+    def later(request):
+        with cursor() as mine:
+            mine.execute("SELECT generate_series(1, 4)")
+            for use in (
+                lambda: kept[0].fetchone(),
+                lambda: kept[0].fetchmany(2),
+                lambda: kept[0].fetchall(),
+                lambda: kept[0].scroll(1),
+                lambda: next(kept[0]),
+                lambda: next(iter(kept[0])),
+            ):
+                with pytest.raises(psycopg2.InterfaceError, match=GIVEN_BACK):
+                    use()
+            kept[0].close()
+            assert [row[0] for row in mine] == [1, 2, 3, 4]
+        return HttpResponse()
+
+    requests(view)
+    assert requests(later).status_code == 200
+    assert stats()["opened"] == 1
+
+
+def test_a_named_cursor_made_by_a_function_and_kept_costs_the_connection(requests):
+    kept = []
+
+    def view(request):
+        connection.ensure_connection()
+        kept.append(
+            connection.connection.cursor(
+                "same", cursor_factory=lambda *a: psycopg2.extensions.cursor(*a)
+            )
+        )
+        return HttpResponse()
+
+    requests(view)
+    assert stats()["discarded"] == {"cursor left open": 1}

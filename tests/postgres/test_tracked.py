@@ -93,11 +93,134 @@ def test_all_options_of_a_cursor_may_be_positional(connection):
     assert (cursor.name, cursor.scrollable, cursor.withhold) == ("named", True, True)
 
 
-def test_a_cursor_made_by_a_function_makes_the_session_dirty(connection):
-    run(
-        connection, "SELECT 1", cursor_factory=lambda *a: psycopg2.extensions.cursor(*a)
-    )
+def test_a_cursor_made_by_a_function_is_tracked(connection):
+    def made(*args):
+        return psycopg2.extensions.cursor(*args)
+
+    run(connection, "SELECT 1", cursor_factory=made)
+    assert not connection.dirty
+    run(connection, "SET a.b = 'c'", cursor_factory=made)
     assert connection.dirty
+
+
+@pytest.mark.parametrize(
+    ("base", "kind"),
+    [
+        (psycopg2.extras.RealDictConnection, psycopg2.extras.RealDictCursor),
+        (psycopg2.extras.LoggingConnection, psycopg2.extras.LoggingCursor),
+    ],
+)
+def test_a_connection_class_chooses_its_cursors(postgres, database, base, kind):
+    made = psycopg2.connect(
+        postgres.dsn(database), connection_factory=tracked_connection(base)
+    )
+    if base is psycopg2.extras.LoggingConnection:
+        made.initialize(io.StringIO())
+    with made.cursor() as cursor:
+        assert isinstance(cursor, kind)
+        cursor.execute("SELECT 1")
+        assert not made.dirty
+        cursor.execute("SET a.b = 'c'")
+        assert made.dirty
+    made.close()
+
+
+def test_a_connection_class_may_run_statements_while_it_is_made(postgres, database):
+    class Sets(psycopg2.extensions.connection):
+        def __init__(self, *args, **kwargs):
+            super().__init__(*args, **kwargs)
+            with self.cursor() as cursor:
+                cursor.execute("SET a.b = 'c'")
+
+    made = psycopg2.connect(
+        postgres.dsn(database), connection_factory=tracked_connection(Sets)
+    )
+    assert made.dirty
+    made.close()
+
+
+class Old:
+    """Parameters with nothing but what psycopg2 asks for."""
+
+    def __getitem__(self, key):
+        return "c"
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        ["C:\\"],
+        ["\\'; SET a.b = 1 --"],
+        {"a": "it's\\"},
+        Old(),
+        [psycopg2.extras.Json({"a": "\\'"})],
+        [psycopg2.extras.Inet("::1")],
+        [psycopg2.extras.NumericRange(1, 2)],
+        [[["a'"], ["\\"]]],
+        [b"\\'"],
+        [psycopg2.Binary(b"\\'")],
+    ],
+)
+def test_what_a_visitor_wrote_makes_nothing_dirty(connection, parameters):
+    name = "%s" if isinstance(parameters, list) else "%(a)s"
+    for statement in (
+        f"SELECT {name}",
+        f"SELECT '\\', {name}",
+        f"SELECT E'\\'', {name}",
+        f"SELECT set_config('a.b', {name}::text, true)",
+    ):
+        with connection.cursor() as cursor:
+            cursor.execute(statement, parameters)
+        assert not connection.dirty
+
+
+def test_values_that_are_written_by_psycopg2s_helpers_make_nothing_dirty(connection):
+    with connection.cursor() as cursor:
+        cursor.execute("CREATE TABLE paths (a text)")
+        rows = [("C:\\",), ("\\'; SET a.b = 1 --",), ("'",)]
+        psycopg2.extras.execute_values(cursor, "INSERT INTO paths VALUES %s", rows)
+        psycopg2.extras.execute_batch(cursor, "INSERT INTO paths VALUES (%s)", rows)
+        cursor.executemany("INSERT INTO paths VALUES (%s)", rows)
+        assert cursor.rowcount == 3
+        cursor.execute("SELECT array_agg(DISTINCT a) FROM paths")
+        assert sorted(cursor.fetchone()[0]) == sorted(a for (a,) in rows)
+        cursor.callproc("concat", rows[0])
+        assert cursor.fetchone() == rows[0]
+        assert cursor.callproc("upper", ["x"]) == ["x"]
+        assert cursor.fetchone() == ("X",)
+        assert not connection.dirty
+        cursor.execute("DROP TABLE paths")
+
+
+def test_a_parameter_is_rendered_once(connection):
+    class Counts:
+        rendered = 0
+
+        def __conform__(self, protocol):
+            return self
+
+        def getquoted(self):
+            self.rendered += 1
+            return b"1"
+
+    with connection.cursor() as cursor:
+        for use in (
+            lambda value: cursor.execute("SELECT %s", [value]),
+            lambda value: cursor.executemany("SELECT %s", [[value]]),
+            lambda value: cursor.callproc("abs", [value]),
+        ):
+            value = Counts()
+            use(value)
+            assert value.rendered == 1
+
+
+def test_the_log_names_the_statement_that_no_reset_undoes(connection):
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT\n setseed(0.5), %s", ["\x1b" + "x" * 1000])
+    told = connection.not_resettable
+    assert told.startswith("setseed (in: SELECT setseed(0.5), ")
+    assert len(told) < 300
+    assert told.isprintable()
 
 
 def test_cursor_classes_that_are_no_longer_used_are_collected():

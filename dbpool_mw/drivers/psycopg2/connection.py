@@ -1,8 +1,8 @@
 """psycopg2 connections that remember whether their sessions were changed.
 
-Every pooled connection is a ``TrackedConnection``. It looks at the text of each
-statement, so that the pool knows without a round trip which sessions have to be reset
-before another request gets them.
+Every pooled connection is a ``TrackedConnection``. Its statements are judged by their
+texts (see ``tracking``), so that the pool knows without a round trip which sessions
+have to be reset before another request gets them.
 """
 
 from __future__ import annotations
@@ -10,12 +10,15 @@ from __future__ import annotations
 import contextlib
 from functools import lru_cache
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import psycopg2
 from psycopg2 import extensions
 
+from dbpool_mw.core.text import REQUEST, one_line
+
 from .cancel import Canceller
-from .cursor import mixed, tracked_cursor
+from .cursor import TrackedCursor, mixed, tracked_cursor
 from .greenlets import guard_waits
 
 Connection = extensions.connection
@@ -39,7 +42,7 @@ class TrackedConnection(Connection):
     - ``open_cursors``: names of the named cursors that were opened and not closed.
     - ``maybe_dirty``: either of the two may be so; the one flag that a checkin reads
       for a clean session.
-    - ``not_resettable``: the function, called by a statement, that a reset can't undo.
+    - ``not_resettable``: what a reset can't undo, and the statement that did it.
     - ``lease``: grows with each checkin. A cursor of an earlier lease is refused.
     - ``aborted``: the error that every statement raises from now on, or None.
     - ``waits``: a greenlet is waiting for the server's answer.
@@ -75,34 +78,83 @@ class TrackedConnection(Connection):
         self.dirty = False
         self.not_resettable: str | None = None
         self.lease = 0
+        # Of the cursors that can't have an attribute for it.
+        self._leases: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
         self.open_cursors: set[str] = set()
         self.aborted: Exception | None = None
 
     def cursor(self, *args: Any, **kwargs: Any) -> Any:
         """Open a cursor of the class asked for, with tracking mixed in."""
+        name = args[0] if args else kwargs.get("name")
         given = args[1] if len(args) > 1 else kwargs.get("cursor_factory")
         # The stub says that it is never None, and it is until somebody sets it.
         default: Any = self.cursor_factory
         factory = given or default or extensions.cursor
-        is_class = isinstance(factory, type)
-        if is_class:
-            factory = tracked_cursor(factory)
-        else:
-            # A function can make any cursor, and what that one executes isn't tracked.
-            self.mark_dirty()
+        if isinstance(factory, type):
+            factory = tracked_cursor(factory, name is not None)
         if len(args) > 1:
             args = (args[0], factory, *args[2:])
         else:
             kwargs["cursor_factory"] = factory
         cursor = super().cursor(*args, **kwargs)
-        if is_class:
+        if isinstance(cursor, TrackedCursor):
             cursor.lease = self.lease
+        elif isinstance(cursor, extensions.cursor):
+            # A function can make any cursor.
+            self._leases[cursor] = self.lease
+            if cursor.name is not None:
+                self.add_open_cursor(cursor.name)
         return cursor
 
-    def mark_dirty(self, not_resettable: str | None = None) -> None:
-        """Record that the session may differ, and the function no reset undoes."""
+    def is_current(self, cursor: Any) -> bool:
+        """Tell whether a cursor is the present holder's.
+
+        A cursor that was made by its class is the holder's who uses it first.
+        """
+        lease = getattr(cursor, "lease", None)
+        if lease is None:
+            lease = self._leases.setdefault(cursor, self.lease)
+        return bool(lease == self.lease)
+
+    def check(self, cursor: Any) -> None:
+        """Refuse to run a statement for a holder that has lost the connection.
+
+        Raises the error that the connection was aborted with, and InterfaceError for a
+        cursor from before the connection's last checkin: another holder may have the
+        connection.
+        """
+        if self.aborted is not None:
+            raise self.aborted.with_traceback(None)
+        if getattr(cursor, "lease", None) != self.lease and not self.is_current(cursor):
+            raise psycopg2.InterfaceError(
+                "cursor used after its connection was given back to the pool"
+            )
+
+    def raise_aborted(self, error: psycopg2.Error) -> None:
+        """Raise the error that the connection was aborted with, if it was."""
+        if self.aborted is not None:
+            raise self.aborted.with_traceback(None) from error
+
+    def add_open_cursor(self, name: str) -> None:
+        """Record that the server has a cursor of this name, until it is closed."""
+        self.maybe_dirty = True
+        self.open_cursors.add(name)
+
+    def reads_escapes(self) -> bool:
+        """Tell whether each string may have backslash escapes; no round trip."""
+        return self.get_parameter_status("standard_conforming_strings") == "off"
+
+    def mark_dirty(
+        self, not_resettable: str | None = None, statement: str = ""
+    ) -> None:
+        """Record that the session may differ, and what no reset undoes.
+
+        ``statement`` is the one that did that.
+        """
         self.maybe_dirty = self.dirty = True
-        self.not_resettable = not_resettable or self.not_resettable
+        if not_resettable is not None and self.not_resettable is None:
+            shown = one_line(statement, REQUEST)
+            self.not_resettable = f"{not_resettable} (in: {shown})"
 
     def commit(self) -> None:
         """Commit, unless the holder has lost the connection: see ``aborted``."""

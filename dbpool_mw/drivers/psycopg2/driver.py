@@ -24,7 +24,7 @@ from .session import (
     why_unusable,
 )
 from .sockets import abort, close, liveness, shut_down, socket_number
-from .untracked import notice_cursors_made_by_class
+from .tracking import track_all_cursors
 
 __all__ = [
     "Error",
@@ -52,7 +52,7 @@ __all__ = [
 Error = psycopg2.Error
 OperationalError = psycopg2.OperationalError
 
-notice_cursors_made_by_class()
+track_all_cursors()
 
 
 def connection_params(params: Mapping[str, Any], seconds: float) -> dict[str, Any]:
