@@ -83,9 +83,10 @@ def reset_session(
     """Make the session of an entry's connection like one that was just opened.
 
     The server resets the session; then Django and the receivers of
-    ``connection_created`` set it up again, and it is recorded anew. ``wrapper`` is that
-    of the last holder, or None. Raises ResetFailed when the database does not let that
-    be done, and whatever else the ENGINE and the receivers raise.
+    ``connection_created`` set it up again, and it is recorded anew. Sets
+    ``entry.initial`` and ``entry.recorded``. ``wrapper`` is that of the last holder, or
+    None. Raises ResetFailed when the database does not let that be done, and whatever
+    else the ENGINE and the receivers raise.
     """
     try:
         _reset_session(driver, alias, parameters, wrapper, entry)
@@ -108,6 +109,8 @@ def _reset_session(
         finally:
             temporary.connection = None
     driver.keep_set_up(connection)
+    # Receivers may have registered type casters, which are other objects each time.
+    entry.initial = driver.session_attributes(connection)
 
 
 @contextlib.contextmanager

@@ -7,6 +7,8 @@ import pytest
 from django.db import connection, connections
 from django.db.backends.signals import connection_created
 from django.http import HttpResponse
+from django.test import override_settings
+from psycopg2 import extensions
 
 from tests.postgres.conftest import ask, stats
 
@@ -57,3 +59,79 @@ def test_a_cursor_class_that_a_request_chose_does_not_reach_the_next(requests):
         requests(view)
     assert kinds == [False, False]
     assert stats()["opened"] == 1
+
+
+@pytest.fixture
+def receive():
+    """Return a function that has a function receive each new connection's wrapper."""
+    connected = []
+
+    def connect(function):
+        connected.append(lambda connection, **signal: function(connection.connection))
+        connection_created.connect(connected[-1])
+
+    yield connect
+    for receiver in connected:
+        connection_created.disconnect(receiver)
+
+
+def resets(request):
+    """Dirty the session, and return what it reads."""
+    ask("SET app.user_id = '42'")
+    return HttpResponse(ask("SELECT chr(233)"))
+
+
+@pytest.mark.parametrize("mode", ["auto", "always"])
+def test_an_encoding_chosen_by_a_receiver_holds_after_a_reset(mode, receive, requests):
+    receive(lambda raw: raw.set_client_encoding("LATIN1"))
+    with override_settings(DBPOOL_MW_RESET=mode):
+        for _ in range(3):
+            assert requests(resets).content == "é".encode()
+        assert stats()["opened"] == 1
+        assert stats()["resets"] == 3
+
+
+@pytest.mark.parametrize("mode", ["auto", "always"])
+def test_a_type_caster_of_a_receivers_costs_no_connection(mode, receive, requests):
+    def register(raw):
+        caster = extensions.new_type((23,), "NUMBER", lambda value, cursor: "mine")
+        extensions.register_type(caster, raw)
+
+    def view(request):
+        ask("SET app.user_id = '42'")
+        return HttpResponse(ask("SELECT 1"))
+
+    receive(register)
+    with override_settings(DBPOOL_MW_RESET=mode):
+        for _ in range(3):
+            assert requests(view).content == b"mine"
+        assert stats()["opened"] == 1
+        assert stats()["resets"] == 3
+
+
+class Tenant(extensions.cursor):
+    """A cursor class that sets the user of row-level security."""
+
+    user = ""
+
+    def execute(self, query, vars=None):
+        if self.user:
+            super().execute("SET app.user_id = %s", [self.user])
+        super().execute(query, vars)
+
+
+def test_what_a_cursor_class_of_the_options_sets_does_not_reach_the_next(requests):
+    def view(request):
+        return HttpResponse(ask("SELECT current_setting('app.user_id', true)") or "")
+
+    options = connections.settings["default"]["OPTIONS"]
+    options["cursor_factory"] = Tenant
+    try:
+        Tenant.user = "alice"
+        assert requests(view).content == b"alice"
+        Tenant.user = ""
+        assert requests(view).content == b""
+    finally:
+        Tenant.user = ""
+        connections["default"].close()
+        del options["cursor_factory"]

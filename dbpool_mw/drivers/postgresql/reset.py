@@ -10,8 +10,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 #: Settings that Django and psycopg2 rely on, and that the server reports whenever they
-#: change: the client knows their values without asking.
-PINNED = ("TimeZone", "DateStyle")
+#: change: the client knows their values without asking. psycopg2 decides at connecting
+#: how it quotes a backslash, and what it quoted so is code to a server that reads
+#: strings in the other way.
+PINNED = (
+    "TimeZone",
+    "DateStyle",
+    "IntervalStyle",
+    "client_encoding",
+    "standard_conforming_strings",
+)
 
 _RESET = (
     "CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; DEALLOCATE ALL; "
