@@ -406,6 +406,7 @@ example(
 )
 example("SELECT", "SELECT a FROM o_table WHERE b = 1 FOR UPDATE")
 example("SELECT", "SELECT o_become('42')", name="a function that sets")
+example("SELECT", "SELECT o_seeds()", name="a function that seeds")
 example("SELECT", "SELECT * FROM o_view", name="a view that sets")
 example("SELECT", "SELECT a FROM o_foreign", name="from a server of postgres_fdw")
 example("TABLE", "TABLE o_table")

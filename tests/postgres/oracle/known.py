@@ -39,6 +39,9 @@ NOT_SEEN: dict[str, dict[str, tuple[str, ...]]] = {
         "callproc('o_become')": AUTO,
         "copy_expert(), FROM with a trigger": AUTO,
     },
+    "within a function, what no reset undoes: ``setseed()``": {
+        "SELECT: a function that seeds": BOTH,
+    },
     "a query of a foreign table: its server's connection stays open": {
         "IMPORT FOREIGN SCHEMA": BOTH,
         "SELECT: from a server of postgres_fdw": BOTH,

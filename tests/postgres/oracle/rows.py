@@ -47,6 +47,7 @@ SCENERY = """
         AS 'BEGIN RAISE NOTICE ''secret''; RETURN 1; END';
     CREATE FUNCTION o_become(name text) RETURNS text LANGUAGE sql
         AS $$ SELECT set_config('app.user_id', name, false) $$;
+    CREATE FUNCTION o_seeds() RETURNS void LANGUAGE sql AS $$ SELECT setseed(0.5) $$;
     CREATE FUNCTION o_become_by_trigger() RETURNS trigger LANGUAGE plpgsql
         AS $$ BEGIN PERFORM set_config('app.user_id', '42', false); RETURN NEW; END $$;
     CREATE TABLE o_triggers (a int);

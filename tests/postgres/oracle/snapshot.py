@@ -18,6 +18,8 @@ CUSTOM_SETTINGS = (
     "session.user_id",
     "transaction.user_id",
     "constraints.user_id",
+    "local$.x",
+    "local€.x",
 )
 #: The arguments of setseed() in the corpus.
 SEEDS = (0.5, -0.25)
@@ -64,14 +66,16 @@ class ServerError(Exception):
     """The server refused a question; the argument is the SQLSTATE."""
 
 
-def ask(raw: Any, sql: str) -> Rows:
+def ask(raw: Any, sql: str | bytes) -> Rows:
     """Ask the server by libpq, on psycopg2's connection and past psycopg2.
 
     No cursor is made, no method of the connection is called, and no transaction is
     begun: neither psycopg2 nor whoever tracks its statements can notice. Text comes as
     the server sent it, read as UTF-8. Raises ServerError.
     """
-    result = _libpq.PQexec(raw.pgconn_ptr, sql.encode())
+    if isinstance(sql, str):
+        sql = sql.encode()
+    result = _libpq.PQexec(raw.pgconn_ptr, sql)
     try:
         state = _libpq.PQresultErrorField(result, _SQLSTATE)
         if state is not None:
@@ -91,7 +95,7 @@ def ask(raw: Any, sql: str) -> Rows:
         _libpq.PQclear(result)
 
 
-def answer(raw: Any, sql: str) -> object:
+def answer(raw: Any, sql: str | bytes) -> object:
     """Return one value, or the SQLSTATE that the server refuses it with."""
     try:
         rows = ask(raw, sql)
@@ -122,11 +126,13 @@ class Snapshot:
 
     ``session`` can be compared with any other session of the same user and database.
     ``own`` holds objects and origins that are compared with the same connection's.
+    ``pinned`` has settings that must not change while a connection is open.
     """
 
     pid: int
     session: dict[str, object]
     own: dict[str, object]
+    pinned: dict[str, object]
 
 
 def snapshot(raw: Any) -> Snapshot:
@@ -139,6 +145,7 @@ def snapshot(raw: Any) -> Snapshot:
     if raw.get_transaction_status() == extensions.TRANSACTION_STATUS_IDLE:
         extensions.connection.poll(raw)
     session = {f"psycopg2: {k}": v for k, v in _driver(raw).items()}
+    pinned = {f"reported {name}": raw.info.parameter_status(name) for name in PINNED}
     own = {f"psycopg2: {k}": v for k, v in _driver_own(raw).items()}
     # A question that is refused would end the transaction that the session is in, and
     # psycopg2's half tells that it is in one.
@@ -146,7 +153,9 @@ def snapshot(raw: Any) -> Snapshot:
         told, sources = _server(raw)
         session.update(told)
         own.update(sources)
-    return Snapshot(raw.info.backend_pid, session, own)
+    for name in PINNED:
+        session.pop(f"setting {name}", None)
+    return Snapshot(raw.info.backend_pid, session, own, pinned)
 
 
 def differences(found: Snapshot, fresh: Snapshot, first: Snapshot) -> dict[str, object]:
@@ -156,8 +165,10 @@ def differences(found: Snapshot, fresh: Snapshot, first: Snapshot) -> dict[str, 
     another one opened since, there is nothing more to compare with it.
     """
     result = _compared(found.session, fresh.session)
-    if found.pid == first.pid:
+    is_first = found.pid == first.pid
+    if is_first:
         result.update(_compared(found.own, first.own))
+    result.update(_compared(found.pinned, (first if is_first else fresh).pinned))
     return result
 
 
@@ -173,9 +184,8 @@ def _compared(found: dict[str, object], other: dict[str, object]) -> dict[str, o
 def _driver(raw: Any) -> dict[str, object]:
     """What psycopg2 tells of a connection, and how it quotes for it."""
     parameters = (
-        "application_name client_encoding DateStyle default_transaction_read_only "
-        "in_hot_standby IntervalStyle is_superuser search_path session_authorization "
-        "standard_conforming_strings TimeZone"
+        "application_name default_transaction_read_only in_hot_standby is_superuser "
+        "search_path session_authorization"
     )
     result: dict[str, object] = {
         name: getattr(raw, name)
@@ -198,8 +208,6 @@ def _driver(raw: Any) -> dict[str, object]:
         notices_type=type(raw.notices),
         notifies=_copied(raw.notifies),
         notifies_type=type(raw.notifies),
-        quotes_text=_quoted(extensions.QuotedString("é\\"), raw),
-        quotes_bytes=_quoted(extensions.Binary(b"\xc3\\"), raw),
         transaction=raw.get_transaction_status(),
     )
     for name in parameters.split():
@@ -211,13 +219,14 @@ def _copied(items: Any) -> object:
     return None if items is None else list(items)
 
 
-def _quoted(value: Any, raw: Any) -> object:
+def _read_back(value: Any, raw: Any) -> object:
+    """What the server reads where psycopg2 writes a value: that value, or an error."""
     value.prepare(raw)
     try:
-        # With E or without is decided at connecting, and means the same.
-        return value.getquoted().lstrip(b" E")
+        quoted = value.getquoted()
     except UnicodeError as error:
         return str(error)
+    return _plain(answer(raw, b"SELECT " + quoted))
 
 
 def _driver_own(raw: Any) -> dict[str, object]:
@@ -272,7 +281,7 @@ _LISTS = {
     "users": "SELECT current_user, session_user",
     # The schema of temporary objects stays when it is empty; its content is above.
     "schemas": "SELECT s FROM unnest(current_schemas(true)) AS s"
-    " WHERE s NOT LIKE 'pg\\_temp\\_%'",
+    " WHERE s NOT LIKE 'pg!_temp!_%' ESCAPE '!'",
     "random": "SELECT random()::text",
 }
 #: One value each, or an error.
@@ -290,8 +299,15 @@ _QUESTION = (
     + ")"
 )
 #: Settings whose values Django and psycopg2 rely on: a session that holds them by a SET
-#: of the pool's, where Django had none to send, is as good.
-PINNED = {"client_encoding", "DateStyle", "TimeZone"}
+#: of the pool's, where Django had none to send, is as good. What a session began with
+#: is kept, because psycopg2 has decided by it how to quote.
+PINNED = {
+    "client_encoding",
+    "DateStyle",
+    "IntervalStyle",
+    "standard_conforming_strings",
+    "TimeZone",
+}
 
 
 def _server(raw: Any) -> tuple[dict[str, object], dict[str, object]]:
@@ -318,6 +334,8 @@ def _server(raw: Any) -> tuple[dict[str, object], dict[str, object]]:
     for name, sql in _VALUES.items():
         result[name] = _plain(answer(raw, sql))
     result.update(_libraries(raw))
+    result["text read back"] = _read_back(extensions.QuotedString("é\\'"), raw)
+    result["bytes read back"] = _read_back(extensions.Binary(b"\xc3\\"), raw)
     result["backup"] = _ends_backup(raw)
     # What holds nothing counts as missing: not every session is asked everything.
     return {k: v for k, v in result.items() if v not in ([], None, False)}, sources

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .rows import Row, Step
+from .rows import ANY, Row, Step
 from .snapshot import ask
 
 ROWS: list[Row] = []
@@ -115,6 +115,56 @@ for _name, _sql in {
         f" AS $$ SELECT {_CALL} $$; SELECT pg_temp.x()"
     ),
     "a prepared plan": f"PREPARE x AS SELECT {_CALL}; EXECUTE x; DEALLOCATE x",
+    "between dollar quotes with backslashes": (
+        f"SELECT $a$ $\\\\a$ $a$; {_SET}; SELECT $a$ $\\\\a$ $a$"
+    ),
+    "after a comment with backslashes": f"SELECT 1 /* /\\\\* */; {_SET} -- */",
+    "after a comment with backslashes and a quote": (
+        "SELECT 1 /* *\\\\/ ' */ ; SET app.user_id = $$42$$ --'"
+    ),
+    "after a name of signs with a dollar": (
+        "SELECT 1 AS €$a$; SET app.user_id = $$42$$; SELECT 1 AS €$a$"
+    ),
+    "after a name with a combining mark": (
+        "SELECT 1 AS e\u0301$a$; SET app.user_id = $$42$$; SELECT 1 AS e\u0301$a$"
+    ),
+    "after a dollar quote with a sign for a tag": f"SELECT $€$ /* $€$; {_SET}; --*/",
+    "after an E literal that is continued": f"SELECT E'a'\n'\\''; {_SET} --'",
+    "after an E literal that is continued after comments": (
+        f"SELECT E'a' -- b\n -- c\n'\\''; {_SET} --'"
+    ),
+    "after a literal of six quotes": f"SELECT ''''''; {_SET} --'",
+    "after an E literal of four quotes": f"SELECT E'''', '\\'; {_SET} --'",
+    "set_config in a comment in capitals": "SELECT o_become('42') /* SET_CONFIG */",
+    "set_config of an escaped seed": "SELECT set_config(E'\\x73eed', '0.5', true)",
+    "set_config of a composed seed": "SELECT set_config('se' || 'ed', '0.5', true)",
+    "set_config of a seed in dollars": "SELECT set_config($$seed$$, '0.5', true)",
+    "set_config of a seed in capitals": "SELECT set_config('SEED', '0.5', true)",
+    "set_config of a continued seed": "SELECT set_config('se'\n'ed', '0.5', true)",
+    "set_config quoted, of a seed": "SELECT \"set_config\"('seed', '0.5', true)",
+    "hidden in a DO: setseed": "DO $$ BEGIN PERFORM setseed(0.5); END $$",
+    "hidden in a DO: SET seed": "DO 'BEGIN SET LOCAL seed = 0.5; END'",
+    "hidden in a DO: LOAD": "DO $$ BEGIN LOAD 'auto_explain'; END $$",
+    "hidden in a DO: escapes": "DO E'BEGIN PERFORM set\\x73eed(0.5); END'",
+    "hidden in a DO: a slot": (
+        "DO $$ BEGIN PERFORM pg_create_physical_replication_slot('x_slot', true, true);"
+        " END $$"
+    ),
+    **{
+        f"a temporary table by the path: {setting}": (
+            f"BEGIN; {setting}; CREATE TABLE staging (a int); COMMIT"
+        )
+        for setting in (
+            "SET LOCAL search_path TO 'pg_temp', public",
+            "SET LOCAL \"search_path\" TO 'pg_temp'",
+            "SET LOCAL search_path TO E'pg_\\x74emp'",
+            "SET LOCAL search_path TO U&'pg\\005ftemp'",
+            "SET LOCAL SCHEMA 'pg_temp'",
+            "SELECT set_config('search_path', 'pg_temp', true)",
+            "SELECT set_config('search_path', 'pg_' || 'temp', true)",
+            "SELECT set_config('search_path', E'pg_\\x74emp', true)",
+        )
+    },
 }.items():
     text(f"text: {_name}", _sql)
 
@@ -188,6 +238,28 @@ def _restored(raw: Any) -> None:
     _reload(raw, "ALTER SYSTEM RESET ALL")
 
 
+text(
+    "text: hidden in a query to XML",
+    "SELECT query_to_xml('SELECT setseed(0.5)', true, true, '')",
+    error=ANY,  # a server may be built without XML
+)
+for _name in ("local$", "local€"):
+    text(f"a setting of {_name}", f"SET {_name}.x = '42'")
+text(
+    "€ before an E literal",
+    "SELECT €E'\\'; SET app.user_id = $$42$$; --'",
+    before='CREATE DOMAIN "€e" AS text',
+    after='DROP DOMAIN "€e"',
+)
+text(
+    "reload: standard_conforming_strings, from off to on",
+    reload("standard_conforming_strings", "on"),
+    before=lambda raw: _reload(
+        raw, "ALTER SYSTEM SET standard_conforming_strings = off"
+    ),
+    after=_restored,
+    until=18,
+)
 for _setting, _value in [
     # The order of day and month is the same: only what Django relies on changes.
     ("DateStyle", "SQL, MDY"),

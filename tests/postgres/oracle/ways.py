@@ -11,9 +11,9 @@ from typing import Any
 import psycopg2
 import psycopg2.extras
 from django.db import connection, transaction
-from psycopg2 import extensions, sql
+from psycopg2 import extensions, extras, sql
 
-from .rows import Row, Step
+from .rows import ANY, Row, Step
 from .snapshot import ask
 
 ROWS: list[Row] = []
@@ -236,6 +236,50 @@ way(
     ),
 )
 
+_UNQUOTED = "SET app.user_id = 42"
+
+
+class Sends(extensions.cursor):
+    """A cursor class that sends a statement of its own, as for row-level security."""
+
+    def execute(self, query: Any, vars: Any = None) -> None:
+        super().execute("SET app.user_id = %s", ["42"])
+        super().execute(query, vars)
+
+    def callproc(self, procname: Any, parameters: Any = None) -> Any:
+        super().execute(_SET)
+        return super().callproc(procname, parameters)
+
+
+class Rewrites(extensions.cursor):
+    """A cursor class that calls psycopg2's by its name."""
+
+    def execute(self, query: Any, vars: Any = None) -> None:
+        extensions.cursor.execute(self, f"{_SET}; {query}", vars)
+
+
+def by_class(factory: Any, method: str, *arguments: Any) -> Step:
+    def act(raw: Any) -> None:
+        with raw.cursor(cursor_factory=factory) as cursor:
+            getattr(cursor, method)(*arguments)
+
+    return act
+
+
+way("a cursor class that sends a statement", by_class(Sends, "execute", "SELECT 1"))
+way("a cursor class with a callproc()", by_class(Sends, "callproc", "now"))
+way("a cursor class that rewrites", by_class(Rewrites, "execute", "SELECT 1"))
+way(
+    "a cursor made by a class that sends a statement",
+    lambda raw: Sends(raw).execute("SELECT 1"),
+)
+way(
+    "a cursor made by its class: LOAD by AsIs",
+    lambda raw: extensions.cursor(raw).execute(
+        "%s", [extensions.AsIs("LOAD 'auto_explain'")]
+    ),
+)
+
 # --- How a statement is given ---------------------------------------------------------
 
 AsIs = extensions.AsIs
@@ -274,6 +318,153 @@ class Sneaks:
 
     def getquoted(self) -> bytes:
         return b"1; SET app.user_id = '42'"
+
+
+class Once:
+    """A parameter that becomes something else the second time."""
+
+    def __init__(self, *forms: bytes) -> None:
+        self.forms = list(forms)
+
+    def __conform__(self, protocol: object) -> object:
+        return self if protocol is extensions.ISQLQuote else None
+
+    def getquoted(self) -> bytes:
+        return self.forms.pop(0) if len(self.forms) > 1 else self.forms[0]
+
+
+class ComposedOnce(sql.Composable):
+    """A statement that becomes something else the second time."""
+
+    def __init__(self) -> None:
+        self.forms = [_SET, "SELECT 1"]
+
+    def as_string(self, context: object) -> str:
+        return self.forms.pop()
+
+
+_CODE = AsIs(f"1; {_UNQUOTED}; SELECT 1")
+
+
+class Missing(dict):  # type: ignore[type-arg]
+    """Parameters of which none is there."""
+
+    def __missing__(self, key: object) -> object:
+        return _CODE
+
+
+class Different(dict):  # type: ignore[type-arg]
+    """Parameters that aren't what values() says."""
+
+    def __getitem__(self, key: object) -> object:
+        return _CODE
+
+
+class DifferentList(list):  # type: ignore[type-arg]
+    """Parameters that aren't what iteration says."""
+
+    def __iter__(self) -> Any:
+        return iter([1])
+
+
+class Namespace:
+    """Parameters with nothing but a way to get them."""
+
+    def __getitem__(self, key: str) -> object:
+        return _CODE
+
+
+def registered(kind: type, value: object) -> Step:
+    """Run a query while a type has an adapter that writes it as code."""
+
+    def act(raw: Any) -> None:
+        key = (kind, extensions.ISQLQuote)
+        own = extensions.adapters[key]
+        extensions.register_adapter(kind, lambda value: _CODE)
+        try:
+            run(raw, "SELECT %s", [value])
+        finally:
+            extensions.adapters[key] = own
+
+    return act
+
+
+for _given, _query, _parameters in [
+    ("in a literal", "SELECT '%s'", [f"; {_UNQUOTED}; --"]),
+    ("in a comment", "SELECT 1 /* %s */", [f"*/; {_UNQUOTED}; --"]),
+    ("in a line's comment", "SELECT 1 -- %s\n", [f"\n; {_UNQUOTED}; --"]),
+    ("in a comment at the end", "SELECT 1 -- %s", [f"\n; {_UNQUOTED}; --"]),
+    ("in a dollar quote", "SELECT $$%s$$", [f"$$; {_UNQUOTED}; --"]),
+    ("in a quoted name", 'SELECT 1 AS "%s"', [f'"; {_UNQUOTED}; --']),
+    ("in a tracer's comment", "SELECT 1 /*a=%s*/", [f"*/; {_UNQUOTED}; --"]),
+    ("after an E", "SELECT E%s", [f"\\'; {_UNQUOTED}; --"]),
+    ("of a dict with a default", "SELECT %(a)s", Missing()),
+    ("of a dict of its own kind", "SELECT %(a)s", Different(a=1)),
+    ("of a list of its own kind", "SELECT %s", DifferentList([_CODE])),
+    ("of an object", "SELECT %(a)s", Namespace()),
+    (
+        "that is a range",
+        "SELECT %s",
+        [extras.NumericRange(AsIs(f"1'; {_UNQUOTED}; SELECT '1"))],
+    ),
+    (
+        "that is an address",
+        "SELECT %s",
+        [extras.Inet(AsIs(f"1; {_UNQUOTED}; SELECT '::1'"))],
+    ),
+    (
+        "that is JSON",
+        "SELECT %s",
+        [extras.Json(1, dumps=lambda value: f"'; {_UNQUOTED}; --")],
+    ),
+    ("in a list", "SELECT %s", [[_CODE]]),
+    ("in a tuple", "SELECT 1 IN %s", [(AsIs(f"1); {_UNQUOTED}; SELECT (1"),)]),
+    ("after SET seed", "SET LOCAL seed = %s", [0.5]),
+    ("for LANGUAGE", "CREATE FUNCTION x() RETURNS int AS 'x' LANGUAGE %s", ["C"]),
+    ("that names a seed", "SELECT set_config(%s, '0.5', true)", ["seed"]),
+]:
+    way(
+        f"a parameter {_given}",
+        lambda raw, q=_query, p=_parameters: run(raw, q, p),
+        error=ANY,
+    )
+for _query in (
+    "SET LOCAL search_path TO %s",
+    "SELECT set_config('search_path', %s, true)",
+):
+    way(
+        f"a temporary table by a parameter: {_query}",
+        "BEGIN",
+        lambda raw, q=_query: run(raw, q, ["pg_temp"]),
+        "CREATE TABLE staging (a int); COMMIT",
+    )
+for _kind, _value in [(str, "a"), (list, [1]), (tuple, (1,)), (int, [1])]:
+    way(
+        f"a parameter {_value!r}, and an adapter for {_kind.__name__}",
+        registered(_kind, _value),
+        error=ANY,
+    )
+_SECOND = f"1; {_UNQUOTED}".encode()
+way(
+    "a parameter that becomes code the second time",
+    lambda raw: run(raw, "SELECT %s", [Once(b"1", _SECOND)]),
+)
+way(
+    "a parameter that becomes code the first time",
+    lambda raw: run(raw, "SELECT %s", [Once(_SECOND, b"1")]),
+)
+way(
+    "a statement that becomes another one the second time",
+    lambda raw: run(raw, ComposedOnce()),
+)
+
+
+def many_once(raw: Any) -> None:
+    with raw.cursor() as cursor:
+        cursor.executemany("SELECT %s", [[Once(b"1", _SECOND)], [Once(_SECOND, b"1")]])
+
+
+way("executemany(), parameters that become code", many_once)
 
 
 def many(raw: Any) -> None:
@@ -341,6 +532,11 @@ way("mogrify()", mogrified)
 way("callproc('set_config')", calls("set_config", "app.user_id", "42", False))
 way("callproc('pg_advisory_lock')", calls("pg_advisory_lock", 4711))
 way("callproc('setseed')", calls("setseed", 0.5))
+way(
+    "callproc(): a parameter that is code",
+    calls("generate_series", AsIs(f"1,1); {_UNQUOTED}; SELECT (1")),
+)
+way("callproc() of code", calls(f"now(); {_UNQUOTED}; SELECT * FROM now"))
 way("callproc('o_become')", calls("o_become", "42"))
 way("copy_expert(), TO", copies("COPY o_table TO STDOUT"))
 way(
