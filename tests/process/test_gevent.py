@@ -73,7 +73,6 @@ def test_requests_that_wait_too_long_get_503_while_the_holders_go_on(ten):
         ten.wait_for_lock(3, 2)
         answers = list(clients.map(server.get, ["/facts/"] * 50))
         assert Counter(answer.status for answer in answers) == {503: 50}
-        assert b"no connection within 0.5 s" in answers[0].body
         assert ten.totals()["timeouts"] == 50
         assert not any(request.done() for request in holding)
 
