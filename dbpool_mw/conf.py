@@ -47,7 +47,7 @@ class DbpoolMwConf(AppConf):  # type: ignore[misc]
     """Add every setting that the project doesn't have, with its default."""
 
     ENABLED = True
-    LAZY = False
+    EAGER = ("default",)
     EXEMPT = ()
     POOLS: ClassVar[dict[str, object]] = {}
     UNAVAILABLE_VIEW = None
@@ -75,7 +75,7 @@ class RequestSettings(NamedTuple):
     """The settings that the middleware reads at every request."""
 
     aliases: tuple[str, ...]
-    lazy: bool
+    eager: tuple[str, ...]
     exempt: tuple[str, ...]
 
 
@@ -224,14 +224,14 @@ def _pooled_aliases() -> tuple[str, ...]:
 def for_request() -> RequestSettings:
     """Return the settings of the middleware. Called at every request, from any thread.
 
-    Raises ImproperlyConfigured when ``ENABLED``, ``POOLS``, ``LAZY`` or ``EXEMPT`` is
+    Raises ImproperlyConfigured when ``ENABLED``, ``POOLS``, ``EAGER`` or ``EXEMPT`` is
     invalid.
     """
     cached = _cache
     if cached.request is None:
-        _raise_any(app_problems({key: value(key) for key in ("LAZY", "EXEMPT")}))
+        _raise_any(app_problems({key: value(key) for key in ("EAGER", "EXEMPT")}))
         cached.request = RequestSettings(
-            pooled_aliases(), value("LAZY"), tuple(value("EXEMPT"))
+            pooled_aliases(), tuple(value("EAGER")), tuple(value("EXEMPT"))
         )
     return cached.request
 

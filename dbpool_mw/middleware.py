@@ -23,7 +23,7 @@ from dbpool_mw.binding.requests import begin_request, end_request, return_connec
 
 
 class ConnectionPoolMiddleware:
-    """Check out a connection of each pooled alias before a request is handled.
+    """Run each request on pooled connections; check out those of ``EAGER`` before.
 
     Put it first in ``MIDDLEWARE``. Receivers of ``request_finished`` and
     ``got_request_exception`` return the connections. When a pool has no connection, the
@@ -94,17 +94,17 @@ class ConnectionPoolMiddleware:
         return None
 
     def _begin(self, request: HttpRequest) -> HttpResponseBase | None:
-        """Check connections out; if a pool has none, return the 503 for the request."""
-        aliases, lazy, exempt = conf.for_request()
+        """Check connections out; if a pool is exhausted, return the request's 503."""
+        aliases, eager, exempt = conf.for_request()
         if not self._urls_loaded:
             self._load_urls()
-        lazy = (
-            lazy
-            or (decorators.used and decorators.needs_no_pool(request.path_info))
+        if eager and (
+            (decorators.used and decorators.needs_no_pool(request.path_info))
             or (exempt != () and request.path_info.startswith(exempt))
-        )
+        ):
+            eager = ()
         try:
-            begin_request(request, aliases, lazy)
+            begin_request(request, aliases, eager)
         except PoolError as error:
             return_connections()
             if is_cancelled(request):

@@ -53,6 +53,7 @@ class Binding:
         "__weakref__",
         "alias",
         "connect",
+        "connect_error",
         "engine_close",
         "held",
         "parameters",
@@ -83,6 +84,9 @@ class Binding:
         #: The holder in reports: a request, or the ``ScopeLabel`` of the outermost
         #: scope. It has a ``method`` and a ``path``.
         self.request: Any = None
+        #: Why the request's checkout at its start could not connect. Its first query
+        #: raises this instead of waiting as long again, if nothing has changed.
+        self.connect_error: PoolError | None = None
         #: The scopes that have begun. Weak references, because one that nobody has any
         #: more never ends: an exception came before.
         self.scopes: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -138,10 +142,10 @@ class Binding:
         """Check a connection out and put it on the wrapper; tell whether it has one.
 
         It has none where its alias has no pool any more. ``eager`` says that no query
-        needs the connection yet: in a test run nothing is checked out then for an alias
-        without a test database. Raises what ``ConnectionPool.checkout`` raises, a
-        pool's errors as those of ``dbpool_mw.binding.errors``, and
-        ImproperlyConfigured.
+        needs the connection yet: then it has none either while the pool can't connect,
+        and in a test run for an alias without a test database. Raises what
+        ``ConnectionPool.checkout`` raises, a pool's errors as those of
+        ``dbpool_mw.binding.errors``, and ImproperlyConfigured.
         """
         if self.held and (held := self.pop_held()) is not None:
             replaced_pool, replaced_entry = held
@@ -153,14 +157,20 @@ class Binding:
                 pool = self._find_pool(wrapper, eager)
             if pool is None:
                 return False
+            if eager and pool.connecting_fails():
+                return False
+            if self.connect_error is not None:
+                error, self.connect_error = self.connect_error, None
+                if pool.is_unreachable():
+                    raise error.with_traceback(None)
             try:
-                entry = pool.checkout(self)
+                entry = pool.checkout(self, eager=eager)
             except PoolClosed:
                 # It was closed since it was found, perhaps for being unused.
                 pool = self._find_pool(wrapper, eager)
                 if pool is None:
                     return False
-                entry = pool.checkout(self)
+                entry = pool.checkout(self, eager=eager)
         except OperationalError:
             raise  # another pool's, which was used while this one connected
         except PoolError as error:

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from typing import Any
 
 from django.db.backends.base.base import BaseDatabaseWrapper
 
 from dbpool_mw.binding.binding import Binding, bind_all, give_back, thread_state
 from dbpool_mw.binding.testing import DJANGO_ENSURE_CONNECTION, connect_if_allowed
+from dbpool_mw.core.errors import ConnectFailed, PoolClosed
 
 
-def begin_request(request: Any, aliases: Iterable[str], lazy: bool) -> None:
-    """Check a connection out for each of these aliases, on this thread's wrappers.
+def begin_request(request: Any, aliases: Iterable[str], eager: Container[str]) -> None:
+    """Check a connection out for each alias that is in ``eager``.
 
-    With ``lazy``, each alias checks one out at its first query instead. ``request`` has
-    a ``method`` and a ``path``, for the reports. Raises an error of ``binding.errors``
-    when the pool has no connection; the aliases before that one keep theirs.
+    All ``aliases`` are bound to their pools, on this thread's wrappers: the others
+    check one out at their first query, and so does an eager one whose pool can't
+    connect, because the request may not need that database. ``request`` has a
+    ``method`` and a ``path``, for the reports. Raises an error of ``binding.errors``
+    when a pool is exhausted; the aliases before that one keep their connections.
     """
     in_test = BaseDatabaseWrapper.ensure_connection is not DJANGO_ENSURE_CONNECTION
     bindings = thread_state.bindings
@@ -36,17 +39,21 @@ def begin_request(request: Any, aliases: Iterable[str], lazy: bool) -> None:
                 # The test's transaction goes on, or the connection isn't the pool's.
                 continue
             wrapper.close()  # an earlier request of this thread didn't end
-        if lazy:
+        if alias not in eager:
             continue
-        if in_test:
-            connect_if_allowed(wrapper)
-        else:
-            try:
+        try:
+            if in_test:
+                connect_if_allowed(wrapper)
+            else:
                 binding.checkout(wrapper, eager=True)
-            except Exception:
-                # Not around checkout(): entering the block costs time in each request.
-                with wrapper.wrap_database_errors:
-                    raise
+        except ConnectFailed as error:
+            binding.connect_error = error
+        except PoolClosed:
+            pass  # the first query looks for the pool of the settings then
+        except Exception:
+            # Not around checkout(): entering the block costs time in each request.
+            with wrapper.wrap_database_errors:
+                raise
 
 
 def return_connections() -> None:
@@ -67,4 +74,4 @@ def end_request(**signal: Any) -> None:
     for binding in thread_state.bindings.values():
         if binding.held:
             give_back(binding)
-        binding.request = None
+        binding.request = binding.connect_error = None

@@ -10,13 +10,14 @@ from django.apps import apps
 from django.conf import settings
 from django.core.checks import CheckMessage
 from django.core.exceptions import ImproperlyConfigured
-from django.db import connections
+from django.db import DEFAULT_DB_ALIAS, connections
 from django.utils.module_loading import import_string
 
 from dbpool_mw import conf, drivers
 from dbpool_mw.checks import migration
 from dbpool_mw.checks.messages import message
 from dbpool_mw.checks.order import MAKES_NO_QUERY
+from dbpool_mw.core.config import app_problems
 from dbpool_mw.core import platform
 
 MIDDLEWARE = "dbpool_mw.middleware.ConnectionPoolMiddleware"
@@ -49,6 +50,7 @@ def check_project(**kwargs: Any) -> list[CheckMessage]:
     driver = _check_driver(pooled)
     found = [
         *_check_aliases(),
+        *_check_eager(pooled),
         *migration.check_django_persistence(pooled_here),
         *migration.check_other_pools(wanted),
         *driver,
@@ -88,6 +90,35 @@ def _check_aliases() -> Iterator[CheckMessage]:
                 f"{conf.PREFIX}POOLS configures a pool for {alias!r}, whose ENGINE "
                 f"{connections.settings[alias]['ENGINE']!r} is not PostgreSQL.",
                 f"Remove {alias!r} from {conf.PREFIX}POOLS, or set None for it.",
+            )
+
+
+def _check_eager(pooled: Sequence[str]) -> Iterator[CheckMessage]:
+    """Check that each alias of ``EAGER`` has a pool; "default" is there by default.
+
+    An ENGINE that can't be imported, and an invalid ``EAGER``, are reported elsewhere.
+    """
+    eager = conf.value("EAGER")
+    if app_problems({"EAGER": eager}):
+        return
+    known = list(connections.settings)
+    for alias in eager:
+        named = f"{conf.PREFIX}EAGER names the alias {alias!r}, "
+        if alias not in known:
+            close = difflib.get_close_matches(alias, known, n=1)
+            hint = f"Did you mean {close[0]!r}?" if close else ""
+            yield message(
+                "eager_alias",
+                f"{named}which DATABASES doesn't have.",
+                hint or f"The aliases are {', '.join(map(repr, known))}.",
+            )
+        elif not (
+            alias in pooled or alias == DEFAULT_DB_ALIAS or conf.vendor(alias) is None
+        ):
+            yield message(
+                "eager_alias",
+                f"{named}which has no pool.",
+                f"Remove {alias!r} from {conf.PREFIX}EAGER.",
             )
 
 

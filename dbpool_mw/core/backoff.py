@@ -48,6 +48,13 @@ class Backoff:
         """Tell whether the next attempt may begin."""
         return not self.failures or self._clock() >= self.retry_at
 
+    def was_recent(self) -> bool:
+        """Tell whether the last attempt failed, and not long ago.
+
+        Not before the next one is due, and for the longest delay after that.
+        """
+        return self.failures > 0 and self._clock() < self.retry_at + LONGEST_DELAY
+
     def seconds(self) -> float:
         """Return the seconds to sleep before it is worth looking again.
 

@@ -55,7 +55,8 @@ class Problem:
 
     ``message`` continues a sentence that begins with the name of the setting.
     ``code`` is a key of ``dbpool_mw.checks.IDS``: this file uses ``unknown``, ``type``,
-    ``range``, ``order``, ``pools``, ``exempt``, ``view`` and ``control_dir``.
+    ``range``, ``order``, ``pools``, ``exempt``, ``view``, ``control_dir`` and
+    ``eager``.
     """
 
     key: str
@@ -67,7 +68,7 @@ class Problem:
 POOL_KEYS = tuple(field.name.upper() for field in fields(PoolConfig))
 APP_KEYS = (
     "ENABLED",
-    "LAZY",
+    "EAGER",
     "EXEMPT",
     "POOLS",
     "UNAVAILABLE_VIEW",
@@ -95,6 +96,11 @@ _OTHER_NAMES = {
     "RECYCLE": "MAX_LIFETIME",
     "RESET_ON_RETURN": "RESET",
     "CONN_MAX_AGE": "MAX_LIFETIME",  # Django
+}
+
+# Settings of earlier versions, and what to write instead.
+_REPLACED: dict[object, str] = {
+    "LAZY": "Write {prefix}EAGER = () for LAZY = True, and nothing for LAZY = False.",
 }
 
 _Error = tuple[str, str, str]  # code, message, hint
@@ -150,7 +156,9 @@ def unknown(key: object, known: Sequence[str], prefix: str = "") -> Problem:
     ``prefix`` is put before the keys in the hint.
     """
     suggestion = _suggestion(key, known)
-    if suggestion is None:
+    if key in _REPLACED:
+        hint = _REPLACED[key].format(prefix=prefix)
+    elif suggestion is None:
         hint = f"The settings are {', '.join(prefix + name for name in known)}."
     else:
         hint = f"Did you mean {prefix}{suggestion}?"
@@ -264,6 +272,18 @@ def _seconds(hint: str, *, zero: bool = False, or_none: bool = False) -> _Valida
     return validate
 
 
+def _eager(value: object) -> _Error | None:
+    hint = 'Write a tuple or list of aliases, for example ("default",), or () for none.'
+    if isinstance(value, str):
+        hint = f"Put the alias into a tuple: ({value!r},)."
+    if not isinstance(value, (list, tuple)):
+        return "eager", f"must be a tuple or list of aliases, {_not(value)}.", hint
+    for item in value:
+        if not isinstance(item, str):
+            return "eager", f"must hold names of aliases, {_not(item)}.", hint
+    return None
+
+
 def _exempt(value: object) -> _Error | None:
     hint = 'Write a list of path prefixes, for example ["/health/", "/static/"].'
     if isinstance(value, str):
@@ -347,7 +367,7 @@ def _control_dir(value: object) -> _Error | None:
 
 _VALIDATORS: dict[str, _Validator] = {
     "ENABLED": _flag,
-    "LAZY": _flag,
+    "EAGER": _eager,
     "EXEMPT": _exempt,
     "POOLS": _pools,
     "UNAVAILABLE_VIEW": _view,

@@ -126,7 +126,9 @@ class ConnectionPool:
 
     # --- Checkout --------------------------------------------------------------------
 
-    def checkout(self, holder: Holder, timeout: float | None = None) -> PoolEntry:
+    def checkout(
+        self, holder: Holder, timeout: float | None = None, eager: bool = False
+    ) -> PoolEntry:
         """Return an entry whose connection is the holder's until it checks it in.
 
         Takes at most ``timeout`` seconds (None: TIMEOUT), queueing, looks at idle
@@ -134,6 +136,10 @@ class ConnectionPool:
         PoolTimeout, TooManyRequests, PoolClosed, or what ``connect`` raises, and
         PoolError if it was cancelled meanwhile: see ``cancel_waits``. A caller whose
         connect failed waits for connections in use, if there are any.
+
+        ``eager`` says that the holder may not need the connection at all: then an
+        attempt to connect that fails, also another caller's while this one waits, ends
+        the checkout with ConnectFailed.
         """
         if self._lock._is_owned() and self._is_reentered():  # type: ignore[attr-defined]
             raise PoolError(
@@ -155,7 +161,9 @@ class ConnectionPool:
             try:
                 if entry is None:
                     took_time = True
-                    entry = self._acquire(holder, began, deadline, connect_failed)
+                    entry = self._acquire(
+                        holder, began, deadline, connect_failed, eager
+                    )
                     now = self._clock()
                 if entry.state is CONNECTING:
                     if pinged and now > deadline:
@@ -174,7 +182,7 @@ class ConnectionPool:
             except BaseException as error:
                 if entry is not None:
                     self._abandon(entry)
-                if not self._is_own_failure(error) or not self._slots.entries:
+                if eager or not self._is_own_failure(error) or not self._slots.entries:
                     raise
                 # Connections in use may come back in time: wait for one.
                 entry, connect_failed = None, True
@@ -192,7 +200,12 @@ class ConnectionPool:
         return entry
 
     def _acquire(
-        self, holder: Holder, began: float, deadline: float, connect_failed: bool
+        self,
+        holder: Holder,
+        began: float,
+        deadline: float,
+        connect_failed: bool,
+        eager: bool,
     ) -> PoolEntry:
         """Return an idle connection or a slot to connect in; wait in the queue for it.
 
@@ -219,6 +232,7 @@ class ConnectionPool:
                 self._metrics.count["waits"] += 1
             if waiter is not None:
                 waiter.is_cancelled = is_cancelled
+                waiter.eager = eager
         if waiter is None:
             raise TooManyRequests(
                 self.name,
@@ -326,9 +340,8 @@ class ConnectionPool:
         except BaseException as error:
             with self._lock:
                 self._metrics.count["connect_errors"] += 1
-                if self._is_own_failure(error):
-                    self._slots.backoff.failed(str(error))
-                    self._slots.wake_for_retry()
+                if isinstance(error, ConnectFailed) and self._is_own_failure(error):
+                    self._slots.connect_failed(error)
             if entry.connection is not None:
                 self._driver.close(entry.connection)
                 entry.connection = None
@@ -699,6 +712,18 @@ class ConnectionPool:
     @property
     def _max(self) -> int:
         return self.config.max_conns
+
+    def connecting_fails(self) -> bool:
+        """Tell whether no connection is idle, and attempts to connect fail now."""
+        if not self._slots.backoff.failures:  # a look that needs no lock
+            return False
+        with self._lock:
+            return self._slots.connecting_fails()
+
+    def is_unreachable(self) -> bool:
+        """Tell whether attempts to connect fail, and no connection can come back."""
+        with self._lock:
+            return self._slots.is_unreachable()
 
     def unused_seconds(self) -> float:
         """Return for how long nothing has been in use, being opened or waited for."""

@@ -206,6 +206,38 @@ class Slots:
             return self.waiters[0] if self.waiters else None
         return next((w for w in self.waiters if w.bypasses_pause), None)
 
+    def connect_failed(self, error: Exception) -> None:
+        """Record that an attempt to connect failed with a ConnectFailed.
+
+        That ends the waits of eager callers. The first of the others has to see to the
+        next attempt.
+        """
+        self.backoff.failed(str(error))
+        for waiter in [waiter for waiter in self.waiters if waiter.eager]:
+            self.waiters.remove(waiter)
+            # An exception of its own: it is raised in another thread.
+            own = type(error)(*error.args)
+            own.__cause__ = error.__cause__
+            waiter.fail(own)
+        self.wake_for_retry()
+
+    def connecting_fails(self) -> bool:
+        """Tell whether no connection is idle, and attempts to connect fail now."""
+        return (
+            self.backoff.failures > 0
+            and not self.idle
+            and (
+                self.backoff.was_recent()
+                or any(entry.state is CONNECTING for entry in self.entries)
+            )
+        )
+
+    def is_unreachable(self) -> bool:
+        """Tell whether attempts to connect fail, and no connection can come back."""
+        return self.connecting_fails() and all(
+            entry.state is CONNECTING for entry in self.entries
+        )
+
     def wake_for_retry(self) -> None:
         """After a failed connect, have the first waiter see to the next attempt."""
         if self.backoff.failures and (first := self.first_waiter()):

@@ -21,13 +21,15 @@ class Waiter:
     meanwhile or has left: no entry is handed to a caller that has gone.
 
     ``holder`` is who gets the entry. ``since`` is when the caller came, by the pool's
-    clock. One that ``bypasses_pause`` is served while the pool is paused.
+    clock. One that ``bypasses_pause`` is served while the pool is paused. One that is
+    ``eager`` doesn't wait any longer once an attempt to connect fails.
     ``is_cancelled()`` tells whether nobody wants the entry any more.
     """
 
     __slots__ = (
         "_wakeup",
         "bypasses_pause",
+        "eager",
         "entry",
         "error",
         "holder",
@@ -39,6 +41,7 @@ class Waiter:
         self.since = 0.0
         self.holder: Holder | None = None
         self.bypasses_pause = False
+        self.eager = False
         self.is_cancelled: Callable[[], bool] = _never
         self.entry: PoolEntry | None = None
         self.error: Exception | None = None

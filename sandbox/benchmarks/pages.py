@@ -94,7 +94,7 @@ _WITHOUT_QUERIES = Comparison(
     {
         "nothing": "a middleware that does nothing",
         "dbpool": "dbpool_mw",
-        "lazy": "dbpool_mw with LAZY",
+        "lazy": "dbpool_mw with EAGER = ()",
     },
     SHOP[1],
     workers=1,

@@ -6,7 +6,7 @@
 ``SANDBOX_POOLING``
     ``dbpool`` (the default) runs requests on pooled connections, ``none`` opens a
     connection for each request as Django does by default, ``persistent`` sets
-    ``CONN_MAX_AGE = None``. ``lazy`` is ``dbpool`` with ``DBPOOL_MW_LAZY``, and
+    ``CONN_MAX_AGE = None``. ``lazy`` is ``dbpool`` with ``DBPOOL_MW_EAGER = ()``, and
     ``nothing`` is ``none`` with a middleware that does nothing.
 ``SANDBOX_CONTROL_DIR``
     The directory of the control sockets; the default directory when it isn't set.
@@ -63,7 +63,7 @@ if POOLING in ("dbpool", "lazy"):
 elif POOLING == "nothing":
     MIDDLEWARE = ["sandbox.project.middleware.nothing", *MIDDLEWARE]
 
-DBPOOL_MW_LAZY = POOLING == "lazy"
+DBPOOL_MW_EAGER = () if POOLING == "lazy" else ("default",)
 
 DBPOOL_MW_CONTROL_DIR = os.environ.get("SANDBOX_CONTROL_DIR") or None
 

@@ -169,8 +169,8 @@ def test_an_unknown_key_that_resembles_none_is_answered_with_all_keys(
 
 
 def test_every_key_is_validated_even_after_a_problem() -> None:
-    found = problems({"COLOUR": 1, "LAZY": True, "MAX_CONNS": 0})
-    assert [problem.key for problem in found] == ["COLOUR", "LAZY", "MAX_CONNS"]
+    found = problems({"COLOUR": 1, "EAGER": (), "MAX_CONNS": 0})
+    assert [problem.key for problem in found] == ["COLOUR", "EAGER", "MAX_CONNS"]
 
 
 @pytest.mark.parametrize(
@@ -211,11 +211,16 @@ def test_the_suggestion_has_the_prefix() -> None:
     assert unknown("TIMEOT", POOL_KEYS, "APP_").hint == "Did you mean APP_TIMEOUT?"
 
 
+def test_a_setting_of_an_earlier_version_is_answered_with_what_replaced_it() -> None:
+    hint = unknown("LAZY", (*APP_KEYS, *POOL_KEYS), "APP_").hint
+    assert hint == "Write APP_EAGER = () for LAZY = True, and nothing for LAZY = False."
+
+
 def test_a_project_wide_setting_is_a_problem_for_one_alias() -> None:
-    problem = only(problems({"LAZY": True}))
+    problem = only(problems({"EAGER": ()}))
     assert problem.code == "unknown"
     assert problem.message == "can't be set for one alias."
-    assert "LAZY applies to all aliases" in problem.hint
+    assert "EAGER applies to all aliases" in problem.hint
 
 
 def test_build_raises_an_error_with_every_problem_and_its_hint() -> None:
@@ -227,7 +232,7 @@ def test_build_raises_an_error_with_every_problem_and_its_hint() -> None:
 
 VALID: dict[str, list[object]] = {
     "ENABLED": [True, False],
-    "LAZY": [True, False],
+    "EAGER": [(), [], ("default",), ["default", "replica"]],
     "EXEMPT": [(), [], ["/health/"], ("/a", "/b/")],
     "POOLS": [{}, {"default": {}, "legacy": None}],
     "UNAVAILABLE_VIEW": [None, "project.views.busy"],
@@ -236,7 +241,13 @@ VALID: dict[str, list[object]] = {
 }
 INVALID: dict[str, list[tuple[object, str]]] = {
     "ENABLED": [(None, "type"), (1, "type"), ("True", "type")],
-    "LAZY": [(0, "type"), ("", "type")],
+    "EAGER": [
+        ("default", "eager"),
+        (None, "eager"),
+        (True, "eager"),
+        ({"default"}, "eager"),
+        ((1,), "eager"),
+    ],
     "EXEMPT": [
         ("/health/", "exempt"),
         (None, "exempt"),

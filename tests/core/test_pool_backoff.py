@@ -238,3 +238,88 @@ def test_an_error_other_than_connect_failed_delays_no_attempt():
     driver.connect_error = None
     pool.checkin(pool.checkout(ANYBODY))
     check(pool, driver)
+
+
+# --- Eager callers, which may not need a connection ----------------------------------
+
+
+def fail_eagerly(pool):
+    with pytest.raises(ConnectFailed, match="it is down"):
+        pool.checkout(ANYBODY, eager=True)
+
+
+def test_an_eager_caller_whose_connect_failed_waits_for_nothing():
+    pool, driver, _ = make_pool(timeout=20)
+    held = pool.checkout(ANYBODY)
+    Outage(driver)
+    fail_eagerly(pool)
+    assert pool.stats()["waiting"] == 0
+    # A connection can come back, so that a caller who needs one has to wait for it.
+    assert pool.connecting_fails()
+    assert not pool.is_unreachable()
+    pool.checkin(held)
+    assert not pool.connecting_fails()
+    check(pool, driver)
+
+
+def test_eager_callers_that_wait_are_released_by_a_failed_connect_and_others_wait_on():
+    pool, driver, clock = make_pool(max_conns=1, timeout=20)
+    held = pool.checkout(ANYBODY)
+    callers = []
+    for eager in (True, False, True, False):
+        callers.append(InThread(pool.checkout, ANYBODY, None, eager))
+        until(lambda: pool.stats()["waiting"] == len(callers))
+    outage = Outage(driver)
+    held.connection.closed = True
+    pool.checkin(held)  # the first caller makes the attempt
+    for caller in callers[::2]:
+        with pytest.raises(ConnectFailed, match="it is down"):
+            caller.result()
+    until(lambda: pool.stats()["waiting"] == 2)
+    assert outage.attempts == 1
+    outage.end()
+    clock.advance(3)
+    for caller in callers[1::2]:
+        pool.checkin(caller.result())
+    check(pool, driver)
+
+
+def test_connecting_fails_from_a_failure_until_long_after_the_next_attempt_was_due():
+    pool, driver, clock = make_pool(max_conns=5, timeout=20)
+    assert not pool.connecting_fails()
+    outage = Outage(driver)
+    fail_eagerly(pool)
+    clock.advance(2)
+    assert pool.connecting_fails()
+    assert pool.is_unreachable()
+    clock.advance(0.11)
+    assert not pool.connecting_fails()
+    assert not pool.is_unreachable()
+    # ... and while somebody tries.
+    outage.answers.clear()
+    trying = InThread(pool.checkout, ANYBODY)
+    until(lambda: outage.attempts == 2)
+    clock.advance(20)
+    assert pool.connecting_fails()
+    assert pool.is_unreachable()
+    outage.end()
+    outage.answers.set()
+    held = trying.result()
+    assert not pool.connecting_fails()
+    pool.checkin(held)
+    check(pool, driver)
+
+
+def test_an_eager_caller_waits_its_turn_at_an_exhausted_pool():
+    pool, driver, _ = make_pool(max_conns=1, max_waiting=1, timeout=20)
+    held = pool.checkout(ANYBODY)
+    caller = InThread(pool.checkout, ANYBODY, None, True)
+    until(lambda: pool.stats()["waiting"] == 1)
+    with pytest.raises(TooManyRequests):
+        pool.checkout(ANYBODY, eager=True)
+    pool.checkin(held)
+    assert caller.result() is held
+    with pytest.raises(PoolTimeout):
+        pool.checkout(ANYBODY, timeout=0.01, eager=True)
+    pool.checkin(held)
+    check(pool, driver)

@@ -53,6 +53,7 @@ def test_a_project_without_problems_gets_no_message(project: Project) -> None:
     project(replica=POSTGRESQL, local=SQLITE)
     with override_settings(
         DBPOOL_MW_POOLS={"default": {"MAX_CONNS": 20}, "replica": None},
+        DBPOOL_MW_EAGER=["default"],
         DBPOOL_MW_EXEMPT=["/health/"],
         DBPOOL_MW_UNAVAILABLE_VIEW=f"{__name__}.busy",
         DBPOOL_MW_CONTROL_DIR=Path("/run/shop"),
@@ -86,7 +87,7 @@ def test_an_unknown_key_of_an_alias_is_an_error_that_suggests_the_right_key() ->
     assert message.hint == "Did you mean TIMEOUT?"
 
 
-@pytest.mark.parametrize("key", ["ENABLED", "LAZY", "WORKERS", *NUMBERS])
+@pytest.mark.parametrize("key", ["ENABLED", "WORKERS", *NUMBERS])
 def test_a_wrong_type_is_an_error_with_a_hint(project: Project, key: str) -> None:
     with override_settings(**{f"DBPOOL_MW_{key}": "1"}):
         message = only("type")
@@ -135,6 +136,57 @@ def test_pools_that_are_not_a_dict_of_dicts_are_an_error(pools: object) -> None:
         message = only("pools")
     assert message.msg.startswith("DBPOOL_MW_POOLS must ")
     assert "None" in str(message.hint)
+
+
+@pytest.mark.parametrize(
+    ("eager", "hint"),
+    [
+        ("replica", "Put the alias into a tuple: ('replica',)."),
+        (True, "Write a tuple or list of aliases, for example"),
+        ([1], "Write a tuple or list of aliases, for example"),
+    ],
+)
+def test_eager_that_is_no_list_of_aliases_is_an_error(eager: object, hint: str) -> None:
+    with override_settings(DBPOOL_MW_EAGER=eager):
+        message = only("eager")
+    assert message.msg.startswith("DBPOOL_MW_EAGER must ")
+    assert str(message.hint).startswith(hint)
+
+
+def test_an_eager_alias_that_databases_doesnt_have_is_an_error(
+    project: Project,
+) -> None:
+    project(replica=POSTGRESQL)
+    with override_settings(DBPOOL_MW_EAGER=["default", "replcia"]):
+        message = only("eager_alias")
+    assert "'replcia', which DATABASES doesn't have" in message.msg
+    assert message.hint == "Did you mean 'replica'?"
+
+
+def test_an_eager_alias_without_a_pool_is_an_error(project: Project) -> None:
+    project(replica=POSTGRESQL, local=SQLITE)
+    for alias in ("replica", "local"):
+        with override_settings(
+            DBPOOL_MW_EAGER=[alias], DBPOOL_MW_POOLS={"replica": None}
+        ):
+            message = only("eager_alias")
+        assert message.msg == f"DBPOOL_MW_EAGER names the alias {alias!r}, " + (
+            "which has no pool."
+        )
+
+
+def test_a_default_alias_without_a_pool_is_eager_without_an_error(
+    project: Project,
+) -> None:
+    project(default=SQLITE, replica=POSTGRESQL)
+    assert found() == []
+
+
+def test_lazy_is_an_error_that_says_what_replaced_it() -> None:
+    with override_settings(DBPOOL_MW_LAZY=True):
+        message = only("unknown")
+    assert message.msg == "DBPOOL_MW_LAZY is not a setting."
+    assert "DBPOOL_MW_EAGER = () for LAZY = True" in str(message.hint)
 
 
 def test_an_exempt_path_that_is_not_in_a_list_is_an_error() -> None:

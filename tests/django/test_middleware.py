@@ -22,7 +22,7 @@ from django.utils.decorators import method_decorator
 from django.views import View
 
 from dbpool_mw import decorators
-from dbpool_mw.binding import registry, testing
+from dbpool_mw.binding import binding, registry, testing
 from dbpool_mw.decorators import no_pool
 from dbpool_mw.middleware import ConnectionPoolMiddleware
 from tests.process.servers import wait_until
@@ -66,14 +66,33 @@ def on_urls():
     decorators.needs_no_pool.cache_clear()
 
 
-@pytest.mark.parametrize("url", ["/exempt/", "/async/", "/class/", "/wrapped/"])
-def test_a_decorated_view_is_served_without_a_database(url):
-    # No server listens at the address in the settings.
-    assert decorators.needs_no_pool(url)
+@pytest.fixture
+def is_eager(monkeypatch):
+    """Give a function that tells whether a request for a path checks one out.
+
+    No server listens at the address in the settings, and the request is served.
+    """
+    asked = []
+    monkeypatch.setattr(
+        binding.Binding, "checkout", lambda self, *_, **__: asked.append(self.alias)
+    )
     middleware = ConnectionPoolMiddleware(lambda request: HttpResponse("well"))
-    assert middleware(RequestFactory().get(url)).status_code == 200
-    assert middleware(RequestFactory().get("/plain/")).status_code == 503
-    assert middleware(RequestFactory().get("/nowhere/")).status_code == 503
+
+    def is_eager(path):
+        asked.clear()
+        assert middleware(RequestFactory().get(path)).status_code == 200
+        assert asked in ([], ["default"])
+        return bool(asked)
+
+    return is_eager
+
+
+@pytest.mark.parametrize("url", ["/exempt/", "/async/", "/class/", "/wrapped/"])
+def test_a_decorated_view_is_served_without_a_checkout(is_eager, url):
+    assert decorators.needs_no_pool(url)
+    assert not is_eager(url)
+    assert is_eager("/plain/")
+    assert is_eager("/nowhere/")
 
 
 def test_a_decorated_view_is_still_the_view():
@@ -84,21 +103,41 @@ def test_a_decorated_view_is_still_the_view():
 
 
 @override_settings(DBPOOL_MW_EXEMPT=["/health/", "/static/"])
-def test_exempt_paths_are_served_without_a_database():
-    middleware = ConnectionPoolMiddleware(lambda request: HttpResponse("well"))
-    assert middleware(RequestFactory().get("/health/x")).status_code == 200
-    assert middleware(RequestFactory().get("/healthy")).status_code == 503
+def test_exempt_paths_are_served_without_a_checkout(is_eager):
+    assert not is_eager("/health/x")
+    assert is_eager("/healthy")
 
 
-@override_settings(DBPOOL_MW_LAZY=True)
-def test_lazy_needs_no_database_until_a_query():
+@override_settings(DBPOOL_MW_EAGER=())
+def test_without_eager_aliases_nothing_is_checked_out_before_a_query(is_eager):
+    assert not is_eager("/")
+
+
+@pytest.mark.parametrize("eager", [("default",), ["replica"], ("replica", "default")])
+def test_the_eager_aliases_are_checked_out(monkeypatch, eager):
+    asked = []
+    monkeypatch.setattr(
+        binding.Binding, "checkout", lambda self, *_, **__: asked.append(self.alias)
+    )
+    with override_settings(DBPOOL_MW_EAGER=eager):
+        middleware = ConnectionPoolMiddleware(lambda request: HttpResponse("well"))
+        assert middleware(RequestFactory().get("/")).status_code == 200
+    assert sorted(asked) == sorted(eager)
+
+
+def test_a_database_that_is_down_refuses_no_page_that_does_not_ask_it():
     middleware = ConnectionPoolMiddleware(lambda request: HttpResponse("well"))
-    assert middleware(RequestFactory().get("/")).status_code == 200
+    for _ in range(3):
+        assert middleware(RequestFactory().get("/")).status_code == 200
+        request_finished.send(sender=None)
+    (pool,) = registry.pools()
+    # The later ones made no attempt.
+    assert pool.stats()["connect_errors"] == 1
 
 
 def test_a_project_without_urls_is_served():
     middleware = ConnectionPoolMiddleware(lambda request: HttpResponse("well"))
-    with override_settings(DBPOOL_MW_LAZY=True):
+    with override_settings(DBPOOL_MW_EAGER=()):
         del settings.ROOT_URLCONF
         assert middleware(RequestFactory().get("/")).status_code == 200
 
@@ -129,11 +168,12 @@ print(middleware(RequestFactory().get("/")).status_code)
     assert done.stdout == "200\n", done.stderr
 
 
-def test_settings_are_live():
-    middleware = ConnectionPoolMiddleware(lambda request: HttpResponse("well"))
+def test_settings_are_live(is_eager):
     with override_settings(DBPOOL_MW_ENABLED=False):
-        assert middleware(RequestFactory().get("/")).status_code == 200
-    assert middleware(RequestFactory().get("/")).status_code == 503
+        assert not is_eager("/")
+    with override_settings(DBPOOL_MW_EAGER=()):
+        assert not is_eager("/")
+    assert is_eager("/")
 
 
 @override_settings(DBPOOL_MW_MAX_CONNS=0)

@@ -257,7 +257,7 @@ def test_the_hint_for_an_option_without_an_equivalent_is_to_remove_it(
         ("MAX_CONN", "Did you mean MAX_CONNS?"),
         ("max_conns", "Did you mean MAX_CONNS?"),
         ("POOL_SIZE", "Did you mean MAX_CONNS?"),
-        ("LAZY", "LAZY applies to all aliases: set it for the whole project."),
+        ("EAGER", "EAGER applies to all aliases: set it for the whole project."),
     ],
 )
 def test_a_misspelt_option_of_a_pooling_engine_is_an_error_with_a_suggestion(

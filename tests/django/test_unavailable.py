@@ -81,7 +81,7 @@ def clock(monkeypatch):
     clock = Clock()
     monkeypatch.setattr(unavailable, "_warnings", RateLimit(1, clock))
     monkeypatch.setattr(unavailable, "_tracebacks", RateLimit(60, clock))
-    with override_settings(ROOT_URLCONF=__name__, DBPOOL_MW_LAZY=True):
+    with override_settings(ROOT_URLCONF=__name__, DBPOOL_MW_EAGER=()):
         yield clock
 
 
@@ -271,7 +271,7 @@ def test_the_projects_view_may_redirect(get):
 def test_a_template_response_of_the_projects_view_is_rendered(get, tmp_path, lazy):
     (tmp_path / "later.html").write_text("later")
     # Not lazy: nothing listens at the address in the settings.
-    with templates(tmp_path, DBPOOL_MW_LAZY=lazy):
+    with templates(tmp_path, DBPOOL_MW_EAGER=() if lazy else ("default",)):
         assert get().content == b"later"
 
 
@@ -281,7 +281,9 @@ def test_a_view_that_fails_is_logged_and_the_packages_response_is_sent(
     get, caplog, view, lazy
 ):
     name = f"{__name__}.{view.__name__}"
-    with override_settings(DBPOOL_MW_UNAVAILABLE_VIEW=name, DBPOOL_MW_LAZY=lazy):
+    with override_settings(
+        DBPOOL_MW_UNAVAILABLE_VIEW=name, DBPOOL_MW_EAGER=() if lazy else ("default",)
+    ):
         response = get()
     assert response.status_code == 503
     assert b"Service Unavailable" in response.content
@@ -313,13 +315,13 @@ def test_django_logs_no_error_and_mails_nobody(get, caplog, mails, view, lazy):
     try:
         with override_settings(
             DBPOOL_MW_UNAVAILABLE_VIEW=view,
-            DBPOOL_MW_LAZY=lazy,
+            DBPOOL_MW_EAGER=() if lazy else ("default",),
             ADMINS=["admin@example.com"],
         ):
             assert get().status_code == 503
             assert (logged(caplog, "django.request"), mails, signals) == ([], [], [])
             # The view that fails shows that Django would have done so.
-            with override_settings(DBPOOL_MW_LAZY=True):
+            with override_settings(DBPOOL_MW_EAGER=()):
                 assert get("/fails/").status_code == 500
     finally:
         got_request_exception.disconnect(receiver)

@@ -127,7 +127,7 @@ def test_a_request_that_is_cancelled_leaves_the_queue_at_once(caplog, lazy):
         assert stats()["waiting"] == 0
         await finish_request()
 
-    with override_settings(DBPOOL_MW_LAZY=lazy):
+    with override_settings(DBPOOL_MW_EAGER=() if lazy else ("default",)):
         with all_in_use():
             run(work)
         assert stats()["idle"] == stats()["checkouts"] == stats()["cancelled"] == 1
@@ -149,7 +149,7 @@ def test_a_request_whose_coroutine_is_closed_leaves_the_queue_at_once(caplog, la
         assert stats()["waiting"] == 0
         await finish_request()
 
-    with override_settings(DBPOOL_MW_LAZY=lazy):
+    with override_settings(DBPOOL_MW_EAGER=() if lazy else ("default",)):
         with all_in_use():
             run(work)
         assert stats()["idle"] == stats()["checkouts"] == stats()["cancelled"] == 1
@@ -211,7 +211,7 @@ def test_an_error_page_of_a_request_that_is_cancelled_leaves_the_queue(caplog):
         await finish_request()
 
     urls = type("Urls", (), {"urlpatterns": [], "handler500": staticmethod(page)})
-    with override_settings(DBPOOL_MW_LAZY=True, ROOT_URLCONF=urls):
+    with override_settings(DBPOOL_MW_EAGER=(), ROOT_URLCONF=urls):
         with all_in_use():
             run(work)
         assert stats()["cancelled"] == 1

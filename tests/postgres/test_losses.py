@@ -24,7 +24,7 @@ pytestmark = pytest.mark.usefixtures("requests")
 
 def begin():
     """Begin a request in this thread, as the middleware does."""
-    begin_request(RequestFactory().get("/dies/"), ("default",), False)
+    begin_request(RequestFactory().get("/dies/"), ("default",), ("default",))
 
 
 def wait_until_reclaimed(number):

@@ -174,7 +174,9 @@ def choose(name: str) -> None:
 def test_tenants_that_swap_connections_see_their_own_rows(
     lazy: bool, limit: bool, receiver: str, requests: Requests
 ) -> None:
-    settings = override_settings(DBPOOL_MW_LAZY=lazy, TENANT_LIMIT_SET_CALLS=limit)
+    settings = override_settings(
+        DBPOOL_MW_EAGER=() if lazy else ("default",), TENANT_LIMIT_SET_CALLS=limit
+    )
 
     def created(connection: Any, **signal: Any) -> None:
         if receiver and connection.alias == "default":
@@ -234,7 +236,7 @@ def test_a_tenant_keeps_its_path_though_the_connection_is_closed() -> None:
 
 @pytest.mark.usefixtures("schemas")
 def test_connections_opened_ahead_belong_to_no_tenant(requests: Requests) -> None:
-    settings = {"DBPOOL_MW_MIN_CONNS": 2, "DBPOOL_MW_LAZY": True}
+    settings = {"DBPOOL_MW_MIN_CONNS": 2, "DBPOOL_MW_EAGER": ()}
     with (
         override_settings(TENANT_LIMIT_SET_CALLS=True, **settings),
         server_threads(requests, choose) as threads,
@@ -301,7 +303,7 @@ def test_metrics_count_opened_connections_and_every_statement(
             ask("SELECT 1 FROM nowhere")
 
     with (
-        override_settings(DBPOOL_MW_LAZY=lazy),
+        override_settings(DBPOOL_MW_EAGER=() if lazy else ("default",)),
         receiving(created),
         server_threads(requests, lambda: None) as threads,
     ):
@@ -369,7 +371,7 @@ def test_what_is_recorded_is_true_of_the_session(
         return found
 
     with (
-        override_settings(DBPOOL_MW_LAZY=lazy),
+        override_settings(DBPOOL_MW_EAGER=() if lazy else ("default",)),
         server_threads(requests, prepare) as threads,
     ):
         rounds = list(exchanges(threads, job, "Ann", "Ben"))
@@ -496,7 +498,7 @@ def test_execute_wrappers_of_receivers_are_there_once_for_every_holder(
         return int(counting.count - before) if not guarded else 1
 
     with receiving(created), server_threads(requests, lambda: None) as threads:
-        with override_settings(DBPOOL_MW_LAZY=False):
+        with override_settings(DBPOOL_MW_EAGER=("default",)):
             rounds = list(exchanges(threads, job))
         assert swapped(rounds)
         assert {

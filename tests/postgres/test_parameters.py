@@ -103,7 +103,7 @@ def test_a_view_with_another_user_is_that_user_and_no_other_request_is(
     lazy: bool, requests: Requests, role: dict[str, Any], databases: Databases
 ) -> None:
     own = databases.server.user
-    with override_settings(DBPOOL_MW_LAZY=lazy):
+    with override_settings(DBPOOL_MW_EAGER=() if lazy else ("default",)):
         rounds = [
             (found_by(requests, **role)[0], found_by(requests)[0]) for _ in range(5)
         ]
@@ -423,7 +423,9 @@ def test_an_alias_that_leaves_databases_fails_no_request_and_its_pool_closes(
         return HttpResponse(f"{ask('SELECT 1')} {ask('SELECT 2', 'replica')}")
 
     with override_settings(
-        ROOT_URLCONF=sender.urls, DBPOOL_MW_POOLS={}, DBPOOL_MW_LAZY=lazy
+        ROOT_URLCONF=sender.urls,
+        DBPOOL_MW_POOLS={},
+        DBPOOL_MW_EAGER=() if lazy else ("default",),
     ):
         assert sender(both).content == b"1 2"
         (replica,) = (pool for pool in registry.pools() if pool.name == "replica")

@@ -24,7 +24,7 @@ def queries(number):
 
 @pytest.mark.parametrize("lazy", [False, True])
 def test_a_request_sends_its_queries_and_nothing_else(lazy, requests, wire):
-    with override_settings(DBPOOL_MW_LAZY=lazy):
+    with override_settings(DBPOOL_MW_EAGER=() if lazy else ("default",)):
         requests(queries(1))
         assert wire.messages
         for number in (0, 1, 3, 0):
@@ -67,7 +67,10 @@ def test_a_tenants_search_path_costs_its_reset(lazy, limit, documented, requests
         connection.set_schema("public")
         return queries(3)(request)
 
-    settings = {"DBPOOL_MW_LAZY": lazy, "TENANT_LIMIT_SET_CALLS": limit}
+    settings = {
+        "DBPOOL_MW_EAGER": () if lazy else ("default",),
+        "TENANT_LIMIT_SET_CALLS": limit,
+    }
     if documented:
         exec(code_block("docs/engines.rst", "def forget_tenant"), settings)
     with on_engine(TENANTS), override_settings(**settings):

@@ -107,7 +107,9 @@ def refusal(alias):
 
 @pytest.mark.parametrize("lazy", [False, True])
 def test_a_query_of_the_projects_view_fails_at_once(requests, lazy):
-    with override_settings(DBPOOL_MW_LAZY=lazy, DBPOOL_MW_POOLS={}):
+    with override_settings(
+        DBPOOL_MW_EAGER=() if lazy else ("default",), DBPOOL_MW_POOLS={}
+    ):
         with held("default"):
             assert requests(view).status_code == 503
         assert did == 3 * [refusal("default")] + 3 * [refusal("replica")]
@@ -117,7 +119,7 @@ def test_a_query_of_the_projects_view_fails_at_once(requests, lazy):
         assert stats()["in_use"] == 0
 
 
-@override_settings(DBPOOL_MW_LAZY=True)
+@override_settings(DBPOOL_MW_EAGER=())
 def test_a_connection_that_the_request_holds_already_can_be_queried(requests):
     def both(request):
         ask("SELECT 1")
@@ -131,7 +133,7 @@ def test_a_connection_that_the_request_holds_already_can_be_queried(requests):
 @pytest.mark.parametrize("lazy", [False, True])
 @override_settings(DBPOOL_MW_UNAVAILABLE_VIEW=f"{__name__}.fails_in_a_query")
 def test_a_view_that_fails_by_its_query_is_replaced_by_a_503(requests, lazy, caplog):
-    with override_settings(DBPOOL_MW_LAZY=lazy):
+    with override_settings(DBPOOL_MW_EAGER=() if lazy else ("default",)):
         with held("default"):
             response = requests(view)
         assert stats()["timeouts"] == 1
@@ -151,7 +153,7 @@ def test_a_view_that_exits_leaves_a_thread_that_serves_the_next_request(requests
 
 
 @override_settings(
-    DBPOOL_MW_UNAVAILABLE_VIEW=f"{__name__}.notes_request", DBPOOL_MW_LAZY=True
+    DBPOOL_MW_UNAVAILABLE_VIEW=f"{__name__}.notes_request", DBPOOL_MW_EAGER=()
 )
 def test_a_refusal_that_an_exception_kept_from_ending_ends_with_its_request(requests):
     with held("default"):

@@ -243,7 +243,7 @@ def test_an_engine_that_ignores_the_connection_factory_raises(requests, monkeypa
     opened = []
     engine = type(connections["default"])
     monkeypatch.setattr(engine, "get_new_connection", get_new_connection)
-    with override_settings(DBPOOL_MW_LAZY=True):
+    with override_settings(DBPOOL_MW_EAGER=()):
         assert requests(view).status_code == 200
         assert stats()["size"] == 0
     assert [raw.closed for raw in opened] == [1]
@@ -294,7 +294,7 @@ def test_djangos_error_has_the_pools_error_as_its_cause(requests, databases):
             caught.append(error)
         return HttpResponse()
 
-    with override_settings(DBPOOL_MW_LAZY=True):
+    with override_settings(DBPOOL_MW_EAGER=()):
         requests(view)
     assert "can't connect to the database; " in str(caught[0])
     assert isinstance(caught[0], dbpool_mw.ConnectFailed)

@@ -122,7 +122,7 @@ def test_a_failover_makes_requests_wait_and_none_fail(own_project):
 def test_a_request_that_holds_a_connection_gets_one_of_another_alias_in_a_pause(
     project,
 ):
-    project.settings |= {"DBPOOL_MW_LAZY": True, "DBPOOL_MW_TIMEOUT": 30}
+    project.settings |= {"DBPOOL_MW_EAGER": (), "DBPOOL_MW_TIMEOUT": 30}
     with (
         project.gunicorn("--threads", "4") as server,
         ThreadPoolExecutor(2) as clients,

@@ -55,7 +55,9 @@ def records(project: Project, like: str = "%") -> list[tuple[str, str]]:
 def test_the_first_request_is_served_and_what_the_pool_logged_is_written(
     logged: Project, server_kind: str, most: int, lazy: bool
 ) -> None:
-    logged.settings.update(DBPOOL_MW_MAX_CONNS=most, DBPOOL_MW_LAZY=lazy)
+    logged.settings.update(
+        DBPOOL_MW_MAX_CONNS=most, DBPOOL_MW_EAGER=() if lazy else ("default",)
+    )
     with run(logged, server_kind) as server:
         for _ in range(3):
             assert server.get("/facts/").status == 200
@@ -81,7 +83,7 @@ def test_what_background_threads_log_is_written_and_they_hold_nothing_then(
     engine = "dbpool_mw.backends.postgresql"
     logged.options["default"] = {"ENGINE": engine}
     logged.settings.update(
-        DBPOOL_MW_MAX_CONNS=most, DBPOOL_MW_LEAK_AFTER=0.5, DBPOOL_MW_LAZY=True
+        DBPOOL_MW_MAX_CONNS=most, DBPOOL_MW_LEAK_AFTER=0.5, DBPOOL_MW_EAGER=()
     )
     with run(logged, server_kind) as server:
         with logged.lock(7):

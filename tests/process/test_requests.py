@@ -235,12 +235,12 @@ def test_an_exception_takes_no_connection_from_an_outer_atomic(project, asynchro
         project.check_no_place_is_lost()
 
 
-# --- LAZY, EXEMPT, no_pool, ENABLED --------------------------------------------------
+# --- EAGER, EXEMPT, no_pool, ENABLED -------------------------------------------------
 
 
 @pytest.mark.parametrize("asynchronous", [False, True])
 def test_lazy_checks_out_at_the_first_query(project, asynchronous):
-    project.settings["DBPOOL_MW_LAZY"] = True
+    project.settings["DBPOOL_MW_EAGER"] = ()
     with project.uvicorn() if asynchronous else project.gunicorn() as server:
         assert server.get("/nothing/")["connected"] is False
         assert project.backends() == []

@@ -56,7 +56,10 @@ def test_an_abort_in_an_async_view_is_a_checkin_at_once(project):
 @pytest.mark.parametrize("lazy", [False, True])
 def test_clients_that_hang_up_while_they_wait_leave_the_queue(project, lazy):
     project.settings |= {"DBPOOL_MW_MAX_CONNS": 1, "DBPOOL_MW_TIMEOUT": 20}
-    project.settings |= {"DBPOOL_MW_POOLS": {"replica": None}, "DBPOOL_MW_LAZY": lazy}
+    project.settings |= {
+        "DBPOOL_MW_POOLS": {"replica": None},
+        "DBPOOL_MW_EAGER": () if lazy else ("default",),
+    }
     # Before Django 5.0 nothing tells that a client has hung up; they are served then.
     gone_for_django = 3 if django.VERSION >= (5, 0) else 0
     with project.uvicorn() as server, ThreadPoolExecutor() as clients:

@@ -79,7 +79,7 @@ def test_the_unavailable_view_of_the_project_answers(project, lazy):
     project.settings |= {
         "DBPOOL_MW_MAX_CONNS": 1,
         "DBPOOL_MW_TIMEOUT": 0.1,
-        "DBPOOL_MW_LAZY": lazy,
+        "DBPOOL_MW_EAGER": () if lazy else ("default",),
         "DBPOOL_MW_UNAVAILABLE_VIEW": "tests.process.project.busy.busy",
     }
     with project.gunicorn("--threads", "4") as server, ThreadPoolExecutor() as clients:
@@ -99,7 +99,7 @@ def test_nobody_gets_a_mail_or_an_event_for_a_503(project, asgi, lazy):
     project.settings |= {
         "DBPOOL_MW_MAX_CONNS": 1,
         "DBPOOL_MW_TIMEOUT": 0.1,
-        "DBPOOL_MW_LAZY": lazy,
+        "DBPOOL_MW_EAGER": () if lazy else ("default",),
     }
     project.extra["DJANGO_SETTINGS_MODULE"] = "tests.process.project.reporting"
     with (
