@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from dbpool_mw.binding.registry import stats as stats
+    from dbpool_mw.binding.release import released as released
     from dbpool_mw.binding.scope import pooled as pooled
     from dbpool_mw.core.errors import ConnectFailed as ConnectFailed
     from dbpool_mw.core.errors import HoldTooLong as HoldTooLong
@@ -21,6 +22,7 @@ __all__ = [
     "PoolTimeout",
     "TooManyRequests",
     "pooled",
+    "released",
     "stats",
 ]
 
@@ -33,6 +35,7 @@ _HOMES = {
     "PoolTimeout": "dbpool_mw.core.errors",
     "TooManyRequests": "dbpool_mw.core.errors",
     "pooled": "dbpool_mw.binding.scope",
+    "released": "dbpool_mw.binding.release",
     "stats": "dbpool_mw.binding.registry",
 }
 

@@ -19,6 +19,7 @@ from dbpool_mw import apps, checks, conf, decorators
 from dbpool_mw.binding import registry, unavailable
 from dbpool_mw.binding.cancelling import cancel_waits, is_cancelled
 from dbpool_mw.binding.errors import PoolError
+from dbpool_mw.binding.release import release_request
 from dbpool_mw.binding.requests import begin_request, end_request, return_connections
 
 
@@ -60,6 +61,8 @@ class ConnectionPoolMiddleware:
             if refusal is not None:
                 return refusal
             response: HttpResponseBase = self.get_response(request)
+            if response.streaming:
+                release_request(request)
         except BaseException:
             # Django turns every Exception into a response. After another BaseException
             # the server may not send request_finished.
@@ -74,6 +77,8 @@ class ConnectionPoolMiddleware:
             if refusal is not None:
                 return refusal
             response: HttpResponseBase = await self.get_response(request)
+            if response.streaming:
+                await sync_to_async(release_request)(request)
         except (CancelledError, GeneratorExit):
             # The request's thread may wait for a connection, which nobody wants any
             # more, or be in the middle of a query. After the query, request_finished

@@ -251,9 +251,9 @@ def _begin_sync(scope: Scope) -> None:
 async def _begin_async(scope: Scope) -> None:
     """Begin a scope in the thread that runs Django's async queries for this task."""
     try:
-        await _in_thread(scope.begin)
+        await in_thread(scope.begin)
     except asyncio.CancelledError:
-        await _in_thread(scope.end)
+        await in_thread(scope.end)
         raise
     scope.work_before = cancelling.current_work.get()
     cancelling.current_work.set(scope)
@@ -262,10 +262,10 @@ async def _begin_async(scope: Scope) -> None:
 async def _end_async(scope: Scope) -> None:
     """End a scope of a task, in the thread in which it began."""
     cancelling.current_work.set(scope.work_before)
-    await _in_thread(scope.end)
+    await in_thread(scope.end)
 
 
-async def _in_thread(function: Callable[[], None]) -> None:
+async def in_thread(function: Callable[[], None]) -> None:
     """Run a function in the thread that runs Django's async queries for this task.
 
     It runs to its end even if the task is cancelled meanwhile; CancelledError is raised

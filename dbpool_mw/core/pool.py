@@ -452,6 +452,14 @@ class ConnectionPool:
         if reason is not None:
             self._close((entry, reason))
 
+    def is_clean(self, entry: PoolEntry) -> bool:
+        """Tell whether a checkin has nothing to clean; no round trip.
+
+        Call it in the holder's thread. With RESET "always", or a function, no session
+        is taken for clean.
+        """
+        return self._is_clean(entry.connection, entry.initial)
+
     def discard(self, entry: PoolEntry, reason: str) -> None:
         """Take a connection back from its holder and close it; ``reason`` is counted.
 

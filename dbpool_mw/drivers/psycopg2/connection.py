@@ -140,6 +140,11 @@ class TrackedConnection(Connection):
         self.maybe_dirty = True
         self.open_cursors.add(name)
 
+    def remove_open_cursor(self, name: str) -> None:
+        """Record that the server has no cursor of this name any more."""
+        self.open_cursors.discard(name)
+        self.maybe_dirty = self.dirty or bool(self.open_cursors)
+
     def reads_escapes(self) -> bool:
         """Tell whether each string may have backslash escapes; no round trip."""
         return self.get_parameter_status("standard_conforming_strings") == "off"

@@ -175,7 +175,7 @@ def _close(method: Callable[..., None]) -> Callable[..., None]:
         # The next holder may have a cursor of the same name.
         if connection.is_current(self):
             method(self)
-            connection.open_cursors.discard(name)
+            connection.remove_open_cursor(name)
 
     return close
 

@@ -1,9 +1,12 @@
 """Views that use their connection in every way that a view may."""
 
 import asyncio
+import io
 import os
 import signal
 import threading
+import time
+from pathlib import Path
 
 from asgiref.sync import sync_to_async
 from django.db import (
@@ -13,10 +16,16 @@ from django.db import (
     models,
     transaction,
 )
-from django.http import Http404, HttpResponse, JsonResponse, StreamingHttpResponse
+from django.http import (
+    FileResponse,
+    Http404,
+    HttpResponse,
+    JsonResponse,
+    StreamingHttpResponse,
+)
 from django.utils.module_loading import import_string
 
-from dbpool_mw import pooled
+from dbpool_mw import pooled, released
 from dbpool_mw.decorators import no_pool
 from tests.process.project import clocks
 from tests.process.project.middleware import backend_pid
@@ -24,6 +33,7 @@ from tests.process.project.middleware import backend_pid
 __all__ = [
     "async_orm",
     "async_rows",
+    "async_slow_stream",
     "async_stream",
     "async_waits",
     "at_import",
@@ -52,6 +62,9 @@ __all__ = [
     "raises",
     "raises_in_stream",
     "run",
+    "slow_call",
+    "slow_file",
+    "slow_stream",
     "stream",
     "threads",
     "two",
@@ -336,6 +349,56 @@ async def async_stream(request):
             yield f"{index} {'x' * 10000}\n"
 
     return StreamingHttpResponse(content())
+
+
+def wait_for_file(request):
+    """Wait until the file ``?until=`` is there."""
+    while not Path(request.GET["until"]).exists():
+        time.sleep(0.05)
+
+
+def slow_stream(request):
+    """Query, and then stream until the file ``?until=`` is there."""
+    backend = backend_pid()
+
+    def content():
+        yield f"{backend}\n"
+        wait_for_file(request)
+        yield f"{backend_pid()}\n"
+
+    return StreamingHttpResponse(content())
+
+
+def slow_file(request):
+    """Query, and then send a file that is there when ``?until=`` is."""
+
+    class Slow(io.BytesIO):
+        def read(self, *size):
+            if self.tell():
+                wait_for_file(request)
+            return super().read(5)
+
+    return FileResponse(Slow(f"{backend_pid()}\n".encode() * 2))
+
+
+async def async_slow_stream(request):
+    backend = await sync_to_async(backend_pid)()
+
+    async def content():
+        yield f"{backend}\n"
+        while not Path(request.GET["until"]).exists():
+            await asyncio.sleep(0.05)
+        yield f"{await sync_to_async(backend_pid)()}\n"
+
+    return StreamingHttpResponse(content())
+
+
+def slow_call(request):
+    """Query, wait for something else, and query again."""
+    before = backend_pid()
+    with released():
+        wait_for_file(request)
+    return answer(before=before, backend=backend_pid())
 
 
 async def async_orm(request):
