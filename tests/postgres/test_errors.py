@@ -117,7 +117,7 @@ def test_the_503_for_a_strange_engine_shows_no_connection_string(
     monkeypatch.setattr(
         type(connections["default"]), "get_new_connection", get_new_connection
     )
-    response = requests(lambda request: None)
+    response = requests(lambda request: ask("SELECT 1"))
     assert response.status_code == 503
     assert b"dsn" not in response.content
     assert "can't connect to the database" in caplog.text

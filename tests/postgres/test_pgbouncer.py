@@ -290,7 +290,7 @@ def test_waiting_for_a_full_pgbouncer_ends_by_the_timeout_of_pgbouncer(
         override_settings(DBPOOL_MW_POOLS=pool),
     ):
         with front.busy_backend():
-            response = front.send(lambda request: HttpResponse())
+            response = front.send(lambda request: HttpResponse(ask("SELECT 1")))
             assert response.status_code == 503
             assert "can't connect" in caplog.text
         assert (stats()["size"], stats()["timeouts"]) == (0, 0)

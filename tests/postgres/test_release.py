@@ -19,6 +19,7 @@ from django.test import AsyncRequestFactory, TestCase, override_settings
 
 from dbpool_mw import pooled, released
 from dbpool_mw.binding import registry
+from tests.documents import code_block
 from tests.postgres.conftest import ask, on_engine, stats
 
 pytestmark = pytest.mark.usefixtures("fresh_wrappers")
@@ -489,3 +490,91 @@ def test_a_coroutine_in_a_block_of_pooled_gives_back(databases):
     asyncio.run(work())
     assert noted == [0, 1]
     assert in_use() == 0
+
+
+# --- docs/streams.rst ----------------------------------------------------------------
+
+
+class Objects:
+    """A row of the examples; a query for each."""
+
+    receipt = None
+    total = 7
+    channel = "c"
+
+    @classmethod
+    def get(cls, **lookup):
+        asks()
+        return cls()
+
+    def save(self):
+        asks()
+
+
+@pytest.fixture
+def example():
+    """Give the names that the examples define, and what was noted in them."""
+    noted = []
+
+    class Names:
+        objects = Objects
+
+    def subscribe(channel):
+        noted.append(in_use())
+        yield "1"
+        noted.append(in_use())
+        yield "2"
+        noted.append(in_use())
+
+    class payments:
+        @staticmethod
+        def charge(total):
+            noted.append(in_use())
+            return type("Receipt", (), {"number": 1})
+
+    names = {
+        "Cart": Names,
+        "subscribe": subscribe,
+        "payments": payments,
+        "render": lambda *_: HttpResponse("receipt"),
+        "noted": noted,
+    }
+
+    def run(containing):
+        exec(code_block("docs/streams.rst", containing), names)
+        return names
+
+    return run
+
+
+def test_the_example_of_a_stream_holds_nothing(requests, example):
+    names = example("def events")
+
+    def view(request):
+        request.GET = {"cart": "1"}
+        return names["events"](request)
+
+    response = read(requests, view)
+    assert b"".join(response.content_read) == b"data: 1\n\ndata: 2\n\n"
+    assert names["noted"] == [0, 0, 0]
+
+
+def test_the_example_of_a_stream_that_queries_holds_nothing_between(requests, example):
+    names = example("data: {Cart")
+    assert read(requests, lambda request: StreamingHttpResponse(names["lines"]()))
+    assert names["noted"] == [0, 0, 0]
+
+
+def test_the_example_of_a_slow_call_holds_nothing_meanwhile(requests, example):
+    names = example("def checkout")
+    held = []
+
+    def view(request):
+        request.POST = {"cart": "1"}
+        response = names["checkout"](request)
+        held.append(in_use())
+        return response
+
+    assert requests(view).status_code == 200
+    assert names["noted"] == [0]
+    assert held == [1]
