@@ -17,8 +17,8 @@ from dbpool_mw import conf, drivers
 from dbpool_mw.checks import migration
 from dbpool_mw.checks.messages import message
 from dbpool_mw.checks.order import MAKES_NO_QUERY
-from dbpool_mw.core.config import app_problems
 from dbpool_mw.core import platform
+from dbpool_mw.core.config import app_problems
 
 MIDDLEWARE = "dbpool_mw.middleware.ConnectionPoolMiddleware"
 
