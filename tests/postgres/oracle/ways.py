@@ -95,7 +95,12 @@ way(
     "register_default_json()",
     lambda raw: psycopg2.extras.register_default_json(raw, loads=json.loads),
 )
-way("register_hstore()", lambda raw: psycopg2.extras.register_hstore(raw))
+way(
+    "register_hstore()",
+    lambda raw: psycopg2.extras.register_hstore(raw),
+    # It registers an adapter for all connections.
+    after=lambda raw: extensions.adapters.pop((dict, extensions.ISQLQuote)),
+)
 way("register_uuid()", lambda raw: psycopg2.extras.register_uuid(conn_or_curs=raw))
 way(
     "register_composite()",
