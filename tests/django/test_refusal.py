@@ -72,6 +72,8 @@ WRONG: dict[str, Any] = {
     "no_app": no_app,
     "middleware_twice": {"MIDDLEWARE": [checks.MIDDLEWARE, f"{__name__}.Subclass"]},
     "platform": no_poll,
+    "eager": {"DBPOOL_MW_EAGER": "default"},
+    "eager_alias": {"DBPOOL_MW_EAGER": ("defualt",)},
 }
 
 

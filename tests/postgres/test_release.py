@@ -7,7 +7,7 @@ import io
 import threading
 
 import pytest
-from asgiref.sync import sync_to_async
+from asgiref.sync import ThreadSensitiveContext, sync_to_async
 from django.core.exceptions import SynchronousOnlyOperation
 from django.core.handlers.asgi import ASGIHandler
 from django.core.signals import request_finished
@@ -242,11 +242,12 @@ def test_under_asgi_a_stream_holds_nothing_until_it_queries(requests, asynchrono
 
     async def serve():
         request = AsyncRequestFactory().get("/")
-        response = await ASGIHandler().get_response_async(request)
-        response._handler_class = ASGIHandler
-        async for _ in response:
-            pass
-        await sync_to_async(response.close)()
+        async with ThreadSensitiveContext():
+            response = await ASGIHandler().get_response_async(request)
+            response._handler_class = ASGIHandler
+            async for _ in response:
+                pass
+            await sync_to_async(response.close)()
         return response.status_code
 
     assert asyncio.run(serve()) == 200
@@ -468,8 +469,9 @@ def test_a_coroutine_gives_back_in_the_thread_of_its_queries(requests):
 
     async def serve():
         request = AsyncRequestFactory().get("/")
-        response = await ASGIHandler().get_response_async(request)
-        await sync_to_async(request_finished.send)(sender=None)
+        async with ThreadSensitiveContext():
+            response = await ASGIHandler().get_response_async(request)
+            await sync_to_async(request_finished.send)(sender=None)
         return response.status_code
 
     assert asyncio.run(serve()) == 200
