@@ -105,11 +105,17 @@ class _ProcessState:
             was_due = self.maintenance_due
             if self.closed.is_set() or time.monotonic() < was_due:
                 return
+            if self.maintenance is not None and self.maintenance.is_alive():
+                # An exception had come after its start.
+                self.maintenance_due = math.inf
+                return
             maintenance = Maintenance(lambda: [self, *self.pools.all()])
+            self.maintenance = maintenance
             try:
                 with sent_signals_blocked():
                     maintenance.start()
             except RuntimeError as error:
+                self.maintenance = None
                 if was_due == 0 and not _has_ended():
                     logger.warning(
                         "no maintenance thread: until there is one, checkouts do its "
@@ -120,7 +126,7 @@ class _ProcessState:
                 maintenance.do_round()
                 self.maintenance_due = time.monotonic() + _RETRY_SECONDS
                 return
-            self.maintenance, self.maintenance_due = maintenance, math.inf
+            self.maintenance_due = math.inf
             if was_due > 0:
                 logger.info("the maintenance thread runs now")
         finally:
@@ -142,13 +148,14 @@ class _ProcessState:
             if directory is None:
                 self.control_due = math.inf
                 return
-        control = ControlServer(directory, self.worker.handle)
+            if self.control is None:
+                self.control = ControlServer(directory, self.worker.handle)
+            control = self.control
         with sent_signals_blocked():
-            runs = control.start()
-        if not runs:
-            return
-        with self.lock:
-            self.control, self.control_due = control, math.inf
+            if not control.start():
+                self.control = None
+                return
+        self.control_due = math.inf
         if self.closed.is_set():
             control.stop()
 
@@ -160,7 +167,7 @@ class _ProcessState:
         self.pools.are_dropped = True
         if self.control is not None:
             self.control.stop()
-        if self.maintenance is not None:
+        if self.maintenance is not None and self.maintenance.is_alive():
             self.maintenance.stop()
 
 

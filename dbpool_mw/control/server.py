@@ -88,20 +88,22 @@ class ControlServer:
         A failure is logged as one warning and not raised: the worker serves requests
         without a control socket.
         """
-        if self._thread is not None:
+        if self._thread is not None and self._thread.is_alive():
             return True
         self._stopping = False
         try:
             self._open()
             thread = threading.Thread(target=self._run, name=THREAD_NAME, daemon=True)
+            # Before the start, because an exception may come right after it.
+            self._thread = thread
             thread.start()
         except (paths.ControlDirError, OSError, RuntimeError) as error:
+            self._thread = None
             self._close()
             logger.warning(
                 "no control socket, so the commands won't see this process: %s", error
             )
             return False
-        self._thread = thread
         return True
 
     def stop(self) -> None:
@@ -119,7 +121,7 @@ class ControlServer:
             return
         with contextlib.suppress(OSError):
             wakeup[1].send(b"\0")
-        if thread is not threading.current_thread():
+        if thread is not threading.current_thread() and thread.is_alive():
             thread.join(1.0)
 
     def forget(self) -> None:

@@ -90,6 +90,10 @@ class Maintenance:
         """Start the thread."""
         self._thread.start()
 
+    def is_alive(self) -> bool:
+        """Tell whether the thread runs."""
+        return self._thread.is_alive()
+
     def stop(self, timeout: float = 1.0) -> None:
         """End the thread; wait at most ``timeout`` seconds for its end."""
         self._stopped.set()

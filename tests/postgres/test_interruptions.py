@@ -48,19 +48,29 @@ def interrupted_at(number, call):
     lines, place = 0, None
 
     def trace(frame, event, argument):
-        nonlocal lines, place
         code = frame.f_code
         # What is raised in a finaliser goes nowhere.
         if code.co_name == "__del__" or not code.co_filename.startswith(PACKAGE):
             return None
-        # No handler of a signal is run before a line that does nothing.
-        line = linecache.getline(code.co_filename, frame.f_lineno).strip()
-        if event == "line" and line != "try:":
-            lines += 1
-            if lines == number:
-                place = f"{frame.f_code.co_filename[len(PACKAGE) :]}:{frame.f_lineno}"
-                raise ERRORS[number % len(ERRORS)]
-        return trace
+        last = 0
+
+        def trace_lines(frame, event, argument):
+            nonlocal last, lines, place
+            if event != "line":
+                return trace_lines
+            line = linecache.getline(code.co_filename, frame.f_lineno).strip()
+            # No handler of a signal is run before a line that does nothing, nor between
+            # the last line of a ``with`` block and its exit.
+            leaves = line.startswith("with ") and last > frame.f_lineno
+            last = frame.f_lineno
+            if line != "try:" and not leaves:
+                lines += 1
+                if lines == number:
+                    place = f"{code.co_filename[len(PACKAGE) :]}:{frame.f_lineno}"
+                    raise ERRORS[number % len(ERRORS)]
+            return trace_lines
+
+        return trace_lines
 
     before = sys.gettrace()
     sys.settrace(trace)
