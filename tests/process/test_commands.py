@@ -17,7 +17,11 @@ from tests.process.servers import Server, traffic, wait_until
 
 @pytest.fixture
 def workers(project: Project) -> Iterator[Server]:
-    """Run two workers of four threads, each of which served a request."""
+    """Run two workers of four threads, each of which served a request.
+
+    A request checks a connection of both aliases out.
+    """
+    project.settings["DBPOOL_MW_EAGER"] = ("default", "replica")
     # A paused request waits as long as two commands take to start, on a busy machine.
     project.settings["DBPOOL_MW_TIMEOUT"] = 30
     with project.gunicorn("--threads", "4", workers=2) as server:

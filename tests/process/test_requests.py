@@ -41,7 +41,7 @@ def test_one_connection_serves_many_requests_in_turn(server, project):
         project.rest()
     assert len(backends) == 1
     assert project.settled()["opened"] == 1
-    assert backends < set(project.backends())
+    assert backends == set(project.backends())
     project.check_no_place_is_lost()
 
 

@@ -43,7 +43,7 @@ def test_an_abort_in_an_async_view_is_a_checkin_at_once(project):
     with project.uvicorn() as server:
         clients = [send(server, "/async_waits/") for _ in range(3)]
         wait_until(
-            lambda: len(project.holders("/async_waits/")) == 6,
+            lambda: len(project.holders("/async_waits/")) == 3,
             "the views hold connections",
         )
         for client in clients:
