@@ -162,7 +162,7 @@ class Binding:
             if self.connect_error is not None:
                 error, self.connect_error = self.connect_error, None
                 if pool.is_unreachable():
-                    raise error.with_traceback(None)
+                    raise error
             try:
                 entry = pool.checkout(self, eager=eager)
             except PoolClosed:

@@ -47,7 +47,7 @@ def begin_request(request: Any, aliases: Iterable[str], eager: Container[str]) -
             else:
                 binding.checkout(wrapper, eager=True)
         except ConnectFailed as error:
-            binding.connect_error = error
+            binding.connect_error = error.with_traceback(None)
         except PoolClosed:
             pass  # the first query looks for the pool of the settings then
         except Exception:
