@@ -4,18 +4,19 @@ An exception of a signal, a time limit or a debugger can come between any two li
 Python. So no order of lines makes it certain that an entry, once taken, is either held
 or given back. What is certain is the pool's own record, which says who has an entry,
 and the interpreter's, which says what each thread is executing: an entry that its
-holder doesn't hold, while its thread executes no code of a checkout or a checkin, is
-lost.
+holder doesn't hold, and that no call of a checkout, a checkin or a close has among its
+local variables, is lost.
 """
 
 from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from types import FrameType
 
-from .entry import CONNECTING, IDLE, IN_USE, PoolEntry
+from .entry import IDLE, IN_USE, PoolEntry
+from .waiter import Waiter
 
 #: The modules in which a thread can be about to hold an entry, or to give it back.
 _WORKING = frozenset({"dbpool_mw.core.pool", "dbpool_mw.binding.binding"})
@@ -44,15 +45,16 @@ class Orphans:
         """
         if _threads_are_greenlets():
             return []
-        stamps = {entry: stamp(entry) for entry in entries if entry.state is not IDLE}
-        suspects = {}
-        for entry, seen in stamps.items():
-            holder = entry.holder
-            is_held = (
-                entry.state is IN_USE and holder is not None and holder.holds(entry)
-            )
-            if not is_held and not _is_working(entry):
-                suspects[entry] = seen
+        taken = [(e, stamp(e)) for e in entries if e.state is not IDLE]
+        suspects = {entry: seen for entry, seen in taken if not _is_held(entry)}
+        if suspects:
+            being_worked_on = _find_worked_on(suspects)
+            # It may have come to be held before its thread was looked at.
+            suspects = {
+                entry: seen
+                for entry, seen in suspects.items()
+                if entry not in being_worked_on and not _is_held(entry)
+            }
         before, self._suspects = self._suspects, suspects
         return [
             (entry, seen)
@@ -66,19 +68,46 @@ def stamp(entry: PoolEntry) -> _Stamp:
     return entry.state, entry.worker, entry.checked_out_at, entry.deadline
 
 
-def _is_working(entry: PoolEntry) -> bool:
-    """Tell whether the thread of an entry is executing a checkout or a checkin."""
-    threads = {entry.worker} if entry.state is not IN_USE else set()
-    if entry.holder is not None and entry.state in (IN_USE, CONNECTING):
-        threads.add(entry.holder.thread_id)
+def _is_held(entry: PoolEntry) -> bool:
+    holder = entry.holder
+    return entry.state is IN_USE and holder is not None and holder.holds(entry)
+
+
+def _find_worked_on(suspects: Iterable[PoolEntry]) -> set[PoolEntry]:
+    """Return the entries that a thread is executing a checkout or a checkin of."""
     frames: dict[int, FrameType | None] = {**sys._current_frames()}
     # Of the running thread, what called the search.
     frames[threading.get_ident()] = _caller_of("maintain")
-    # A thread that has ended, or that isn't one of the system's: its end is seen to
-    # elsewhere, by a finaliser.
-    if not threads <= frames.keys():
-        return True
-    return any(is_in_pool(frames[thread]) for thread in threads)
+    found: set[PoolEntry] = set()
+    for innermost in frames.values():
+        frame = innermost
+        while frame is not None:
+            if _is_pools(frame):
+                # A copy: the thread goes on meanwhile.
+                for value in tuple(frame.f_locals.values()):
+                    found.update(_entries_in(value))
+            frame = frame.f_back
+    # In the middle of a line, what a call has returned is in no variable yet.
+    between = {ident for ident, frame in frames.items() if frame and _is_pools(frame)}
+    return found | {
+        entry for entry in suspects if not between.isdisjoint(_threads_of(entry))
+    }
+
+
+def _entries_in(value: object) -> Iterator[PoolEntry]:
+    """Yield the entries in a local variable: one, a waiter's, or those of a list."""
+    if isinstance(value, PoolEntry):
+        yield value
+    elif isinstance(value, Waiter):
+        yield from _entries_in(value.entry)
+    elif isinstance(value, (tuple, list)):
+        for item in tuple(value):
+            yield from _entries_in(item)
+
+
+def _threads_of(entry: PoolEntry) -> set[int]:
+    holder = entry.holder
+    return {entry.worker} if holder is None else {entry.worker, holder.thread_id}
 
 
 def _caller_of(name: str) -> FrameType | None:
@@ -91,10 +120,14 @@ def _caller_of(name: str) -> FrameType | None:
 def is_in_pool(frame: FrameType | None) -> bool:
     """Tell whether a frame, or one that called it, executes a checkout or a checkin."""
     while frame is not None:
-        if frame.f_globals.get("__name__") in _WORKING:
+        if _is_pools(frame):
             return True
         frame = frame.f_back
     return False
+
+
+def _is_pools(frame: FrameType) -> bool:
+    return frame.f_globals.get("__name__") in _WORKING
 
 
 def _threads_are_greenlets() -> bool:

@@ -271,8 +271,8 @@ class ConnectionPool:
             return
         with self._lock:
             for waiter in [w for w in self._slots.waiters if w.is_cancelled()]:
-                self._slots.leave_queue(waiter)
-                waiter.fail(PoolError(self.name, "its checkout says more"))
+                self._slots.fail(waiter, PoolError(self.name, "its checkout says more"))
+                self._slots.wake_for_retry()
 
     def _cancelled(self) -> PoolError:
         """Count a checkout that was cancelled, and return its error.
@@ -314,15 +314,14 @@ class ConnectionPool:
                 left = min(left, deadline - self._clock())
                 with self._lock:
                     slots.grant()
-                    if waiter.entry is not None or waiter.error is not None:
+                    if waiter.is_served():
                         return
                     if left <= 0:
                         slots.leave_queue(waiter)
                         return
         except BaseException:
             with self._lock:
-                if waiter in slots.waiters:
-                    slots.leave_queue(waiter)
+                slots.leave_queue(waiter)
             if waiter.entry is not None:
                 self._abandon(waiter.entry)
             raise
@@ -610,6 +609,7 @@ class ConnectionPool:
     def _reclaim_orphans(self) -> None:
         """Take back the entries that nobody has: see ``orphans``."""
         with self._lock:
+            self._slots.repair_queue()
             missing = self._slots.repair_idle()
             entries = list(self._slots.entries)
         self._close_in_background([(entry, "interrupted") for entry in missing])
@@ -696,10 +696,9 @@ class ConnectionPool:
         """Close the pool for good: waiters get PoolClosed, holders finish first."""
         self._change_state(SHUT, "pool closed")
         with self._lock:
-            while self._slots.waiters:
-                self._slots.waiters.popleft().fail(
-                    PoolClosed(self.name, f"pool {self.name!r} was closed")
-                )
+            for waiter in list(self._slots.waiters):
+                error = PoolClosed(self.name, f"pool {self.name!r} was closed")
+                self._slots.fail(waiter, error)
 
     def _change_state(self, state: str, stale_reason: str | None) -> None:
         """Change the state; with a reason, every connection open now becomes stale."""

@@ -13,6 +13,7 @@ others. What always holds:
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from itertools import takewhile
@@ -196,15 +197,32 @@ class Slots:
         return waiter
 
     def leave_queue(self, waiter: Waiter) -> None:
-        """Remove a waiter that was given nothing."""
-        self.waiters.remove(waiter)
+        """Remove a waiter, which may have left already, from the queue."""
+        with contextlib.suppress(ValueError):
+            self.waiters.remove(waiter)
         self.wake_for_retry()
 
     def first_waiter(self) -> Waiter | None:
         """Return whose turn it is; in a pause, of those who bypass it."""
-        if self.state is not PAUSED:
-            return self.waiters[0] if self.waiters else None
-        return next((w for w in self.waiters if w.bypasses_pause), None)
+        is_paused = self.state is PAUSED
+        for waiter in self.waiters:
+            if not waiter.is_served() and (waiter.bypasses_pause or not is_paused):
+                return waiter
+        return None
+
+    # A waiter leaves the queue after it was given something. If an exception comes in
+    # between, it is in the queue and served: see ``repair_queue``. In the other order
+    # nobody would know it any more, and it would sleep until its deadline.
+
+    def hand_over(self, waiter: Waiter, entry: PoolEntry) -> None:
+        """Give a waiter an entry; it leaves the queue."""
+        waiter.hand_over(entry)
+        self.waiters.remove(waiter)
+
+    def fail(self, waiter: Waiter, error: Exception) -> None:
+        """End a waiter's wait with an error; it leaves the queue."""
+        waiter.fail(error)
+        self.waiters.remove(waiter)
 
     def connect_failed(self, error: Exception) -> None:
         """Record that an attempt to connect failed with a ConnectFailed.
@@ -214,11 +232,10 @@ class Slots:
         """
         self.backoff.failed(str(error))
         for waiter in [waiter for waiter in self.waiters if waiter.eager]:
-            self.waiters.remove(waiter)
             # An exception of its own: it is raised in another thread.
             own = type(error)(*error.args)
             own.__cause__ = error.__cause__
-            waiter.fail(own)
+            self.fail(waiter, own)
         self.wake_for_retry()
 
     def connecting_fails(self) -> bool:
@@ -246,8 +263,7 @@ class Slots:
     def grant(self) -> None:
         """Hand free slots to waiters to connect in, in their order."""
         while (first := self.first_waiter()) and self.may_open(first.bypasses_pause):
-            self.waiters.remove(first)
-            first.hand_over(self.reserve(first.holder))
+            self.hand_over(first, self.reserve(first.holder))
 
     # --- Coming back -----------------------------------------------------------------
 
@@ -263,10 +279,10 @@ class Slots:
         ):
             return self.reason_to_close(entry, now)
         entry.idle_since = now
-        if self.waiters:
-            waiter = self.waiters.popleft()
+        waiter = self.first_waiter()
+        if waiter is not None:
             self.give(entry, waiter.holder, now)
-            waiter.hand_over(entry)
+            self.hand_over(waiter, entry)
             # Another waiter is the first now, and has to see to the next connect.
             self.wake_for_retry()
         else:
@@ -349,6 +365,12 @@ class Slots:
         for entry in missing:
             self.own(entry)
         return missing
+
+    def repair_queue(self) -> None:
+        """Wake and remove whoever was served, after an exception in between."""
+        for waiter in [waiter for waiter in self.waiters if waiter.is_served()]:
+            waiter.wake()
+            self.leave_queue(waiter)
 
     def change_state(self, state: str, stale_reason: str | None) -> list[Victim]:
         """Change the pool's state; return the idle connections that have to be closed.

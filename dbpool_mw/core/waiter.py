@@ -54,6 +54,10 @@ class Waiter:
         """Block until ``wake()``, at most so many seconds; return whether it came."""
         return self._wakeup.acquire(timeout=max(seconds, 0.0))
 
+    def is_served(self) -> bool:
+        """Tell whether the caller was given an entry or an error."""
+        return self.entry is not None or self.error is not None
+
     def hand_over(self, entry: PoolEntry) -> None:
         """Give the caller an entry: a connection, or a slot to connect in."""
         self.entry = entry

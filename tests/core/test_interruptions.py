@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 from pathlib import Path
 
 import pytest
 
 import dbpool_mw.core
 import dbpool_mw.core.errors
-from tests.core.fakes import Holder, check, make_pool, until
+from tests.core.fakes import Holder, InThread, check, make_pool, until
 
 CORE = str(Path(dbpool_mw.core.__file__).parent)
 
@@ -127,21 +128,21 @@ def discard(pool, keeper, driver, clock):
     return lambda: pool.discard(keeper.entries.pop(), "on purpose")
 
 
+PREPARED = [
+    first_checkout,
+    checkout_of_an_idle_connection,
+    checkout_with_a_ping,
+    checkout_of_a_dead_connection,
+    checkout_that_times_out,
+    checkin_of_a_clean_connection,
+    checkin_of_a_dirty_connection,
+    checkin_of_a_broken_connection,
+    discard,
+]
+
+
 @pytest.mark.parametrize("error", [KeyboardInterrupt, Limit])
-@pytest.mark.parametrize(
-    "prepare",
-    [
-        first_checkout,
-        checkout_of_an_idle_connection,
-        checkout_with_a_ping,
-        checkout_of_a_dead_connection,
-        checkout_that_times_out,
-        checkin_of_a_clean_connection,
-        checkin_of_a_dirty_connection,
-        checkin_of_a_broken_connection,
-        discard,
-    ],
-)
+@pytest.mark.parametrize("prepare", PREPARED)
 def test_after_two_rounds_of_maintenance_every_slot_is_there(prepare, error):
     for number in range(1, 1000):
         pool, driver, clock = make_pool(max_conns=2, check_after_idle=30)
@@ -214,3 +215,184 @@ def test_a_finaliser_that_uses_the_pool_while_its_thread_does_cannot_hang(verb):
     pool._call_deferred()
     until(lambda: pool.stats()["in_use"] == 0)
     check(pool, driver)
+
+
+@pytest.mark.parametrize("prepare", PREPARED)
+def test_a_thread_that_ends_takes_no_slot_with_it(prepare):
+    for number in range(1, 1000):
+        pool, driver, clock = make_pool(max_conns=2, check_after_idle=30)
+        keeper = Keeper(pool)
+        call = prepare(pool, keeper, driver, clock)
+        reached = InThread(in_this_thread, keeper, number, call).result()
+        pool.maintain()
+        pool.maintain()
+        for entry in keeper.entries:
+            pool.checkin(entry)
+        keeper.entries.clear()
+        entries = [pool.checkout(Holder()) for _ in range(2)]
+        for entry in entries:
+            pool.checkin(entry)
+        check(pool, driver)
+        if not reached:
+            break
+    assert 1 < number < 999
+
+
+def in_this_thread(keeper, number, call):
+    keeper.thread_id = threading.get_ident()
+    reached = interrupted_at(number, call, Limit)
+    # Frees the pool's lock, should it still be this thread's: a trace function, unlike
+    # a signal's handler, can raise between the end of a with block and its exit.
+    keeper.pool.cancel_waits()
+    return reached
+
+
+def test_the_slot_that_a_thread_lost_comes_back_while_it_waits_for_another():
+    pool, driver, _ = make_pool(max_conns=1, timeout=20)
+    keeper = Keeper(pool)
+
+    def lose_and_wait():
+        keeper.thread_id = threading.get_ident()
+        pool.checkout(keeper)
+        keeper.check_out()
+
+    thread = InThread(lose_and_wait)
+    until(lambda: pool.stats()["waiting"] == 1)
+    pool.maintain()
+    pool.maintain()
+    thread.result()
+    assert pool.stats()["reclaimed"] == 1
+    keeper.check_in()
+    check(pool, driver)
+
+
+def test_a_connection_that_closes_in_the_background_is_not_taken_for_lost():
+    pool, driver, _ = make_pool(max_conns=2)
+    pool._spawn = lambda function, *victims: InThread(function, *victims).is_alive()
+    entries = [pool.checkout(Holder()) for _ in range(2)]
+    for entry in entries:
+        pool.checkin(entry)
+    closes, may_close = threading.Event(), threading.Event()
+
+    def close(connection):
+        closes.set()
+        assert may_close.wait(20)
+
+    driver.on_close = close
+    pool.recycle()
+    assert closes.wait(20)
+    for _ in range(3):
+        pool.maintain()
+    may_close.set()
+    until(lambda: pool.stats()["size"] == 0)
+    assert pool.stats()["discarded"] == {"recycled": 2}
+    assert pool.stats()["reclaimed"] == 0
+    check(pool, driver)
+
+
+@pytest.mark.parametrize("state", ["connecting", "busy"])
+def test_what_another_thread_works_on_for_long_is_not_taken_for_lost(state):
+    pool, driver, _ = make_pool(max_conns=1)
+    works, may_go = threading.Event(), threading.Event()
+
+    def work(*_):
+        works.set()
+        assert may_go.wait(20)
+
+    if state == "connecting":
+        driver.on_connect = work
+    else:
+        driver.on_close = work
+    keeper = Keeper(pool)
+
+    def use():
+        # The thread that works isn't that of the holder: a finaliser's, for example.
+        keeper.check_out()
+        pool.discard(keeper.entries.pop(), "on purpose")
+
+    thread = InThread(use)
+    assert works.wait(20)
+    for _ in range(3):
+        pool.maintain()
+    may_go.set()
+    thread.result()
+    assert pool.stats()["reclaimed"] == 0
+    check(pool, driver)
+
+
+def hand_over(pool, keeper):
+    """A checkin for which a waiter is handed the connection."""
+    keeper.check_out()
+    return keeper.check_in
+
+
+def hand_over_a_slot(pool, keeper):
+    """A connection that comes back broken, for which a waiter is handed the slot."""
+    keeper.check_out()
+    keeper.entries[0].connection.transaction = "unknown"
+    return keeper.check_in
+
+
+@pytest.mark.parametrize("prepare", [hand_over, hand_over_a_slot])
+def test_a_waiter_is_served_after_two_rounds_whatever_hand_over_was_interrupted(
+    prepare,
+):
+    for number in range(1, 1000):
+        pool, driver, _ = make_pool(max_conns=1, timeout=20)
+        keeper, other = Keeper(pool), Keeper(pool)
+        call = prepare(pool, keeper)
+
+        def wait(other=other):
+            other.thread_id = threading.get_ident()
+            other.check_out()
+
+        thread = InThread(wait)
+        until(lambda pool=pool: pool.stats()["waiting"] == 1)
+        reached = interrupted_at(number, call, Limit)
+        while keeper.entries:
+            keeper.check_in()
+        pool.maintain()
+        pool.maintain()
+        thread.result()
+        assert pool.stats()["waiting"] == pool.stats()["timeouts"] == 0, number
+        other.check_in()
+        pool.maintain()
+        check(pool, driver)
+        if not reached:
+            break
+    assert 1 < number < 999
+
+
+@pytest.mark.parametrize("end", ["close", "cancel_waits", "connect_failed"])
+def test_a_wait_whose_end_was_interrupted_ends_all_the_same(end):
+    for number in range(1, 1000):
+        pool, driver, _ = make_pool(max_conns=1, timeout=20)
+        keeper, other = Keeper(pool), Keeper(pool)
+        keeper.check_out()
+
+        def wait(pool=pool, other=other):
+            other.thread_id = threading.get_ident()
+            other.entries.append(pool.checkout(other, eager=True))
+
+        thread = InThread(wait)
+        until(lambda pool=pool: pool.stats()["waiting"] == 1)
+        other.cancelled = end == "cancel_waits"
+        calls = {
+            "close": pool.close,
+            "cancel_waits": pool.cancel_waits,
+            "connect_failed": lambda pool=pool: pool._slots.connect_failed(
+                dbpool_mw.core.errors.ConnectFailed("default", "on purpose")
+            ),
+        }
+        reached = interrupted_at(number, calls[end], Limit)
+        pool.maintain()
+        keeper.check_in()
+        with contextlib.suppress(dbpool_mw.core.errors.PoolError):
+            thread.result()
+        assert pool.stats()["waiting"] == pool.stats()["timeouts"] == 0, number
+        while other.entries:
+            other.check_in()
+        check(pool, driver)
+        if not reached:
+            break
+    assert 1 < number < 999
