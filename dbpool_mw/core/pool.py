@@ -269,10 +269,18 @@ class ConnectionPool:
         if self._lock._is_owned() and self._is_reentered():  # type: ignore[attr-defined]
             self._defer(self.cancel_waits)
             return
+        self._end_waits()
+
+    def _end_waits(self) -> None:
+        """End the waits that are for nothing: cancelled, or the pool is closed."""
         with self._lock:
-            for waiter in [w for w in self._slots.waiters if w.is_cancelled()]:
-                self._slots.fail(waiter, PoolError(self.name, "its checkout says more"))
-                self._slots.wake_for_retry()
+            is_shut = self._slots.state is SHUT
+            for waiter in list(self._slots.waiters):
+                if is_shut or waiter.is_cancelled():
+                    # If it was cancelled, its checkout says so instead.
+                    error = PoolClosed(self.name, f"pool {self.name!r} was closed")
+                    self._slots.fail(waiter, error)
+            self._slots.wake_for_retry()
 
     def _cancelled(self) -> PoolError:
         """Count a checkout that was cancelled, and return its error.
@@ -594,6 +602,7 @@ class ConnectionPool:
         # Calls for which no thread could be started, or one that never runs: a greenlet
         # of gevent's in a thread of gevent's own.
         self._call_deferred()
+        self._end_waits()
         self._reclaim_orphans()
         self._close_unfit()
         now = self._clock()
@@ -695,10 +704,7 @@ class ConnectionPool:
     def close(self) -> None:
         """Close the pool for good: waiters get PoolClosed, holders finish first."""
         self._change_state(SHUT, "pool closed")
-        with self._lock:
-            for waiter in list(self._slots.waiters):
-                error = PoolClosed(self.name, f"pool {self.name!r} was closed")
-                self._slots.fail(waiter, error)
+        self._end_waits()
 
     def _change_state(self, state: str, stale_reason: str | None) -> None:
         """Change the state; with a reason, every connection open now becomes stale."""

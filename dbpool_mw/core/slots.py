@@ -367,10 +367,15 @@ class Slots:
         return missing
 
     def repair_queue(self) -> None:
-        """Wake and remove whoever was served, after an exception in between."""
+        """Serve whom an exception in between kept waiting.
+
+        That is who was given something and didn't leave the queue, and the first ones
+        if a slot was freed for nobody.
+        """
         for waiter in [waiter for waiter in self.waiters if waiter.is_served()]:
             waiter.wake()
             self.leave_queue(waiter)
+        self.grant()
 
     def change_state(self, state: str, stale_reason: str | None) -> list[Victim]:
         """Change the pool's state; return the idle connections that have to be closed.
