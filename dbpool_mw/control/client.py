@@ -2,11 +2,14 @@
 
 One selector drives all exchanges, so a worker that doesn't answer delays no other. A
 socket that refuses a connection was left by a killed process: it is removed, and its
-answer is marked `gone`. Any other failure becomes the error in that worker's answer.
+answer is marked `gone`. A socket that is missing was removed by its worker, which ends,
+or by somebody else: then the worker makes another within about a second, and is asked
+there. Any other failure becomes the error in that worker's answer.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import selectors
@@ -21,9 +24,9 @@ from dbpool_mw.control import paths, peer, protocol, sweeping
 
 _CHUNK = 256 * 1024
 # How often to retry connecting to a worker whose listen queue is full (Linux), or that
-# is only making its socket.
+# has no socket at the moment.
 _RETRY_SECONDS = 0.02
-_DEAD = (errno.ECONNREFUSED, errno.ENOENT)
+_GONE = "the process is gone"
 _FULL = (errno.EAGAIN, errno.EWOULDBLOCK)
 
 
@@ -80,8 +83,27 @@ def ask(
     finally:
         for exchange in exchanges:
             exchange.close()
-    silent = f"no answer within {timeout:g} s"
-    return [exchange.answer or exchange.failed(silent) for exchange in exchanges]
+    return [
+        exchange.answer or exchange.failed(f"{exchange.silence} within {timeout:g} s")
+        for exchange in exchanges
+    ]
+
+
+def has_ended(pid: int) -> bool:
+    """Tell whether there is no process with this pid, or only what is left of one."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    except OSError:  # another user's
+        return False
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return False
+    # A zombie, which nobody has waited for yet. The name before the state, in
+    # parentheses, may have any characters.
+    return stat.rpartition(b")")[2].split()[:1] == [b"Z"]
 
 
 def _run(
@@ -108,10 +130,10 @@ class _Exchange:
     """One request and reply: connect, check the peer's user, send, read the reply.
 
     `owner` is the uid of the control directory's owner. `answer` is None until the
-    exchange has ended.
+    exchange has ended; `silence` says what was missing till then.
     """
 
-    __slots__ = ("answer", "decoder", "output", "owner", "path", "sock")
+    __slots__ = ("answer", "decoder", "output", "owner", "path", "silence", "sock")
 
     def __init__(self, path: Path, owner: int, payload: bytes) -> None:
         self.path = path
@@ -120,6 +142,7 @@ class _Exchange:
         self.decoder = protocol.Decoder(protocol.MAX_REPLY)
         self.sock: socket.socket | None = None
         self.answer: Answer | None = None
+        self.silence = "no answer"
 
     def failed(self, text: str, *, gone: bool = False) -> Answer:
         """End the exchange with an answer that has this error; return the answer."""
@@ -148,9 +171,11 @@ class _Exchange:
                 self.sock.close()
                 self.sock = None
                 return False
-            if code in _DEAD:
-                self.failed("the process is gone", gone=True)
+            if code == errno.ECONNREFUSED:
+                self.failed(_GONE, gone=True)
                 return True
+            if code == errno.ENOENT:
+                return self._look_again()
             if code:
                 raise OSError(code, os.strerror(code))
             uid = peer.uid_of(self.sock)
@@ -165,6 +190,20 @@ class _Exchange:
             return True
         selector.register(self.sock, selectors.EVENT_WRITE, self)
         return True
+
+    def _look_again(self) -> bool:
+        """Look for the worker's new socket; return True if the worker has ended."""
+        pid = paths.pid_of(self.path)
+        if has_ended(pid):
+            self.failed(_GONE, gone=True)
+            return True
+        self.silence = "no socket"
+        with contextlib.suppress(paths.ControlDirError):
+            directory = self.path.parent
+            self.owner = paths.check_directory(directory)
+            others = (p for p in paths.discover(directory) if paths.pid_of(p) == pid)
+            self.path = next(others, self.path)
+        return False
 
     def transfer(self) -> None:
         """Send or read as much as the socket allows without waiting."""

@@ -1,7 +1,13 @@
 """Keep the pauses and drains that are on in the control directory.
 
 A worker that starts later reads them there, and so is paused or drained from its first
-request on. Only `dbpool_drain` writes the file; nobody but the directory's owner can.
+request on.
+
+The last order for an alias replaces those before it, and when it ends the pool runs. So
+the file has the last order for each alias, and keeps it when it has ended or is a
+RESUME. That makes two lists one without a question which of them is newer (`merged`): a
+worker adds what it reads to what it knows. If the file is lost or damaged, the workers
+write it anew. Nobody but the directory's owner, and root, can write it.
 
 The times in the file are those of `time.monotonic`, a clock that all processes of a
 machine share and that counts from its boot: setting the date changes nothing. After
@@ -17,19 +23,20 @@ import math
 import os
 import stat
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from dbpool_mw.control import paths
 
 FILE_NAME = "orders.json"
-#: The verbs that put an order into force. RESUME ends those before it.
+#: The verbs of the orders that are on until they end. RESUME ends those before it.
 KEPT = ("drain", "pause")
 RESUME = "resume"
 MAX_BYTES = 64 * 1024
-#: Seconds to wait for another command that changes the file.
+#: Seconds that a command waits for another process that changes the file.
 LOCK_SECONDS = 2.0
 
 _VERSION = 1
@@ -65,14 +72,20 @@ class Order(NamedTuple):
         return self.until is not None and self.until <= now
 
 
-def in_force(orders: Sequence[Order], alias: str, now: float) -> Order | None:
+def last_for(orders: Iterable[Order], alias: str) -> Order | None:
+    """Return the last order given for an alias, which may have ended."""
+    found = (order for order in orders if order.covers(alias))
+    return max(found, key=_age, default=None)
+
+
+def in_force(orders: Iterable[Order], alias: str, now: float) -> Order | None:
     """Return the order that an alias is under, None if its pool simply runs.
 
-    It is the last one given for the alias that hasn't ended.
+    It is the last one given for the alias, as long as it hasn't ended.
     """
-    found = [o for o in orders if o.covers(alias) and not o.has_ended(now)]
-    last = max(found, key=lambda order: order.began, default=None)
-    return None if last is None or last.verb == RESUME else last
+    last = last_for(orders, alias)
+    is_on = last is not None and last.verb != RESUME and not last.has_ended(now)
+    return last if is_on else None
 
 
 def without(
@@ -94,30 +107,55 @@ def added(orders: Sequence[Order], new: Order) -> tuple[Order, ...]:
     return (*without(orders, new.aliases), new)
 
 
-def described(orders: Sequence[Order]) -> list[dict[str, Any]]:
+def merged(*known: Iterable[Order]) -> tuple[Order, ...]:
+    """Return what some lists of orders say together: the last order for each alias."""
+    found: tuple[Order, ...] = ()
+    for order in sorted(set(chain(*known)), key=_age):
+        found = added(found, order)
+    return found
+
+
+def current(orders: Iterable[Order], now: float) -> tuple[Order, ...]:
+    """Return the orders that are on, and RESUMEs for the aliases excepted from them."""
+    found = [
+        order._replace(verb=RESUME, until=None) if order.has_ended(now) else order
+        for order in orders
+    ]
+    # Only an order for every alias needs an exception.
+    is_for_all = any(o.aliases is None and o.verb != RESUME for o in found)
+    return tuple(
+        order
+        for order in found
+        if order.verb != RESUME or (is_for_all and order.aliases is not None)
+    )
+
+
+def _age(order: Order) -> tuple[float, str]:
+    return order.began, repr(order)
+
+
+def described(orders: Iterable[Order], now: float) -> list[dict[str, Any]]:
     """Return the orders as plain data, with the seconds that are left of them."""
-    now = time.monotonic()
     return [
         {
             "verb": order.verb,
             "aliases": None if order.aliases is None else list(order.aliases),
             "seconds_left": None if order.until is None else max(0, order.until - now),
         }
-        for order in orders
+        for order in current(orders, now)
     ]
 
 
-def keep(directory: Path, order: Order) -> None:
-    """Write an order into the directory, in place of those that it replaces.
+def keep(directory: Path, *given: Order, wait: float = LOCK_SECONDS) -> None:
+    """Write orders into the directory, in place of those that they replace.
 
-    After a RESUME the file may be without orders; it is not removed, because a missing
-    file tells the workers nothing: see `KeptOrders.refresh`. A file that can't be read
-    is overwritten. The directory is made if it is missing, but not for a RESUME. Waits
-    LOCK_SECONDS at most for another command. Raises OrdersError.
+    A file that can't be read is overwritten. The directory is made if it is missing,
+    but not for a RESUME. Waits `wait` seconds at most for another process that writes.
+    Raises OrdersError.
     """
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            _keep(directory, order)
+            _keep(directory, given, wait)
             return
         except FileNotFoundError as error:
             # Somebody swept the directory away between making and locking it.
@@ -132,23 +170,27 @@ def keep(directory: Path, order: Order) -> None:
             ) from error
 
 
-def _keep(directory: Path, order: Order) -> None:
+def _keep(directory: Path, given: Sequence[Order], wait: float) -> None:
     try:
         owner = paths.check_directory(directory)
     except paths.ControlDirMissing:
-        if order.verb == RESUME:
+        if all(order.verb == RESUME for order in given):
             return
         paths.ensure_directory(directory)
         owner = os.geteuid()
-    with _locked(directory) as descriptor:
-        try:
+    with _locked(directory, wait) as descriptor:
+        before: tuple[Order, ...] = ()
+        with contextlib.suppress(OrdersError):
             before = _read(descriptor, owner)
-        except OrdersError:
-            before = None
-        if order.verb == RESUME and before == ():
-            return
-        orders = added(before or (), order)
-        _write(descriptor, owner, _needed(orders, order.began))
+        found = merged(before, given)
+        try:
+            _write(descriptor, owner, found)
+        except OSError:
+            # On a full disk a file can be removed still.
+            if current(found, time.monotonic()):
+                raise
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(FILE_NAME, dir_fd=descriptor)
 
 
 def remove_void(directory: Path, descriptor: int) -> None:
@@ -164,11 +206,16 @@ def remove_void(directory: Path, descriptor: int) -> None:
 
 
 def read(directory: Path) -> tuple[Order, ...]:
-    """Return the orders kept in a directory that haven't ended; none if it is missing.
+    """Return the orders kept in a directory that are on; none if it is missing.
 
     Raises OrdersError for a file, and ControlDirError for a directory, that can't be
     trusted or read.
     """
+    return current(_load(directory), time.monotonic())
+
+
+def _load(directory: Path) -> tuple[Order, ...]:
+    """Return all orders in a directory, those that have ended too. Raises like read."""
     try:
         owner = paths.check_directory(directory)
         descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | _FLAGS)
@@ -177,7 +224,7 @@ def read(directory: Path) -> tuple[Order, ...]:
     except OSError as error:
         raise OrdersError(f"can't open {directory}: {error.strerror}") from error
     try:
-        return _needed(_read(descriptor, owner), time.monotonic())
+        return _read(descriptor, owner)
     finally:
         os.close(descriptor)
 
@@ -189,38 +236,47 @@ class KeptOrders:
     """
 
     def __init__(self, directory: Path) -> None:
+        self.directory = directory
         self.orders: tuple[Order, ...] = ()
-        self._directory = directory
         self._path = directory / FILE_NAME
         self._seen: tuple[int, ...] | None = None
-        self._is_known = False
+        #: What the file says.
+        self._filed: tuple[Order, ...] = ()
         self._problem: str | None = None
 
-    def refresh(self) -> bool:
-        """Read the file if it is another one than at the last call.
+    def add(self, order: Order) -> None:
+        """Add an order that a request brought, whether or not it is in the file."""
+        self.orders = merged(self.orders, (order,))
 
-        Returns whether `orders` are what the directory says. A file that can't be used
-        counts as one without orders. Without a file `orders` stay as they are: no
-        command has removed it, but perhaps a cleaner of /tmp.
+    def refresh(self) -> None:
+        """Add the orders of the file, if it is another one than at the last call.
+
+        A file that is missing or can't be used takes away nothing: no command did that,
+        but perhaps a cleaner of /tmp.
         """
         try:
             status = self._path.lstat()
         except OSError:
-            self._seen = None
-            return False
+            self._seen, self._filed = None, ()
+            return
         seen = (status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns)
         if seen == self._seen:
-            return self._is_known
-        self._seen = seen
+            return
+        self._seen, self._filed = seen, ()
         try:
-            self.orders, self._is_known = read(self._directory), True
+            self._filed = _load(self.directory)
         except (OrdersError, paths.ControlDirError) as error:
-            self.orders, self._is_known = (), False
             self._problem = (
-                f"ignoring the pauses and drains kept in {self._path}: {error}; the "
-                "next dbpool_drain writes the file anew"
+                f"can't use the pauses and drains kept in {self._path}: {error}; those "
+                "known before go on, and the next dbpool_drain writes the file anew"
             )
-        return self._is_known
+        self.orders = merged(self.orders, self._filed)
+
+    def missing(self, now: float) -> tuple[Order, ...]:
+        """Return the orders to be written anew: the file says something else."""
+        if current(self.orders, now) == current(self._filed, now):
+            return ()
+        return self.orders
 
     def pop_problem(self) -> str | None:
         """Return what is wrong with the file, None if it was returned before."""
@@ -228,23 +284,14 @@ class KeptOrders:
         return problem
 
 
-def _needed(orders: Sequence[Order], now: float) -> tuple[Order, ...]:
-    """Return the orders that haven't ended, and the RESUMEs that except from them."""
-    left = [order for order in orders if not order.has_ended(now)]
-    # Only an order for every alias needs an exception.
-    if not any(o.aliases is None and o.verb != RESUME for o in left):
-        left = [order for order in left if order.verb != RESUME]
-    return tuple(left)
-
-
 @contextlib.contextmanager
-def _locked(directory: Path) -> Iterator[int]:
-    """Open the directory and lock it, so that one command at a time changes the file.
+def _locked(directory: Path, wait: float) -> Iterator[int]:
+    """Open the directory and lock it, so that one process at a time changes the file.
 
     Raises OSError, TimeoutError if another process has the lock for too long.
     """
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | _FLAGS)
-    deadline = time.monotonic() + LOCK_SECONDS
+    deadline = time.monotonic() + wait
     try:
         while True:
             try:

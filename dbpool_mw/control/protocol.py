@@ -13,10 +13,10 @@ is a frame::
 
     request: {"version": 1, "verb": "stats" | "drain" | "pause" | "recycle" | "resume",
               "aliases": ["default", ...] | null, "holders": true | false,
-              "seconds": 300 | null, "kept": true | false}
+              "seconds": 300 | null, "began": 1234.5 | null, "kept": true | false}
     reply:   {"version": 1, "ok": true, "pid": 123, "command": "gunicorn: worker",
               "uptime": 12.5, "maintenance_age": 0.4 | null,
-              "pools": [...], "holders": [...]}
+              "pools": [...], "holders": [...], "orders": [...]}
     error:   {"version": 1, "ok": false, "pid": 123, "error": "unknown verb 'x'"}
 
 A length above the limit is refused as soon as it is read, so that no client can make a
@@ -161,13 +161,15 @@ def request(
     *,
     holders: bool = False,
     seconds: float | None = None,
+    began: float | None = None,
     kept: bool = False,
 ) -> dict[str, Any]:
     """Return a request; `aliases` None means every pool of the worker.
 
     `holders` asks for the holders of connections too. A drain or a pause ends by itself
-    after `seconds`, None for never; `kept` says that it has been written to the control
-    directory (see `orders`).
+    after `seconds`, None for never, counted from `began`, a time of `time.monotonic`,
+    None for the request's arrival. `kept` says that it is for workers that start later
+    too (see `orders`).
     """
     return {
         "version": VERSION,
@@ -175,6 +177,7 @@ def request(
         "aliases": None if aliases is None else list(aliases),
         "holders": holders,
         "seconds": seconds,
+        "began": began,
         "kept": kept,
     }
 
@@ -199,6 +202,9 @@ def check_request(message: Mapping[str, Any]) -> None:
     seconds = message.get("seconds")
     if seconds is not None and not (_are_seconds(seconds) and seconds > 0):
         raise BadMessage("'seconds' must be null or a number above 0")
+    began = message.get("began")
+    if began is not None and not (_are_seconds(began) and began >= 0):
+        raise BadMessage("'began' must be null or a number that isn't negative")
 
 
 def check_reply(message: Mapping[str, Any]) -> None:
@@ -211,6 +217,7 @@ def check_reply(message: Mapping[str, Any]) -> None:
         return
     pools: Any = message.get("pools")
     holders: Any = message.get("holders", [])
+    orders: Any = message.get("orders", [])
     if (
         message.get("ok") is not True
         or not isinstance(message.get("command"), str)
@@ -218,6 +225,8 @@ def check_reply(message: Mapping[str, Any]) -> None:
         or not _are_seconds_or_null(message.get("maintenance_age"))
         or not _are_objects(pools)
         or not _are_objects(holders)
+        or not _are_objects(orders)
+        or not all(map(_is_order, orders))
     ):
         raise BadMessage("a reply with missing or wrong values")
     for pool in pools:
@@ -256,6 +265,15 @@ def _check_holder(holder: Mapping[str, Any]) -> None:
         or not _are_strings(holder.get("stack", []))
     ):
         raise BadMessage("a holder with missing or wrong values")
+
+
+def _is_order(order: Mapping[str, Any]) -> bool:
+    aliases = order.get("aliases")
+    return (
+        isinstance(order.get("verb"), str)
+        and (aliases is None or _are_strings(aliases))
+        and _are_seconds_or_null(order.get("seconds_left"))
+    )
 
 
 def _is_histogram(value: object) -> bool:

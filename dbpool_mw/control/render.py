@@ -51,7 +51,9 @@ def table(answers: Sequence[Answer]) -> str:
         command = shortened(answer.reply["command"], _COMMAND_WIDTH)
         uptime = duration(answer.reply["uptime"])
         if not answer.reply["pools"]:
-            rows.append((name, f"{command} (no pool open)"))
+            state = ", ".join(map(_order, answer.reply.get("orders", [])))
+            text = f"no pool open; {state}" if state else "no pool open"
+            rows.append((name, f"{command} ({text})"))
         for pool in answer.reply["pools"]:
             pools.append(pool)
             head = (name, command, label(pool), _state(pool))
@@ -89,13 +91,17 @@ def orders(kept: Sequence[Mapping[str, Any]]) -> str:
     if not kept:
         return ""
     lines = ["Kept for workers that start later:"]
-    for order in kept:
-        names = order["aliases"] or ["all aliases"]
-        aliases = ", ".join(shortened(name, NAME) for name in names)
-        left = order["seconds_left"]
-        until = "until --resume" if left is None else f"{duration(left)} left"
-        lines.append(f"  {order['verb']} of {aliases}, {until}")
+    lines += [f"  {_order(order)}" for order in kept]
     return "\n".join(lines)
+
+
+def _order(order: Mapping[str, Any]) -> str:
+    """Return an order's verb, aliases and end."""
+    names = order.get("aliases") or ["all aliases"]
+    aliases = ", ".join(shortened(name, NAME) for name in names)
+    left = order.get("seconds_left")
+    until = "until --resume" if left is None else f"{duration(left)} left"
+    return f"{shortened(order['verb'], NAME)} of {aliases}, {until}"
 
 
 def _columns() -> list[Metric]:

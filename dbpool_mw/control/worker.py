@@ -2,8 +2,8 @@
 
 A `Worker` answers their requests, and has the pools follow the orders for their
 aliases: those that a request brought, and those that are kept in the control directory
-for workers that start later. An order with an end is ended here, whatever has become of
-the directory.
+for workers that start later. What the directory has lost is written anew. An order with
+an end is ended here, whatever has become of the directory.
 """
 
 from __future__ import annotations
@@ -22,9 +22,13 @@ from dbpool_mw.control.orders import (
     RESUME,
     KeptOrders,
     Order,
+    OrdersError,
     added,
+    described,
     in_force,
-    without,
+    keep,
+    last_for,
+    merged,
 )
 from dbpool_mw.core.logs import get_logger
 
@@ -75,8 +79,10 @@ class Worker:
         self._changing = threading.RLock()
         self._is_located = False
         self._kept: KeptOrders | None = None
-        # What requests brought that is not in the directory.
+        # What requests brought for this process alone.
         self._own: tuple[Order, ...] = ()
+        # Why the orders that the directory lacks couldn't be written last time.
+        self._unwritten: str | None = None
         self._maintained_at: float | None = None
         # The order that the pools of an alias were made or changed by last.
         self._followed: dict[str, Order | None] = {}
@@ -111,10 +117,14 @@ class Worker:
             pools = list(self._pools())
             with self._lock:
                 self._refresh()
-                problem = self._kept.pop_problem() if self._kept is not None else None
+                kept = self._kept
+                problem = None if kept is None else kept.pop_problem()
+                missing = () if kept is None else kept.missing(self._clock())
                 changed = self._changed(dict.fromkeys(p.name for p in pools))
             if problem is not None:
                 logger.warning("%s", problem)
+            if kept is not None and missing:
+                self._write(kept.directory, missing)
             for alias, (before, order) in changed.items():
                 self._announce(alias, before, order)
                 for pool in pools:
@@ -122,6 +132,18 @@ class Worker:
                         getattr(pool, _verb(order))()
         finally:
             self._changing.release()
+
+    def _write(self, directory: Path, orders: tuple[Order, ...]) -> None:
+        """Write orders that the directory has lost; log why if that begins to fail."""
+        problem = None
+        try:
+            keep(directory, *orders, wait=0)
+        except OrdersError as error:
+            problem = str(error)
+        if problem is not None and problem != self._unwritten:
+            text = "the pauses and drains are not kept for workers that start later: %s"
+            logger.warning(text, problem)
+        self._unwritten = problem
 
     def _changed(
         self, aliases: Iterable[str]
@@ -150,17 +172,21 @@ class Worker:
             text = "%s: under a %s that is kept in the control directory, %s"
             logger.warning(text, alias, order.verb, _end(order, now))
 
-    def _refresh(self) -> bool:
-        """Read the orders in the directory; return whether they are known."""
+    def _refresh(self) -> None:
+        """Read the orders in the directory."""
         if not self._is_located:
             directory = self._directory()
             self._kept = None if directory is None else KeptOrders(directory)
             self._is_located = True
-        return self._kept is not None and self._kept.refresh()
+        if self._kept is not None:
+            self._kept.refresh()
+
+    def _orders(self) -> tuple[Order, ...]:
+        kept = self._kept.orders if self._kept is not None else ()
+        return merged(kept, self._own)
 
     def _order_of(self, alias: str) -> Order | None:
-        kept = self._kept.orders if self._kept is not None else ()
-        return in_force((*kept, *self._own), alias, self._clock())
+        return in_force(self._orders(), alias, self._clock())
 
     # --- Requests --------------------------------------------------------------------
 
@@ -173,12 +199,16 @@ class Worker:
         if request["verb"] != "stats":
             with self._changing:
                 with self._lock:
-                    self._take(request)
+                    last = self._take(request)
                 for pool in self._chosen(aliases):
                     # Even if the pool has this state already: what it opened meanwhile
                     # is stale from now on.
-                    getattr(pool, request["verb"])()
+                    if pool.name in last:
+                        getattr(pool, request["verb"])()
         chosen = self._chosen(aliases)
+        now = self._clock()
+        with self._lock:
+            orders = described(self._orders(), now)
         reply: dict[str, Any] = {
             "version": protocol.VERSION,
             "ok": True,
@@ -190,6 +220,7 @@ class Worker:
                 {**pool.stats(), "state_seconds_left": self._seconds_left(pool.name)}
                 for pool in chosen
             ],
+            "orders": orders,
         }
         if request.get("holders"):
             reply["holders"] = [h for pool in chosen for h in pool.holders()]
@@ -198,25 +229,37 @@ class Worker:
     def _chosen(self, aliases: list[str] | None) -> list[Pool]:
         return [p for p in self._pools() if aliases is None or p.name in aliases]
 
-    def _take(self, request: Mapping[str, Any]) -> None:
-        """Note the order that a request brings."""
+    def _take(self, request: Mapping[str, Any]) -> set[str]:
+        """Note the order that a request brings.
+
+        Returns the aliases that have pools and are under it: not those with a later
+        order, which came from another command, and none if it has ended on its way.
+        """
         aliases, seconds = request.get("aliases"), request.get("seconds")
         now = self._clock()
+        given_at = request.get("began")
+        began = now if given_at is None else min(given_at, now)
         order = Order(
             # A recycle goes on pooling: it ends a drain or a pause.
             RESUME if request["verb"] == "recycle" else request["verb"],
             None if aliases is None else tuple(aliases),
-            now,
-            None if seconds is None else now + seconds,
+            began,
+            None if seconds is None else began + seconds,
         )
-        # A command that keeps its order has written it before it asks.
-        is_kept = self._refresh() and request.get("kept", False)
-        if is_kept and order.verb != RESUME:
-            self._own = without(self._own, order.aliases)
+        self._refresh()
+        if request.get("kept", False) and self._kept is not None:
+            self._kept.add(order)
         else:
             self._own = added(self._own, order)
+        orders = self._orders()
+        found = set()
         for pool in self._chosen(aliases):
-            self._followed[pool.name] = None if order.verb == RESUME else order
+            last = last_for(orders, pool.name)
+            is_last = last is not None and last.began <= began
+            if is_last and not order.has_ended(now):
+                found.add(pool.name)
+                self._followed[pool.name] = None if order.verb == RESUME else order
+        return found
 
     def _maintenance_age(self) -> float | None:
         """Return the seconds since maintenance last ran, None if it never did."""

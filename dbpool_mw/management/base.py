@@ -11,6 +11,7 @@ import argparse
 import contextlib
 import math
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -196,7 +197,7 @@ def no_worker(directory: Path, reason: str | None = None) -> CommandError:
 def kept_orders(directory: Path) -> tuple[list[dict[str, Any]], str | None]:
     """Return the orders kept in the control directory, or why they can't be used."""
     try:
-        return orders.described(orders.read(directory)), None
+        return orders.described(orders.read(directory), time.monotonic()), None
     except (orders.OrdersError, paths.ControlDirError) as error:
         return [], str(error)
 

@@ -92,5 +92,9 @@ class FakeWorker:
         if self.stale:
             now = self.stale.pop(0) if len(self.stale) > 1 else self.stale[0]
             self.pools[0]["stale"] = now
+        state = {"drain": "draining", "pause": "paused"}.get(request["verb"], "running")
+        if request["verb"] != "stats":
+            for each in self.pools:
+                each["state"] = state
         extra = {"holders": self.holders} if request["holders"] else {}
         return reply(*self.pools, **extra)

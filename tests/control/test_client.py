@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 import selectors
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -109,7 +110,10 @@ def test_the_socket_of_a_killed_worker_is_removed_and_not_reported(
 def test_a_worker_that_is_gone_is_distinguished_from_a_silent_one(
     directory: Path, plant: Plant
 ) -> None:
-    answers = client.ask([plant(1), directory / "2-0000000a.sock"], STATS, 0.05)
+    with subprocess.Popen(["true"]) as process:
+        process.wait()
+    removed = directory / f"{process.pid}-0000000a.sock"
+    answers = client.ask([plant(1), removed], STATS, 0.05)
     assert [a.gone for a in answers] == [False, True]
 
 

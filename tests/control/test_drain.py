@@ -103,6 +103,8 @@ def test_a_worker_that_stops_answering_is_not_done(
     told = drain.send("drain", [p for p in paths_of(directory) if p != silent])
     (answer,) = told.answers
     replaced = type(answer)(1, silent, reply=answer.reply)
-    progress = drain.wait(Progress([replaced], [], []), None, 0.05, lambda p: None)
+    progress = drain.wait(
+        Progress("drain", [replaced], [], []), None, 0.05, lambda p: None
+    )
     assert not progress.done
     assert [answer.pid for answer in progress.silent] == [1]

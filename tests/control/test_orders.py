@@ -7,6 +7,7 @@ import json
 import os
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -83,12 +84,58 @@ def test_an_order_of_two_aliases_can_be_ended_for_one(directory: Path) -> None:
     assert len(orders.read(directory)) == 1
 
 
-def test_an_order_ends_and_the_one_before_it_goes_on(directory: Path) -> None:
-    orders.keep(directory, order("drain"))
+def test_when_the_last_order_for_an_alias_ends_the_alias_runs(
+    directory: Path,
+) -> None:
+    orders.keep(directory, order("drain", ago=3))
     orders.keep(directory, order("pause", "default", seconds=1, ago=2))
-    assert verb_of(directory) == "drain"
-    orders.keep(directory, order("pause", seconds=1, ago=2))
     assert verb_of(directory) is None
+    assert verb_of(directory, "replica") == "drain"
+    shown = orders.described(orders.read(directory), time.monotonic())
+    assert [(o["verb"], o["aliases"]) for o in shown] == [
+        ("drain", None),
+        ("resume", ["default"]),
+    ]
+    orders.keep(directory, order("pause", seconds=1, ago=2))
+    assert verb_of(directory) == verb_of(directory, "replica") is None
+    assert orders.read(directory) == ()
+
+
+ALIASES = ("default", "replica", "archive")
+some_orders = st.lists(
+    st.builds(
+        Order,
+        st.sampled_from([*orders.KEPT, orders.RESUME]),
+        st.none() | st.sets(st.sampled_from(ALIASES), min_size=1).map(tuple),
+        st.floats(0, 10),
+        st.none() | st.floats(0, 20),
+    ),
+    max_size=6,
+    unique_by=lambda each: each.began,
+)
+
+
+@settings(max_examples=300, deadline=None, derandomize=True, database=None)
+@given(
+    given=some_orders,
+    cuts=st.lists(st.integers(0, 6), max_size=3),
+    now=st.floats(0, 20),
+)
+def test_lists_of_orders_say_the_same_however_they_are_merged(
+    given: list[Order], cuts: list[int], now: float
+) -> None:
+    together = orders.merged(given)
+    edges = [0, *sorted(cuts), len(given)]
+    parts = [given[a:b] for a, b in pairwise(edges)]
+    assert orders.merged(*map(orders.merged, reversed(parts))) == together
+    assert orders.merged(together, given) == together
+    for alias in ALIASES:
+        found = in_force(given, alias, now)
+        for known in (together, orders.current(together, now)):
+            again = in_force(known, alias, now)
+            assert (again and (again.verb, again.until)) == (
+                found and (found.verb, found.until)
+            )
 
 
 def test_orders_of_another_boot_are_void(
@@ -179,14 +226,19 @@ def test_a_broken_file_is_said_once_ignored_and_overwritten(
 ) -> None:
     path = put(directory, content)
     kept = KeptOrders(directory)
-    assert not kept.refresh()
-    assert not kept.refresh()
+    kept.refresh()
     assert kept.orders == ()
     assert str(path) in (kept.pop_problem() or "")
+    kept.refresh()
     assert kept.pop_problem() is None
     orders.keep(directory, order("pause"))
-    assert kept.refresh()
+    kept.refresh()
     assert [o.verb for o in kept.orders] == ["pause"]
+    put(directory, content)
+    kept.refresh()
+    assert [o.verb for o in kept.orders] == ["pause"]
+    assert kept.pop_problem() is not None
+    assert kept.missing(time.monotonic()) == kept.orders
 
 
 def test_a_resume_replaces_a_broken_file(directory: Path) -> None:
@@ -209,7 +261,7 @@ def test_any_json_gives_orders_or_an_error(value: Any, key: str) -> None:
             continue
         assert all(isinstance(each, Order) for each in found)
         in_force(found, "default", 1.0)
-        json.dumps(orders.described(found))
+        json.dumps(orders.described(found, 1.0))
 
 
 @pytest.mark.parametrize("kind", ["link", "pipe", "directory", "writable by others"])
@@ -230,12 +282,13 @@ def test_only_a_regular_file_of_the_owner_alone_is_read(
         orders.keep(directory, order("pause"))
         path.chmod(0o622)
     kept = KeptOrders(directory)
-    assert not kept.refresh()
+    kept.refresh()
     assert kept.orders == ()
     assert kept.pop_problem() is not None
     if kind != "directory":
         orders.keep(directory, order("drain"))
-        assert kept.refresh()
+        kept.refresh()
+        assert [o.verb for o in kept.orders] == ["drain"]
         # What a link points to is not written.
         assert verb_of(elsewhere) == "pause"
 
@@ -246,7 +299,7 @@ def test_a_directory_that_others_may_write_to_keeps_nothing(directory: Path) -> 
     with pytest.raises(OrdersError, match="may be written by others"):
         orders.keep(directory, order("drain"))
     kept = KeptOrders(directory)
-    assert not kept.refresh()
+    kept.refresh()
     assert kept.orders == ()
     directory.chmod(0o700)
     assert verb_of(directory) == "pause"
@@ -275,19 +328,39 @@ def test_root_keeps_an_order_that_the_owner_of_the_directory_can_read(
 
 def test_a_change_is_seen_and_a_removal_is_not_an_order(directory: Path) -> None:
     kept = KeptOrders(directory)
-    assert not kept.refresh()
+    kept.refresh()
     orders.keep(directory, order("pause"))
-    assert kept.refresh()
+    kept.refresh()
     orders.keep(directory, order("drain"))
-    assert kept.refresh()
+    kept.refresh()
     assert [o.verb for o in kept.orders] == ["drain"]
     (directory / orders.FILE_NAME).unlink()
-    assert not kept.refresh()
+    kept.refresh()
     assert [o.verb for o in kept.orders] == ["drain"]
-    orders.keep(directory, order("pause"))
+    # The new file knows nothing of the drain.
+    orders.keep(directory, order("pause", "replica"))
+    kept.refresh()
+    assert [o.verb for o in kept.orders] == ["drain", "pause"]
     orders.keep(directory, order("resume"))
-    assert kept.refresh()
-    assert kept.orders == ()
+    kept.refresh()
+    assert orders.current(kept.orders, time.monotonic()) == ()
+
+
+def test_on_a_full_disk_a_resume_removes_the_file(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    orders.keep(directory, order("drain"))
+    orders.keep(directory, order("pause", "replica"))
+
+    def full(*args: Any, **kwargs: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "rename", full)
+    with pytest.raises(OrdersError, match="No space left"):
+        orders.keep(directory, order("resume", "replica"))
+    assert verb_of(directory) == "drain"
+    orders.keep(directory, order("resume"))
+    assert list(directory.iterdir()) == []
 
 
 def test_an_unchanged_file_is_not_read_again(
@@ -295,9 +368,9 @@ def test_an_unchanged_file_is_not_read_again(
 ) -> None:
     orders.keep(directory, order("pause"))
     kept = KeptOrders(directory)
-    assert kept.refresh()
-    monkeypatch.setattr(orders, "read", None)
-    assert kept.refresh()
+    kept.refresh()
+    monkeypatch.setattr(orders, "_load", None)
+    kept.refresh()
 
 
 # --- Sweeping -------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 import threading
 import time
 from pathlib import Path
@@ -70,16 +72,19 @@ class Process:
         protocol.check_reply(reply)
         return reply
 
-    def keep(self, verb: str, *aliases: str, seconds: float | None = None) -> None:
+    def keep(self, verb: str, *aliases: str, seconds: float | None = None) -> float:
+        """Keep an order in the directory; return when it began."""
         assert self.directory is not None
         began = time.monotonic()
         until = None if seconds is None else began + seconds
         orders.keep(self.directory, Order(verb, aliases or None, began, until))
+        return began
 
     def command(self, verb: str, *aliases: str, seconds: float | None = None) -> None:
         """Keep an order and ask for it, as dbpool_drain does."""
-        self.keep(verb if verb != "recycle" else "resume", *aliases, seconds=seconds)
-        self.ask(verb, *aliases, seconds=seconds, kept=True)
+        kept = verb if verb != "recycle" else "resume"
+        began = self.keep(kept, *aliases, seconds=seconds)
+        self.ask(verb, *aliases, seconds=seconds, began=began, kept=True)
 
     def lefts(self) -> list[float | None]:
         return [pool["state_seconds_left"] for pool in self.ask("stats")["pools"]]
@@ -143,15 +148,93 @@ def test_an_order_ends_by_itself_and_that_is_logged(
 def test_an_order_ends_although_its_directory_is_gone(process: Process) -> None:
     assert process.directory is not None
     process.command("pause", seconds=300)
-    for path in process.directory.iterdir():
-        path.unlink()
-    process.directory.rmdir()
+    shutil.rmtree(process.directory)
     process.worker.maintain()
     assert process.states == ["paused", "paused"]
     process.later = 301
     process.worker.maintain()
     assert process.states == ["running", "running"]
-    process.directory.mkdir()
+
+
+@pytest.mark.parametrize("loss", ["file", "directory", "damage", "pipe"])
+def test_an_order_that_the_directory_has_lost_is_written_anew(
+    process: Process, directory: Path, loss: str
+) -> None:
+    process.command("drain")
+    process.command("pause", "replica", seconds=100)
+    process.worker.maintain()
+    known = orders.read(directory)
+    assert len(known) == 2
+    file = directory / orders.FILE_NAME
+    if loss == "directory":
+        shutil.rmtree(directory)
+    else:
+        file.unlink()
+    if loss == "damage":
+        file.write_text("{")
+    elif loss == "pipe":
+        os.mkfifo(file)
+    process.worker.maintain()
+    assert process.states == ["draining", "paused"]
+    assert orders.read(directory) == known
+    assert Process(directory).ask("stats")["orders"] == []
+    later = Process(directory)
+    later.worker.maintain()
+    assert later.states == ["draining", "paused"]
+
+
+def test_what_was_resumed_has_ended_or_was_for_one_worker_is_not_written_anew(
+    process: Process, directory: Path
+) -> None:
+    file = directory / orders.FILE_NAME
+    process.command("drain")
+    process.command("resume")
+    process.ask("pause")  # as with --pid
+    file.unlink()
+    process.worker.maintain()
+    assert process.states == ["paused", "paused"]
+    assert not file.exists()
+    process.command("pause", seconds=10)
+    file.unlink()
+    process.later = 11
+    process.worker.maintain()
+    assert process.states == ["running", "running"]
+    assert not file.exists()
+
+
+def test_an_order_for_an_alias_after_a_loss_ends_no_order_for_another(
+    process: Process, directory: Path
+) -> None:
+    process.command("drain")
+    (directory / orders.FILE_NAME).unlink()
+    process.command("pause", "replica", seconds=5)
+    process.worker.maintain()
+    assert process.states == ["draining", "paused"]
+    assert [order.verb for order in orders.read(directory)] == ["drain", "pause"]
+
+
+def test_a_resume_after_a_loss_reaches_a_worker_that_was_not_asked(
+    process: Process, directory: Path
+) -> None:
+    process.command("drain")
+    (directory / orders.FILE_NAME).unlink()
+    process.keep("resume")
+    process.worker.maintain()
+    assert process.states == ["running", "running"]
+
+
+def test_an_order_that_the_command_could_not_write_is_written_by_a_worker(
+    process: Process, directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (directory / orders.FILE_NAME).mkdir()
+    process.ask("pause", seconds=100, kept=True)
+    process.worker.maintain()
+    process.worker.maintain()
+    texts = [record.getMessage() for record in caplog.records]
+    assert len([text for text in texts if "are not kept for workers" in text]) == 1
+    (directory / orders.FILE_NAME).rmdir()
+    process.worker.maintain()
+    assert [order.verb for order in orders.read(directory)] == ["pause"]
 
 
 def test_a_pool_that_is_made_under_an_order_follows_it_at_once(
@@ -237,13 +320,39 @@ def test_what_is_kept_reaches_a_worker_that_got_no_request(process: Process) -> 
     assert process.states == ["running", "running"]
 
 
-def test_when_an_order_ends_the_one_before_it_goes_on(process: Process) -> None:
-    process.command("drain")
-    process.command("pause", "default", seconds=100)
-    assert process.states == ["paused", "draining"]
+@pytest.mark.parametrize("aliases", [(), ("default",)])
+@pytest.mark.parametrize("first", ["command", "ask"])  # kept, or as with --pid
+@pytest.mark.parametrize("second", ["command", "ask"])
+def test_when_the_last_order_for_an_alias_ends_the_alias_runs(
+    process: Process, aliases: tuple[str, ...], first: str, second: str
+) -> None:
+    getattr(process, first)("drain")
+    getattr(process, second)("pause", *aliases, seconds=100)
+    other = "draining" if aliases else "paused"
+    assert process.states == ["paused", other]
     process.later = 101
     process.worker.maintain()
-    assert process.states == ["draining", "draining"]
+    assert process.states == ["running", "draining" if aliases else "running"]
+
+
+def test_a_worker_that_is_paused_alone_after_its_resume_runs_when_that_ends(
+    process: Process,
+) -> None:
+    process.command("pause", seconds=200)
+    process.ask("resume")
+    process.ask("pause", seconds=100)
+    process.later = 101
+    process.worker.maintain()
+    assert process.states == ["running", "running"]
+
+
+def test_a_request_that_arrives_when_its_time_is_over_changes_nothing(
+    process: Process,
+) -> None:
+    began = time.monotonic()
+    process.later = 101
+    process.ask("pause", seconds=100, began=began, kept=True)
+    assert process.states == ["running", "running"]
 
 
 @pytest.mark.parametrize("end", ["resume", "recycle"])
@@ -275,13 +384,12 @@ def test_a_worker_that_is_resumed_alone_stays_so_until_the_next_order(
     assert process.states == ["paused", "paused"]
 
 
-def test_an_order_that_was_resumed_before_its_request_came_ends_in_a_second(
+def test_an_order_that_was_resumed_before_its_request_came_changes_nothing(
     process: Process,
 ) -> None:
-    process.keep("pause", seconds=100)
+    began = process.keep("pause", seconds=100)
     process.keep("resume")
-    process.ask("pause", seconds=100, kept=True)
-    process.worker.maintain()
+    process.ask("pause", seconds=100, began=began, kept=True)
     assert process.states == ["running", "running"]
 
 

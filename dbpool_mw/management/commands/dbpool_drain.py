@@ -15,6 +15,7 @@ from dbpool_mw import conf
 from dbpool_mw.control import drain, orders, paths, protocol, render
 from dbpool_mw.control.drain import Progress
 from dbpool_mw.control.orders import Order
+from dbpool_mw.core.text import NAME, shortened
 from dbpool_mw.management.base import (
     NO_ANSWER,
     USAGE,
@@ -28,7 +29,7 @@ from dbpool_mw.management.base import (
     write,
 )
 
-TIMED_OUT = 1
+NOT_DONE = 1
 INTERRUPTED = 130
 
 _RESUME = "manage.py dbpool_drain --resume"
@@ -38,6 +39,7 @@ _DONE = {
     "recycle": "Recycled: every stale connection is closed in",
     "resume": "Resumed: pooling again in",
 }
+_PAST = {"drain": "drained", "pause": "paused"}
 _ONGOING = {"drain": "draining", "pause": "pausing", "recycle": "recycling"}
 _REMARKS = {
     "drain": """\
@@ -46,6 +48,10 @@ Requests are still served, each on a connection that closes when the request end
 Requests now wait for a connection, at most TIMEOUT seconds (DBPOOL_MW_TIMEOUT); after
 that they get a 503.""",
 }
+_WILL_FOLLOW = (
+    "The order is in the control directory: a worker that runs follows it within "
+    "about a second."
+)
 _NOT_KEPT = "Not done for workers that start later: {}."
 #: Seconds that a pause lasts unless --for says otherwise.
 _PAUSE_SECONDS = 300.0
@@ -65,11 +71,15 @@ no request fails because of a drain. The command returns when every connection o
 before it (a stale one) is closed.
 
 A drain and a pause go on after the command has ended, a drain until --resume, a pause
-for 300 seconds or until --resume; --for gives either an end. Meanwhile they are kept in
-the control directory: a worker that starts later, because of a deploy, a reload or a
-crash, is drained or paused from its first request on. So end a deploy with --resume.
-Orders to single workers (--pid) are not kept, and neither is --recycle, which ends a
-drain or a pause as --resume does. When the machine restarts, nothing is kept."""
+for 300 seconds or until --resume; --for gives either an end, counted from the start of
+the command. Meanwhile they are kept in the control directory: a worker that starts
+later, because of a deploy, a reload or a crash, is drained or paused from its first
+request on. So end a deploy with --resume. Orders to single workers (--pid) are not
+kept, and neither is --recycle, which ends a drain or a pause as --resume does. When the
+machine restarts, nothing is kept.
+
+The last order for an alias replaces every one before it, and when it ends, the pools of
+the alias run: a pause of 60 seconds during a drain ends the drain too."""
 
     examples = f"""\
 examples:
@@ -89,11 +99,14 @@ examples:
 
 exit codes:
   0  done
-  1  timed out; the output names the holders, their requests and since when
+  1  not done: --timeout is over, and the output names the holders, their requests
+     and since when; or the drain or the pause has ended while the command waited,
+     because of --for or of another command
   2  wrong usage, an --alias or --pid that no worker has, or DBPOOL_MW_CONTROL_DIR
      is False, so that no worker can be asked
-  3  no running worker was found; a drain or a pause is kept for those that start
-     later all the same, and --resume has removed what was kept
+  3  no running worker was found, which is so for a moment when all restart at once; a
+     drain or a pause is kept for those that start later all the same, and --resume
+     has removed what was kept. A script may try again
   4  some worker didn't answer (the output names it), or the order couldn't be kept
      for workers that start later (the output says why); the rest is done"""
 
@@ -159,7 +172,8 @@ exit codes:
                 self.sockets(directory, options["pid"]),
                 aliases,
                 seconds=seconds,
-                kept=is_kept and unkept is None,
+                began=began,
+                kept=is_kept,
             )
             if not progress.answers and not progress.failed:
                 check_pids(directory, options["pid"], [])
@@ -179,10 +193,11 @@ exit codes:
             text = _json(verb, directory, progress, took, done=done and waits)
         else:
             text = _text(verb, progress, took, waited=waits)
-            if verb in _REMARKS and progress.answers:
-                text += "\n" + _remark(verb, seconds, is_kept and unkept is None)
+            if verb in _REMARKS and progress.answers and not progress.ended:
+                left = None if seconds is None else max(0.0, seconds - took)
+                text += "\n" + _remark(verb, left, is_kept and unkept is None)
         write(self.stdout, text)
-        self._check(progress, options["timeout"], unkept, waited=waits)
+        self._check(progress, options["timeout"], unkept, waited=waits, kept=is_kept)
 
     def _check_aliases(self, directory: Path, options: dict[str, Any]) -> None:
         """Refuse an alias that no settings and no worker pool. Raises like `ask`.
@@ -217,11 +232,17 @@ exit codes:
             display.end()
 
     def _check(
-        self, progress: Progress, timeout: float, unkept: str | None, *, waited: bool
+        self,
+        progress: Progress,
+        timeout: float,
+        unkept: str | None,
+        *,
+        waited: bool,
+        kept: bool,
     ) -> None:
-        """Raise CommandError with TIMED_OUT or NO_ANSWER unless the verb is done.
+        """Raise CommandError with NOT_DONE or NO_ANSWER unless the verb is done.
 
-        `unkept` is the reason why the verb couldn't be kept in the control directory.
+        `unkept` is the reason why the verb couldn't be `kept` in the control directory.
         """
         lines = []
         code = 0
@@ -233,8 +254,13 @@ exit codes:
             lines.append(
                 f"Not confirmed, so perhaps not done, in:\n{errors(progress.failed)}"
             )
-        if waited and not progress.done:
-            code = TIMED_OUT
+            if kept and unkept is None:
+                lines.append(_WILL_FOLLOW)
+        if progress.ended:
+            code = NOT_DONE
+            lines.append(_ended_text(progress))
+        elif waited and not progress.done:
+            code = NOT_DONE
             lines.append(
                 f"Not done after {timeout:g} s: {_stale(progress)} still open."
             )
@@ -280,6 +306,8 @@ def _text(verb: str, progress: Progress, seconds: float, *, waited: bool) -> str
     if not progress.answers and not progress.gone:
         return f"No worker confirmed {verb}."
     workers = _workers(len(progress.answers) + len(progress.gone))
+    if progress.ended:
+        return f"Not {_PAST[verb]}: the {verb} has ended."
     if waited and not progress.done:
         lines = [f"Still open, {_ONGOING[verb]} in {workers}:"]
         lines += render.stale(progress.answers, time.time())
@@ -355,6 +383,22 @@ def _json(
             "left": progress.left,
             "gone": progress.gone,
         }
+    )
+
+
+def _ended_text(progress: Progress) -> str:
+    """Say where a drain or a pause is over before it was done, and what is open."""
+    lines = []
+    for answer in progress.ended:
+        assert answer.reply is not None, "bug: an ended order without a reply"
+        states = {
+            f"{shortened(pool['alias'], NAME)} is {shortened(pool['state'], NAME)}"
+            for pool in answer.reply["pools"]
+        }
+        lines.append(f"  worker {answer.pid}: {', '.join(sorted(states))}")
+    return (
+        f"The {progress.verb} has ended meanwhile, by its time (--for) or by another "
+        f"order, with {_stale(progress)} open:\n" + "\n".join(lines)
     )
 
 
