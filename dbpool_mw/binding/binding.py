@@ -377,14 +377,18 @@ def give_back(binding: Binding) -> None:
 def drop_inherited_connections() -> None:
     """Drop the parent's connections from this thread's wrappers; runs after a fork.
 
-    They aren't closed, because the sockets are the parent's. If the fork happened in an
+    Its request and its scopes are dropped too: the child's work is its own. The
+    connections aren't closed, because the sockets are the parent's. If the fork happened in an
     atomic block, the block can't go on in the child: its queries raise.
     """
+    thread_state.refused = None
     for wrapper in connections.all(initialized_only=True):
+        binding: Binding | None = vars(wrapper).get(KEY)
+        if binding is not None:
+            binding.pop_held()
+            binding.request = binding.connect_error = None
+            binding.scopes = weakref.WeakSet()
         if wrapper.vendor == "postgresql" and wrapper.connection is not None:
-            binding = vars(wrapper).get(KEY)
-            if binding is not None:
-                binding.pop_held()
             wrapper.connection = None
             # Sends nothing without a connection. An ENGINE resets here what it keeps
             # about the session.

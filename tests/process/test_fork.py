@@ -178,6 +178,62 @@ print("well")
 """
 
 
+CHILD_SCRIPT = """
+import multiprocessing
+import django
+django.setup()
+from django.db import connections
+from dbpool_mw.binding import registry
+from dbpool_mw.binding.requests import begin_request, end_request
+from dbpool_mw import pooled
+
+def query():
+    with connections["default"].cursor() as cursor:
+        cursor.execute("SELECT 1")
+
+def in_use():
+    return [pool.stats()["in_use"] for pool in registry.pools()]
+
+def work(_):
+    with pooled():
+        query()
+        (held,) = in_use()
+        (holder,) = registry.pools()[0].holders()
+    return held, in_use(), holder["method"], connections["default"].connection is None
+
+def children():
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        return pool.map(work, range(2))
+
+class Request:
+    method, path = "GET", "/parent/"
+
+given_back = [(1, [0], "pooled", True)] * 2
+begin_request(Request(), ("default",), ("default",))
+query()
+assert children() == given_back, children()
+end_request()
+with pooled():
+    query()
+    assert children() == given_back, children()
+    assert in_use() == [1]
+assert in_use() == [0]
+print("well")
+"""
+
+
+def test_a_block_in_a_child_of_a_request_returns_its_connection(project):
+    done = subprocess.run(
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", CHILD_SCRIPT],
+        cwd=ROOT,
+        env=project.environ,
+        text=True,
+        capture_output=True,
+        timeout=60,
+    )
+    assert done.stdout == "well\n", done.stderr
+
+
 def test_children_leave_the_transaction_of_their_parent_alone(project):
     done = subprocess.run(
         [sys.executable, "-W", "ignore::DeprecationWarning", "-c", WORKER_SCRIPT],
