@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
@@ -173,6 +175,47 @@ def test_an_order_without_any_worker_is_kept_and_shown(project):
         assert 0 < order["seconds_left"] <= 300
 
 
+# --- The directory and its files are lost -------------------------------------------
+
+
+def test_a_pause_whose_directory_is_lost_reaches_a_worker_that_starts_later(project):
+    project.settings["DBPOOL_MW_TIMEOUT"] = 0.5
+    with project.gunicorn("--threads", "2") as server:
+        (old,) = wait_for_workers(project, server, 1)
+        assert project.manage("dbpool_drain", "--pause", "--for", "100").returncode == 0
+        shutil.rmtree(project.control)
+        wait_until((project.control / "orders.json").exists, "it is written anew")
+        os.kill(server.process.pid, signal.SIGHUP)
+        wait_until(lambda: old not in children(server.process.pid), "it has ended")
+        assert server.get("/facts/").status == 503
+        assert project.backends() == []
+        assert project.manage("dbpool_drain", "--resume").returncode == 0
+        assert server.get("/facts/").status == 200
+
+
+@pytest.mark.parametrize("lost", ["the sockets", "the directory"])
+def test_a_drain_waits_for_a_worker_whose_socket_is_removed_meanwhile(project, lost):
+    with ThreadPoolExecutor() as clients, project.gunicorn("--threads", "3") as server:
+        project.serve_by_all(server, 1)
+        with project.lock(5):
+            request = clients.submit(server.get, "/holds/?key=5")
+            project.wait_for_lock(5)
+            command = clients.submit(project.manage, "dbpool_drain")
+            wait_until(lambda: "draining" in str(project.states()), "it is drained")
+            if lost == "the directory":
+                shutil.rmtree(project.control)
+            for path in project.control.glob("*.sock"):
+                path.unlink()
+            wait_until(lambda: len(project.pids()) == 1, "it is seen again")
+            assert project.in_use() == 1
+            assert not command.done()
+        assert request.result().status == 200
+        done = command.result()
+        assert done.returncode == 0, done.stderr
+        assert "ended" not in done.stderr
+        assert "Drained: no pooled connection is left in 1 worker" in done.stdout
+
+
 # --- It ends by itself ----------------------------------------------------------------
 
 
@@ -189,6 +232,28 @@ def test_a_pause_ends_by_itself_even_without_its_directory(project):
         # However slow the commands were, this waits for the end of the pause at most.
         assert server.get("/facts/").status == 200
         assert "the pause has ended by itself, after 4 s" in server.text()
+
+
+@pytest.mark.parametrize("end", ["its time", "a resume"])
+def test_a_pause_that_ends_while_a_connection_is_in_use_is_not_done(project, end):
+    seconds = "2" if end == "its time" else "100"
+    with ThreadPoolExecutor() as clients, project.gunicorn("--threads", "3") as server:
+        project.serve_by_all(server, 1)
+        with project.lock(6):
+            request = clients.submit(server.get, "/holds/?key=6")
+            project.wait_for_lock(6)
+            words = ("dbpool_drain", "--pause", "--for", seconds)
+            command = clients.submit(project.manage, *words)
+            if end == "a resume":
+                wait_until(lambda: "paused" in str(project.states()), "it is paused")
+                assert project.manage("dbpool_drain", "--resume").returncode == 0
+            # It ends although the connection stays in use.
+            done = command.result()
+        assert request.result().status == 200
+        assert done.returncode == 1, done.stderr
+        assert "Paused" not in done.stdout
+        assert "The pause has ended meanwhile" in done.stderr
+        assert "with 1 stale connection open" in done.stderr
 
 
 def test_stats_say_how_long_a_state_lasts(project):
