@@ -33,7 +33,7 @@ from dbpool_mw.binding import cancelling, connecting, recording, registry, testi
 from dbpool_mw.binding.errors import for_django
 from dbpool_mw.binding.parameters import Parameters, as_settings, copied, read
 from dbpool_mw.core.entry import Holder, PoolEntry
-from dbpool_mw.core.errors import PoolClosed, PoolError
+from dbpool_mw.core.errors import ConnectFailed, PoolClosed, PoolError
 from dbpool_mw.core.pool import ConnectionPool
 
 #: The attribute of a bound wrapper that holds its binding.
@@ -162,7 +162,7 @@ class Binding:
             if self.connect_error is not None:
                 error, self.connect_error = self.connect_error, None
                 if pool.is_unreachable():
-                    raise error
+                    raise error.with_traceback(None)
             try:
                 entry = pool.checkout(self, eager=eager)
             except PoolClosed:
@@ -174,7 +174,10 @@ class Binding:
         except OperationalError:
             raise  # another pool's, which was used while this one connected
         except PoolError as error:
-            raise for_django(error) from error
+            made = for_django(error)
+            if eager and isinstance(error, ConnectFailed) and not error.may_wait:
+                self.connect_error = made
+            raise made from error
         self.held.append((pool, entry))
         recording.apply(wrapper, entry.connection, entry.recorded, entry.checked_out_at)
         return True
@@ -378,8 +381,8 @@ def drop_inherited_connections() -> None:
     """Drop the parent's connections from this thread's wrappers; runs after a fork.
 
     Its request and its scopes are dropped too: the child's work is its own. The
-    connections aren't closed, because the sockets are the parent's. If the fork happened in an
-    atomic block, the block can't go on in the child: its queries raise.
+    connections aren't closed, because the sockets are the parent's. If the fork
+    happened in an atomic block, the block can't go on in the child: its queries raise.
     """
     thread_state.refused = None
     for wrapper in connections.all(initialized_only=True):

@@ -46,10 +46,8 @@ def begin_request(request: Any, aliases: Iterable[str], eager: Container[str]) -
                 connect_if_allowed(wrapper)
             else:
                 binding.checkout(wrapper, eager=True)
-        except ConnectFailed as error:
-            binding.connect_error = error.with_traceback(None)
-        except PoolClosed:
-            pass  # the first query looks for the pool of the settings then
+        except (ConnectFailed, PoolClosed):
+            pass  # the first query says why, if there is one
         except Exception:
             # Not around checkout(): entering the block costs time in each request.
             with wrapper.wrap_database_errors:

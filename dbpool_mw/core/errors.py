@@ -40,7 +40,13 @@ class TooManyRequests(PoolError):
 
 
 class ConnectFailed(PoolError):
-    """No connection could be opened; the text ends with the client library's."""
+    """No connection could be opened; the text ends with the client library's.
+
+    ``may_wait`` tells a caller that was eager, and now needs the connection, to wait as
+    others do: little time has gone, and connections or other attempts may help.
+    """
+
+    may_wait = False
 
 
 class PoolClosed(PoolError):

@@ -39,6 +39,7 @@ from .slots import (
     PAUSED,
     ROUND_TRIP_SECONDS,
     RUNNING,
+    SHORT_WAIT_SECONDS,
     SHUT,
     Slots,
     Victim,
@@ -182,7 +183,12 @@ class ConnectionPool:
             except BaseException as error:
                 if entry is not None:
                     self._abandon(entry)
-                if eager or not self._is_own_failure(error) or not self._slots.entries:
+                if not self._is_own_failure(error) or not self._slots.entries:
+                    raise
+                if eager:
+                    if entry is not None and isinstance(error, ConnectFailed):
+                        took = self._clock() - began
+                        error.may_wait = took < SHORT_WAIT_SECONDS
                     raise
                 # Connections in use may come back in time: wait for one.
                 entry, connect_failed = None, True

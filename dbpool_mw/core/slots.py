@@ -22,6 +22,7 @@ from threading import get_ident
 from .backoff import Backoff
 from .config import PoolConfig
 from .entry import BUSY, CLOSED, CONNECTING, IDLE, IN_USE, Holder, PoolEntry
+from .errors import ConnectFailed
 from .waiter import Waiter
 
 # The states of a pool.
@@ -38,6 +39,9 @@ _REASONS = {DRAINING: "drained", PAUSED: "paused", SHUT: "pool closed"}
 
 #: Seconds that a round trip of the pool's own may take.
 ROUND_TRIP_SECONDS = 10.0
+
+#: Seconds up to which an eager caller has waited so little that it may wait once more.
+SHORT_WAIT_SECONDS = 1.0
 
 #: An entry that has to be closed, and why.
 Victim = tuple[PoolEntry, str]
@@ -224,8 +228,8 @@ class Slots:
         waiter.fail(error)
         self.waiters.remove(waiter)
 
-    def connect_failed(self, error: Exception) -> None:
-        """Record that an attempt to connect failed with a ConnectFailed.
+    def connect_failed(self, error: ConnectFailed) -> None:
+        """Record that an attempt to connect failed.
 
         That ends the waits of eager callers. The first of the others has to see to the
         next attempt.
@@ -235,6 +239,7 @@ class Slots:
             # An exception of its own: it is raised in another thread.
             own = type(error)(*error.args)
             own.__cause__ = error.__cause__
+            own.may_wait = self.clock() - waiter.since < SHORT_WAIT_SECONDS
             self.fail(waiter, own)
         self.wake_for_retry()
 
@@ -279,7 +284,7 @@ class Slots:
         ):
             return self.reason_to_close(entry, now)
         entry.idle_since = now
-        waiter = self.first_waiter()
+        waiter = self.first_waiter() if self.waiters else None
         if waiter is not None:
             self.give(entry, waiter.holder, now)
             self.hand_over(waiter, entry)

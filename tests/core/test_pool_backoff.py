@@ -323,3 +323,40 @@ def test_an_eager_caller_waits_its_turn_at_an_exhausted_pool():
         pool.checkout(ANYBODY, timeout=0.01, eager=True)
     pool.checkin(held)
     check(pool, driver)
+
+
+def test_an_eager_caller_may_wait_where_little_time_has_gone_and_more_may_come():
+    pool, driver, clock = make_pool(max_conns=2, timeout=20)
+
+    def caught(caller):
+        with pytest.raises(ConnectFailed) as found:
+            caller()
+        return found.value.may_wait
+
+    def eager():
+        pool.checkout(ANYBODY, None, True)
+
+    outage = Outage(driver)
+    assert not caught(eager)  # nothing else is open, and nobody else tries
+    clock.advance(20)
+    outage.end()
+    held = pool.checkout(ANYBODY)
+    outage = Outage(driver)
+    assert caught(eager)
+    clock.advance(20)
+    driver.on_connect = lambda: clock.advance(3)  # a network that does not answer
+    assert not caught(eager)
+    # Those who waited for another's attempt.
+    for seconds in (0.5, 2):
+        clock.advance(20)
+        driver.on_connect = lambda: None
+        driver.connect_error = None
+        second = pool.checkout(ANYBODY)
+        waiting = InThread(eager)
+        until(lambda: pool.stats()["waiting"] == 1)
+        outage = Outage(driver)
+        clock.advance(seconds)
+        pool.discard(second, "cut")
+        assert caught(waiting.result) is (seconds < 1)
+    pool.checkin(held)
+    check(pool, driver)
