@@ -300,8 +300,9 @@ class ConnectionPool:
         """Tell whether this thread, which has the lock, is in the middle of its use.
 
         Then a finaliser has called. Otherwise an exception came between the last line
-        of a ``with`` block and its exit, as a debugger can raise one: the lock, which
-        nobody uses any more, is released.
+        of a ``with`` block and its exit, as a trace function can raise one, and a
+        signal's handler can't: the lock, which nobody uses any more, is released. A
+        thread that ends before its next call keeps the lock for good.
         """
         if is_in_pool(sys._getframe(2)):
             return True

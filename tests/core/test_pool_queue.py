@@ -128,22 +128,16 @@ def test_waking_up_early_does_not_prolong_a_wait():
     assert naps == [10, 6, 2]
 
 
-class CallbackWaiter:
+class CallbackWaiter(Waiter):
     """A waiter that calls a function of the test's instead of waiting."""
 
     def __init__(self, during_wait):
-        self.entry = self.error = None
+        super().__init__()
         self.during_wait = during_wait
 
     def wait(self, seconds):
         self.during_wait()
         return False
-
-    def hand_over(self, entry):
-        self.entry = entry
-
-    def fail(self, error):
-        self.error = error
 
 
 def test_a_waiter_that_times_out_while_it_is_served_takes_the_connection():

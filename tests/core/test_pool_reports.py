@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from dbpool_mw.core.errors import PoolClosed, PoolError, PoolTimeout
+from dbpool_mw.core.waiter import Waiter
 from tests.core.fakes import Clock, Holder, InThread, check, make_pool, until, use
 
 ANYBODY = Holder()
@@ -61,19 +62,14 @@ def test_an_entry_handed_to_a_waiter_is_the_waiters_from_that_moment():
     entry = pool.checkout(ANYBODY)
     seen = []
 
-    class Waiter:
-        entry = error = None
-
-        def hand_over(self, entry):
-            self.entry = entry
-
+    class CheckinWaiter(Waiter):
         def wait(self, seconds):
             pool.checkin(entry)
             stats = pool.stats()
             seen.append((stats["in_use"], stats["checkouts"]))
             seen.extend(holder["path"] for holder in pool.holders())
 
-    pool._slots.make_waiter = Waiter
+    pool._slots.make_waiter = CheckinWaiter
     pool.checkout(Holder("next"))
     assert seen == [(1, 2), "/next/"]
     assert pool.stats()["checkouts"] == 2

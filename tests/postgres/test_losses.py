@@ -16,7 +16,7 @@ from dbpool_mw.binding import registry
 from dbpool_mw.binding.binding import KEY
 from dbpool_mw.binding.requests import begin_request, return_connections
 from dbpool_mw.middleware import ConnectionPoolMiddleware
-from tests.core.fakes import until
+from tests.core.fakes import InThread, until
 from tests.postgres.conftest import ask, stats
 
 pytestmark = pytest.mark.usefixtures("requests")
@@ -147,3 +147,46 @@ def test_without_a_thread_the_first_request_is_served_all_the_same(
     )
     assert requests(lambda request: HttpResponse(ask("SELECT 1"))).status_code == 200
     assert "no maintenance thread" in caplog.text
+
+
+def lose():
+    """Check a connection out, and forget it as an exception between two lines does."""
+    begin()
+    ask("SELECT 1")
+    vars(connections["default"])[KEY].held.clear()
+    connections["default"].connection = None
+
+
+@override_settings(DBPOOL_MW_MAX_CONNS=2, DBPOOL_MW_TIMEOUT=20)
+def test_what_a_thread_lost_before_it_ended_is_reclaimed():
+    for _ in range(2):
+        thread = threading.Thread(target=lose)
+        thread.start()
+        thread.join()
+    maintain_twice()
+    wait_until_reclaimed(2)
+    until(lambda: stats()["size"] == 0)
+
+
+@override_settings(DBPOOL_MW_MAX_CONNS=1, DBPOOL_MW_TIMEOUT=20)
+def test_a_thread_that_waits_for_what_it_lost_itself_is_served():
+    def lose_and_go_on():
+        lose()
+        assert ask("SELECT 1") == 1
+        return_connections()
+
+    begin()
+    ask("SELECT 1")
+    return_connections()
+    thread = InThread(lose_and_go_on)
+    until(lambda: stats()["waiting"] == 1)
+    maintain_twice()
+    thread.result()
+    assert stats()["reclaimed"] == 1
+    assert stats()["timeouts"] == 0
+
+
+def maintain_twice():
+    (pool,) = registry.pools()
+    pool.maintain()
+    pool.maintain()
