@@ -2,7 +2,7 @@
 
 What is a secret is told by the name before it, and by a URL's form. Rather too much is
 hidden than too little. A letter alone, such as `-p`, tells nothing: it means a port or
-a file for most programs.
+a file for most programs; but `-u` with a colon in its value means a login.
 """
 
 from __future__ import annotations
@@ -14,27 +14,40 @@ from collections.abc import Sequence
 
 MASK = "***"
 
+_PASSWORD = r"pass(?:words?|wd|phrase|code)?(?![a-z])|pwd|(?<![a-z])pw(?![a-z])"
 _SECRET = (
-    r"pass(?:words?|wd|phrase|code)?(?![a-z])|pwd|secret|token|(?<!mon)key|credential|"
-    r"dsn|auth(?!or(?!i))"
+    rf"{_PASSWORD}|secret|token|(?<!mon)key|credential|dsn|auth(?!or(?!i))|"
+    r"session|cookie|bearer|signature|(?<![a-z])(?:jwt|salt|sig)(?![a-z])"
 )
+_USER = r"-u|--(?:[\w-]{0,60}-)?(?:user(?:name)?|login)"
+_FLAGS = re.IGNORECASE | re.ASCII | re.DOTALL | re.VERBOSE
 # Bounded, because anybody's argument must take a time that is linear in its length.
-_NAME = re.compile(
-    rf"[\w.-]{{0,60}}?(?:{_SECRET})[\w.-]{{0,60}}", re.IGNORECASE | re.ASCII
-)
+_NAME = re.compile(rf"[\w.-]{{0,60}}?(?:{_SECRET})[\w.-]{{0,60}}", _FLAGS)
 # A name and its value inside a longer argument: of a connection string, a query string,
-# a JSON object, or a header.
+# a JSON object, or a command line.
 _PAIR = re.compile(
     rf"""(
-        (?:{_SECRET}) [\w.-]{{0,60}}
-        (?: ["']\s*: | ["']?\s*= | :\s ) \s*
+        (?:{_SECRET}) [\w.-]{{0,60}} (?: ["']\s*: | ["']?\s*= ) \s*
         (?: (?:bearer|basic|token) \s+ )?
+        |
+        (?<![\w.-]) -{{1,2}} (?:[\w.-]{{0,60}}?) (?:{_SECRET}) [\w.-]{{0,60}}
+        (?: :\s* | \s+ (?! -- | -.(?:\s|$) ) )
+        |
+        (?<![\w.]) (?:{_PASSWORD}) :
     )
     (?: '(?:[^'\\]|\\.)*'? | "(?:[^"\\]|\\.)*"? | [^\s&'"]+ )
     """,
-    re.IGNORECASE | re.ASCII | re.DOTALL | re.VERBOSE,
+    _FLAGS,
 )
-_SPACES = re.compile(r"(\s+)")
+# A header and its value, which may be of several words.
+_HEADER = re.compile(rf"((?:{_SECRET})[\w.-]{{0,60}}:\s)[^\r\n]+", _FLAGS)
+# A user and a password after an option that says so.
+_LOGIN = re.compile(
+    rf"((?:^|(?<=[\s\"'])) (?:{_USER}) (?:\s|=)? [^\s:/=]{{1,200}} :) [^\s\"']+", _FLAGS
+)
+_BARE = re.compile(r"--?\w[\w.-]*", re.ASCII)
+# An option, in the place of a value.
+_OPTION = re.compile(r"-.?|--.*", re.DOTALL)
 
 
 def command_line() -> str:
@@ -51,35 +64,45 @@ def masked(arguments: Sequence[str]) -> list[str]:
 
     Masked are the value of an option or a variable whose name says so (`--password=x`,
     `--password x`, `PGPASSWORD=x`), such pairs inside an argument (`host=db
-    password='x'`), and the password of a URL.
+    password='x'`), headers, the password of a URL, a user without a password in one of
+    http, who is a token, and the password in the `name:password` of a user.
     """
     shown = []
-    is_value = False
+    before = ""
     for argument in arguments:
         name, equals, _ = argument.partition("=")
         is_secret = _NAME.fullmatch(name) is not None
-        if is_value and not argument.startswith("-"):
+        is_value = before != "" and not _OPTION.fullmatch(argument)
+        if is_value and _NAME.fullmatch(before):
             shown.append(MASK)
-            is_value = False
+            before = ""
             continue
-        is_value = is_secret and not equals and name.startswith("-")
         if is_secret and equals:
             shown.append(f"{name}={MASK}")
+        elif is_value:
+            # The regular expression for a login needs the option before it.
+            text = _without_secrets(f"{before} {argument}")
+            shown.append(text.removeprefix(f"{before} "))
         else:
-            shown.append(_PAIR.sub(rf"\1{MASK}", _without_passwords(argument)))
+            shown.append(_without_secrets(argument))
+        before = argument if _BARE.fullmatch(argument) else ""
     return shown
 
 
-def _without_passwords(text: str) -> str:
-    """Mask the passwords of URLs."""
-    return "".join(map(_without_password, _SPACES.split(text)))
+def _without_secrets(text: str) -> str:
+    for pattern in (_HEADER, _PAIR, _LOGIN):
+        text = pattern.sub(rf"\1{MASK}", text)
+    return _without_password(text)
 
 
-def _without_password(word: str) -> str:
-    """Mask everything from the user of a URL to its last "@"."""
-    scheme, separator, rest = word.partition("://")
+def _without_password(text: str) -> str:
+    """Mask everything from the user of a URL to the last "@", even with spaces."""
+    start, separator, rest = text.partition("://")
     userinfo, at, host = rest.rpartition("@")
     user, colon, _ = userinfo.partition(":")
-    if not (separator and at and colon):
-        return word
-    return f"{scheme}://{user}:{MASK}@{host}"
+    if not (separator and at):
+        return text
+    if colon:
+        return f"{start}://{user}:{MASK}@{host}"
+    is_token = start.lower().endswith(("http", "https")) and "/" not in user
+    return f"{start}://{MASK}@{host}" if is_token else text
