@@ -666,8 +666,11 @@ class ConnectionPool:
             victims = self._slots.remove_unfit(dead, idle_since)
         self._close_in_background(victims)
 
-    def _refill(self, entry: PoolEntry | None) -> None:
+    def _refill(self, reserved: PoolEntry) -> None:
         """Open a connection in a reserved slot, and more until there are MIN_CONNS."""
+        with self._lock:
+            # This thread may begin so late that the slot was reclaimed.
+            entry = reserved if self._slots.take_over(reserved) else None
         while entry is not None:
             try:
                 self._open(entry, None, self._clock() + _REFILL_SECONDS)

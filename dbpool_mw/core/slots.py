@@ -142,6 +142,13 @@ class Slots:
             return None
         return self.reserve()
 
+    def take_over(self, entry: PoolEntry) -> bool:
+        """Record that a reserved slot is the running thread's; tell if it still can be."""
+        if entry.state is not CONNECTING:
+            return False
+        entry.worker = get_ident()
+        return True
+
     def free(self, entry: PoolEntry) -> None:
         """Free a slot without a connection; a waiter that may connect gets it."""
         entry.state = CLOSED

@@ -396,3 +396,19 @@ def test_a_wait_whose_end_was_interrupted_ends_all_the_same(end):
         if not reached:
             break
     assert 1 < number < 999
+
+
+@pytest.mark.parametrize("work", ["refill", "close"])
+def test_a_thread_that_begins_after_its_entry_was_reclaimed_does_no_harm(work):
+    pool, driver, _ = make_pool(max_conns=1, min_conns=int(work == "refill"))
+    late = []
+    pool._spawn = lambda *call: late.append(call) or True
+    if work == "close":
+        pool.checkin(pool.checkout(Holder()))
+        pool.recycle()
+    for _ in range(4):
+        pool.maintain()
+    assert pool.stats()["reclaimed"] > 0
+    for function, *arguments in late:
+        function(*arguments)
+    check(pool, driver)
