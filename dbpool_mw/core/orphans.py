@@ -14,6 +14,7 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator
 from types import FrameType
+from typing import cast
 
 from .entry import IDLE, IN_USE, PoolEntry
 from .waiter import Waiter
@@ -69,6 +70,7 @@ def stamp(entry: PoolEntry) -> _Stamp:
 
 
 def _is_held(entry: PoolEntry) -> bool:
+    """Tell whether the holder that the pool knows of has the entry."""
     holder = entry.holder
     return entry.state is IN_USE and holder is not None and holder.holds(entry)
 
@@ -96,16 +98,19 @@ def _find_worked_on(suspects: Iterable[PoolEntry]) -> set[PoolEntry]:
 
 def _entries_in(value: object) -> Iterator[PoolEntry]:
     """Yield the entries in a local variable: one, a waiter's, or those of a list."""
-    if isinstance(value, PoolEntry):
-        yield value
-    elif isinstance(value, Waiter):
-        yield from _entries_in(value.entry)
-    elif isinstance(value, (tuple, list)):
-        for item in tuple(value):
+    # isinstance() would ask a lazy object for its class, and so evaluate it here.
+    kind = type(value)
+    if kind is PoolEntry:
+        yield cast(PoolEntry, value)
+    elif issubclass(kind, Waiter):
+        yield from _entries_in(cast(Waiter, value).entry)
+    elif kind is tuple or kind is list:
+        for item in tuple(cast("list[object]", value)):
             yield from _entries_in(item)
 
 
 def _threads_of(entry: PoolEntry) -> set[int]:
+    """Return the idents of the threads that may be about to get or return an entry."""
     holder = entry.holder
     return {entry.worker} if holder is None else {entry.worker, holder.thread_id}
 

@@ -143,7 +143,7 @@ class Slots:
         return self.reserve()
 
     def take_over(self, entry: PoolEntry) -> bool:
-        """Record that a reserved slot is the running thread's; tell if it still can be."""
+        """Make a reserved slot the running thread's; tell if it is still reserved."""
         if entry.state is not CONNECTING:
             return False
         entry.worker = get_ident()
