@@ -2,8 +2,9 @@
 
 The thread owns all sockets and never blocks on one. A client that sends invalid bytes,
 an incomplete message or nothing, or that reads too slowly, costs the worker a few
-buffers for at most CLIENT_SECONDS; at most MAX_CLIENTS are connected at once. Failures
-are logged and the thread goes on. A worker that can't create its socket serves its
+buffers for at most CLIENT_SECONDS; at most MAX_CLIENTS are connected at once, and one
+more takes the place of the oldest, which is told that the worker is busy. Failures are
+logged and the thread goes on. A worker that can't create its socket serves its
 requests all the same; the commands don't see it. A socket that somebody removed, alone
 or with its directory, is replaced within about a second.
 
@@ -252,11 +253,15 @@ class ControlServer:
     def _run_once(self) -> None:
         """Wait for ready sockets, serve them, and drop clients past their deadline."""
         selector, listener = self._registry, self._listener
+        accepts = False
         for key, _ in selector.select(self._timeout()):
-            if listener is not None and key.fileobj is listener:
-                self._accept(listener)
-            elif key.data is not None:
+            if key.data is not None:
                 self._transfer(key.data)
+            elif key.fileobj is listener:
+                accepts = True
+        # Last: a client whose request has come is answered, and isn't dropped.
+        if listener is not None and accepts:
+            self._accept(listener)
         now = time.monotonic()
         for client in [c for c in self._clients.values() if c.deadline <= now]:
             logger.debug("control client closed: not done within %g s", CLIENT_SECONDS)
@@ -292,15 +297,14 @@ class ControlServer:
             sock.close()
             return
         sock.setblocking(False)
+        if len(self._clients) >= MAX_CLIENTS:
+            self._drop_oldest()
         client = _Client(sock, time.monotonic() + CLIENT_SECONDS)
         self._clients[sock] = client
         self._registry.register(sock, selectors.EVENT_READ, client)
 
     def _is_allowed(self, sock: socket.socket) -> bool:
-        """Tell whether there is room for a client and its user may ask this worker."""
-        if len(self._clients) >= MAX_CLIENTS:
-            logger.debug("control client rejected: %d are connected", MAX_CLIENTS)
-            return False
+        """Tell whether the client's user may ask this worker."""
         try:
             uid = peer.uid_of(sock)
         except OSError as error:
@@ -363,6 +367,16 @@ class ControlServer:
             logger.warning("control reply can't be sent: %s", error)
             answer = protocol.error_reply(f"the reply can't be sent: {error}")
             return protocol.encode(answer, protocol.MAX_REPLY)
+
+    def _drop_oldest(self) -> None:
+        """Drop the client that has been connected the longest, and say why."""
+        client = next(iter(self._clients.values()))
+        text = f"busy: {MAX_CLIENTS} other clients are connected"
+        logger.debug("control client closed: %s", text)
+        if client.output is None:
+            with contextlib.suppress(OSError):
+                client.sock.send(self._encoded(protocol.error_reply(text)))
+        self._drop(client)
 
     def _drop(self, client: _Client) -> None:
         del self._clients[client.sock]

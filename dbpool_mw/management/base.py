@@ -31,7 +31,9 @@ from dbpool_mw.core.text import ERROR, NAME, shortened
 USAGE = 2
 NO_WORKER = 3
 NO_ANSWER = 4
+NO_OUTPUT = 5
 
+_NO_OUTPUT = "The output can't be written"
 _WHY_NO_WORKER = """\
 A server is seen about a second after it has loaded the middleware; uWSGI's workers,
 task queues and projects without the middleware from their first request or checkout on.
@@ -216,9 +218,14 @@ def positive_seconds(text: str) -> float:
 def write(stream: Stream, text: str, ending: str = "\n") -> bool:
     """Write and flush; return False if the reader has closed the pipe (`| head`).
 
-    After that the stream writes to /dev/null, so that Python's flush at exit doesn't
-    fail. Characters that the stream's encoding lacks are escaped.
+    Raises CommandError (NO_OUTPUT) if it can't be written for another reason. After
+    either the stream writes to /dev/null, so that Python's flush at exit doesn't fail.
+    Characters that the stream's encoding lacks are escaped.
     """
+    # The fileno() of Django 4.2's wrapper always fails.
+    wrapped: Any = getattr(stream, "_out", stream)
+    if wrapped is None:
+        raise CommandError(f"{_NO_OUTPUT}: it is closed.", returncode=NO_OUTPUT)
     try:
         try:
             stream.write(text, str, ending)
@@ -226,14 +233,15 @@ def write(stream: Stream, text: str, ending: str = "\n") -> bool:
             ascii_text = text.encode("ascii", "backslashreplace").decode()
             stream.write(ascii_text, str, ending)
         stream.flush()
-    except BrokenPipeError:
+    except OSError as error:
         devnull = os.open(os.devnull, os.O_WRONLY)
-        # The fileno() of Django 4.2's wrapper always fails.
-        wrapped: Any = getattr(stream, "_out", stream)
         with contextlib.suppress(OSError):
             os.dup2(devnull, wrapped.fileno())
         os.close(devnull)
-        return False
+        if isinstance(error, BrokenPipeError):
+            return False
+        text = f"{_NO_OUTPUT}: {error.strerror or error}."
+        raise CommandError(text, returncode=NO_OUTPUT) from error
     return True
 
 

@@ -77,6 +77,29 @@ def test_a_closed_pipe_gives_no_traceback(
     assert "Traceback" not in ended.err
 
 
+@pytest.mark.parametrize("how", ["full", "closed"])
+@pytest.mark.parametrize(
+    "args", [("dbpool_stats",), ("dbpool_stats", "--watch", "0.01"), ("dbpool_drain",)]
+)
+def test_an_output_that_cannot_be_written_has_a_code_of_its_own(
+    project: Project, serve: Serve, how: str, args: tuple[str, ...]
+) -> None:
+    worker = FakeWorker()
+    serve(worker)
+    if how == "full":
+        with open("/dev/full", "w") as full:
+            ended = project.run(*args, stdout=full)
+    else:
+        ended = project.run(*args, stdout=None, preexec_fn=lambda: os.close(1))
+    assert ended.code == 5
+    assert "The output can't be written" in ended.err
+    assert "Traceback" not in ended.err
+    assert len(worker.requests) == 1
+    worker.stale = [1]
+    with open("/dev/full", "w") as full:
+        assert project.run("dbpool_drain", "--timeout", "0.1", stdout=full).code == 1
+
+
 def test_ctrl_c_ends_a_watch_without_an_error(project: Project, serve: Serve) -> None:
     serve()
     args = ("dbpool_stats", *WATCH, "--format", "json")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import sys
 import time
 from collections.abc import Sequence
@@ -108,7 +109,8 @@ exit codes:
      drain or a pause is kept for those that start later all the same, and --resume
      has removed what was kept. A script may try again
   4  some worker didn't answer (the output names it), or the order couldn't be kept
-     for workers that start later (the output says why); the rest is done"""
+     for workers that start later (the output says why); the rest is done
+  5  done, but the output can't be written, as on a full disk"""
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Add the options."""
@@ -196,8 +198,14 @@ exit codes:
             if verb in _REMARKS and progress.answers and not progress.ended:
                 left = None if seconds is None else max(0.0, seconds - took)
                 text += "\n" + _remark(verb, left, is_kept and unkept is None)
-        write(self.stdout, text)
+        unwritten = None
+        try:
+            write(self.stdout, text)
+        except CommandError as error:
+            unwritten = error
         self._check(progress, options["timeout"], unkept, waited=waits, kept=is_kept)
+        if unwritten is not None:
+            raise unwritten
 
     def _check_aliases(self, directory: Path, options: dict[str, Any]) -> None:
         """Refuse an alias that no settings and no worker pool. Raises like `ask`.
@@ -291,15 +299,20 @@ class _ProgressDisplay:
             return
         self._last = line
         if self._stderr.isatty():
-            write(self._stderr, f"\r{line}\x1b[K", "")
+            self._write(f"\r{line}\x1b[K", "")
         else:
-            write(self._stderr, line)
+            self._write(line)
 
     def end(self) -> None:
         """End the line that was rewritten on a terminal."""
         if self._last and self._stderr.isatty():
-            write(self._stderr, "")
+            self._write("")
         self._last = ""
+
+    def _write(self, text: str, ending: str = "\n") -> None:
+        # The wait goes on, whether or not anybody can read of it.
+        with contextlib.suppress(CommandError):
+            write(self._stderr, text, ending)
 
 
 def _text(verb: str, progress: Progress, seconds: float, *, waited: bool) -> str:

@@ -15,6 +15,7 @@ from dbpool_mw.control.client import Answer
 from dbpool_mw.control.prometheus import prometheus
 from dbpool_mw.management.base import (
     NO_ANSWER,
+    NO_OUTPUT,
     USAGE,
     WorkerCommand,
     control_dir,
@@ -71,7 +72,8 @@ exit codes:
   2  wrong usage, an --alias or --pid that no worker has, or DBPOOL_MW_CONTROL_DIR
      is False, so that no worker can be asked
   3  no worker was found
-  4  workers were found, and none answered"""
+  4  workers were found, and none answered
+  5  the output can't be written, as on a full disk"""
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Add the options."""
@@ -157,6 +159,8 @@ exit codes:
         try:
             return self._print_once(options, heading)
         except CommandError as error:
+            if error.returncode == NO_OUTPUT:
+                raise
             if tty and error.returncode != NO_ANSWER:
                 write(self.stdout, heading, "")
             return write(self.stderr, str(error))
