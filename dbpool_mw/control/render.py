@@ -97,11 +97,13 @@ def orders(kept: Sequence[Mapping[str, Any]]) -> str:
 
 def _order(order: Mapping[str, Any]) -> str:
     """Return an order's verb, aliases and end."""
+    verb = shortened(order["verb"], NAME)
     names = order.get("aliases") or ["all aliases"]
-    aliases = ", ".join(shortened(name, NAME) for name in names)
+    text = f"{verb} of {', '.join(shortened(name, NAME) for name in names)}"
     left = order.get("seconds_left")
-    until = "until --resume" if left is None else f"{duration(left)} left"
-    return f"{shortened(order['verb'], NAME)} of {aliases}, {until}"
+    if left is not None:
+        return f"{text}, {duration(left)} left"
+    return text if verb == "resume" else f"{text}, until --resume"
 
 
 def _columns() -> list[Metric]:

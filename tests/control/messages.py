@@ -113,7 +113,9 @@ def damaged(draw: st.DrawFn, sound: Callable[[str], Any]) -> Any:
 
 
 def a_request(text: str) -> dict[str, Any]:
-    return protocol.request("stats", ["default", text], holders=True)
+    return protocol.request(
+        "stats", ["default", text], holders=True, seconds=5.0, began=1.0
+    )
 
 
 def a_reply(text: str) -> dict[str, Any]:
@@ -124,6 +126,7 @@ def a_reply(text: str) -> dict[str, Any]:
         pool(discarded={text: 2, "expired": 1}, stale=1, wait_seconds=counted),
         pool(f"{text} ", size=3, state=text, hold_seconds=counted),
         command=text,
+        orders=[{"verb": text, "aliases": ["default", text], "seconds_left": 1.5}],
         holders=[held, holder(f"{text} ", method=None, path=text)],
     )
 

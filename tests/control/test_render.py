@@ -106,6 +106,15 @@ def test_a_worker_without_a_pool_has_a_row_that_says_so() -> None:
     assert "(no pool open)" in render.table([answered(7)])
 
 
+def test_a_worker_without_a_pool_shows_the_orders_that_its_pools_will_follow() -> None:
+    given = [
+        {"verb": "pause", "aliases": None, "seconds_left": 58.4},
+        {"verb": "resume", "aliases": ["replica"], "seconds_left": None},
+    ]
+    text = render.table([answered(7, orders=given)])
+    assert "(no pool open; pause of all aliases, 58.4s left, resume of replica)" in text
+
+
 def test_a_long_command_is_cut() -> None:
     text = render.table([answered(7, pool(), command="python " + "x" * 200)])
     assert max(map(len, text.splitlines())) < 200

@@ -147,7 +147,8 @@ exit codes:
             type=positive_seconds,
             default=30.0,
             metavar="SECONDS",
-            help="How long to wait until stale connections are closed (default: 30).",
+            help="How long to wait until stale connections are closed (default: 30). "
+            "The wait ends before that when the drain or the pause does (--for).",
         )
         parser.add_argument(
             "--format",
@@ -262,7 +263,7 @@ exit codes:
             lines.append(
                 f"Not confirmed, so perhaps not done, in:\n{errors(progress.failed)}"
             )
-            if kept and unkept is None:
+            if kept and unkept is None and progress.verb != "recycle":
                 lines.append(_WILL_FOLLOW)
         if progress.ended:
             code = NOT_DONE
