@@ -51,6 +51,10 @@ class OrdersError(Exception):
     """The file of the orders can't be read or written; the text says why."""
 
 
+class OrdersLocked(OrdersError):
+    """Another process keeps the directory locked."""
+
+
 class Order(NamedTuple):
     """What the pools of some aliases shall do: "drain", "pause" or "resume".
 
@@ -151,7 +155,7 @@ def keep(directory: Path, *given: Order, wait: float = LOCK_SECONDS) -> None:
 
     A file that can't be read is overwritten. The directory is made if it is missing,
     but not for a RESUME. Waits `wait` seconds at most for another process that writes.
-    Raises OrdersError.
+    Raises OrdersError, and OrdersLocked when the wait is over.
     """
     for attempt in range(1, _ATTEMPTS + 1):
         try:
@@ -288,7 +292,7 @@ class KeptOrders:
 def _locked(directory: Path, wait: float) -> Iterator[int]:
     """Open the directory and lock it, so that one process at a time changes the file.
 
-    Raises OSError, TimeoutError if another process has the lock for too long.
+    Raises OSError, and OrdersLocked if another process has the lock for too long.
     """
     descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | _FLAGS)
     deadline = time.monotonic() + wait
@@ -299,12 +303,18 @@ def _locked(directory: Path, wait: float) -> Iterator[int]:
                 break
             except BlockingIOError:
                 if time.monotonic() >= deadline:
-                    raise TimeoutError("another process keeps it locked") from None
+                    raise OrdersLocked(
+                        f"can't write {directory / FILE_NAME}: another process keeps "
+                        "the directory locked"
+                    ) from None
                 time.sleep(_RETRY_SECONDS)
             except OSError:
                 break  # A file system without locks.
         yield descriptor
     finally:
+        # A child that was forked meanwhile has a copy, which would keep the lock.
+        with contextlib.suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_UN)
         os.close(descriptor)
 
 

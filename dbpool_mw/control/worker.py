@@ -23,6 +23,7 @@ from dbpool_mw.control.orders import (
     KeptOrders,
     Order,
     OrdersError,
+    OrdersLocked,
     added,
     described,
     in_force,
@@ -138,6 +139,8 @@ class Worker:
         problem = None
         try:
             keep(directory, *orders, wait=0)
+        except OrdersLocked:
+            return  # perhaps another worker writes them
         except OrdersError as error:
             problem = str(error)
         if problem is not None and problem != self._unwritten:

@@ -184,7 +184,7 @@ def test_a_command_that_is_stopped_with_the_lock_holds_up_no_other(
     monkeypatch.setattr(orders, "LOCK_SECONDS", 0.05)
     descriptor = os.open(directory, os.O_RDONLY)
     fcntl.flock(descriptor, fcntl.LOCK_EX)
-    with pytest.raises(OrdersError, match="another process keeps it locked"):
+    with pytest.raises(OrdersError, match="another process keeps the directory locked"):
         orders.keep(directory, order("drain"))
     os.close(descriptor)
     orders.keep(directory, order("drain"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import threading
@@ -181,6 +182,21 @@ def test_an_order_that_the_directory_has_lost_is_written_anew(
     later = Process(directory)
     later.worker.maintain()
     assert later.states == ["draining", "paused"]
+
+
+def test_workers_that_write_a_lost_file_at_once_log_nothing(
+    process: Process, directory: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    process.command("drain")
+    (directory / orders.FILE_NAME).unlink()
+    descriptor = os.open(directory, os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    process.worker.maintain()
+    assert orders.read(directory) == ()
+    os.close(descriptor)
+    process.worker.maintain()
+    assert [order.verb for order in orders.read(directory)] == ["drain"]
+    assert caplog.records == []
 
 
 def test_what_was_resumed_has_ended_or_was_for_one_worker_is_not_written_anew(
