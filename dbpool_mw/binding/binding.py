@@ -20,7 +20,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db import Error, OperationalError, connections
@@ -40,6 +40,13 @@ from dbpool_mw.core.pool import ConnectionPool
 KEY = "_dbpool_mw"
 
 _DJANGO_CLOSE = BaseDatabaseWrapper.close
+
+
+class ScopeLabel(NamedTuple):
+    """What reports say of a scope. It keeps no scope alive that nobody has."""
+
+    method: str
+    path: str | None
 
 
 class Binding:
@@ -109,6 +116,46 @@ class Binding:
     def holds(self, entry: PoolEntry) -> bool:
         """Tell whether this binding holds an entry; in any thread."""
         return any(held is entry for _, held in self.held)
+
+    def in_request(self) -> bool:
+        """Tell whether a request has begun in this thread and not ended."""
+        return not isinstance(self.request, (ScopeLabel, type(None)))
+
+    def in_scope(self) -> bool:
+        """Tell whether a scope has begun and not ended."""
+        return any(not scope.has_ended for scope in self.scopes)
+
+    def will_return(self) -> bool:
+        """Tell whether anybody is to check in what is held; in any thread.
+
+        The request is, a scope, or an atomic block, which may be a TestCase's. Outside
+        of them a wrapper that stays bound keeps its connection until ``close()``, as
+        those of the ENGINEs do. Nobody is after an exception ended the end of a scope.
+        """
+        try:
+            if self.in_request() or self.in_scope():
+                return True
+        except RuntimeError:
+            return True  # its thread begins or ends a scope just now
+        if self.stays_bound and self.request is None:
+            return True
+        wrapper: Any = self.wrapper()
+        return wrapper is None or bool(wrapper.in_atomic_block)
+
+    def let_go(self, entry: PoolEntry) -> bool:
+        """Take an entry off the wrapper, from any thread; tell whether it was held.
+
+        The wrapper connects anew at its next query.
+        """
+        for held in tuple(self.held):
+            if held[1] is entry:
+                with contextlib.suppress(ValueError):
+                    self.held.remove(held)
+                    wrapper: Any = self.wrapper()
+                    if wrapper is not None and wrapper.connection is entry.connection:
+                        wrapper.connection = None
+                    return True
+        return False
 
     def holds_another(self) -> bool:
         """Tell whether this thread holds a connection of another alias."""
@@ -425,6 +472,13 @@ def _connect(binding: Binding) -> None:
         raise for_django(PoolError(binding.alias, f"pool {binding.alias!r}: {reason}"))
     if binding.held:
         wrapper.close()
+    if not thread_state.is_outside_pools and not binding.will_return():
+        # An exception came before the end of a scope had done this.
+        binding.request = None
+        if not binding.stays_bound:
+            unbind(wrapper, binding)
+            wrapper.connect()
+            return
     if (
         thread_state.is_outside_pools
         or binding.alias not in conf.pooled_aliases()  # the settings have changed

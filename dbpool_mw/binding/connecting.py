@@ -159,7 +159,8 @@ def _temporary_wrapper(
 
 def _put_back(alias: str, before: list[Any]) -> None:
     """Have ``connections`` return the wrappers that it returned ``before``."""
-    with contextlib.suppress(AttributeError):  # there is none any more
-        del connections[alias]
     for other in before:
         connections[other.alias] = other
+    if all(other.alias != alias for other in before):
+        with contextlib.suppress(AttributeError):  # there is none any more
+            del connections[alias]

@@ -12,7 +12,7 @@ from inspect import (
     iscoroutinefunction,
     isgeneratorfunction,
 )
-from typing import Any, NamedTuple, TypeVar, cast, overload
+from typing import Any, TypeVar, cast, overload
 
 from asgiref.sync import sync_to_async
 from django.db import connections
@@ -20,20 +20,20 @@ from django.utils.asyncio import async_unsafe
 
 from dbpool_mw import conf
 from dbpool_mw.binding import cancelling, registry
-from dbpool_mw.binding.binding import KEY, Binding, bind, give_back, unbind
+from dbpool_mw.binding.binding import (
+    KEY,
+    Binding,
+    ScopeLabel,
+    bind,
+    give_back,
+    unbind,
+)
 from dbpool_mw.binding.testing import in_open_transaction
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
 #: What is raised in a coroutine whose task is cancelled, or that is closed.
 _CANCELLED = (asyncio.CancelledError, GeneratorExit)
-
-
-class ScopeLabel(NamedTuple):
-    """What reports say of a scope. It keeps no scope alive that nobody has."""
-
-    method: str
-    path: str | None
 
 
 class Scope:
@@ -90,9 +90,8 @@ class Scope:
         binding = bind(wrapper, stays_bound=False)
         if binding is None:
             return
-        if not _goes_on(binding):
-            in_request = not isinstance(binding.request, (ScopeLabel, type(None)))
-            if in_request or in_open_transaction(wrapper):
+        if not binding.in_scope():
+            if binding.in_request() or in_open_transaction(wrapper):
                 return
             # As at the start of a request: the work begins in a session of its own.
             wrapper.close()
@@ -113,20 +112,16 @@ class Scope:
 
     def _end(self, wrapper: Any, binding: Binding) -> None:
         binding.scopes.discard(self)
-        if not _goes_on(binding):
+        if not binding.in_scope():
             _end_outermost(wrapper, binding)
 
 
-def _goes_on(binding: Binding) -> bool:
-    """Tell whether a scope has begun and not ended."""
-    return any(not scope.has_ended for scope in binding.scopes)
-
-
 def _end_outermost(wrapper: Any, binding: Binding) -> None:
-    binding.request = None
     try:
         if binding.held:
             give_back(binding)
+        # Only now: before, it says that nobody else is to return what is held.
+        binding.request = None
     finally:
         if not binding.stays_bound and not binding.held:
             unbind(wrapper, binding)

@@ -38,6 +38,19 @@ class Holder(Protocol):
     def holds(self, entry: PoolEntry) -> bool:
         """Tell whether the holder has this entry. Called from any thread."""
 
+    def will_return(self) -> bool:
+        """Tell whether anybody is to check in what the holder has.
+
+        Called from any thread. Nobody is where an exception ended the very call that
+        was to do it, and the thread goes on.
+        """
+
+    def let_go(self, entry: PoolEntry) -> bool:
+        """Take this entry from the holder, from any thread; tell whether it had it.
+
+        From then on the holder's thread can neither use the connection nor check it in.
+        """
+
     def describe(self) -> Mapping[str, Any]:
         """Return ``thread``, ``method`` and ``path`` for reports; each may be None.
 

@@ -23,7 +23,7 @@ from .waiter import Waiter
 _WORKING = frozenset({"dbpool_mw.core.pool", "dbpool_mw.binding.binding"})
 
 #: What tells one taking of an entry from the next.
-_Stamp = tuple[str, int, float, float]
+Stamp = tuple[str, int, float, float]
 
 
 class Orphans:
@@ -35,9 +35,9 @@ class Orphans:
     """
 
     def __init__(self) -> None:
-        self._suspects: dict[PoolEntry, _Stamp] = {}
+        self._suspects: dict[PoolEntry, Stamp] = {}
 
-    def find(self, entries: Iterable[PoolEntry]) -> list[tuple[PoolEntry, _Stamp]]:
+    def find(self, entries: Iterable[PoolEntry]) -> list[tuple[PoolEntry, Stamp]]:
         """Return the entries that are lost, each with its stamp.
 
         ``entries`` is a copy; call without the pool's lock. Where threads are
@@ -64,7 +64,7 @@ class Orphans:
         ]
 
 
-def stamp(entry: PoolEntry) -> _Stamp:
+def stamp(entry: PoolEntry) -> Stamp:
     """Return what an entry has as long as it isn't given to, or taken by, another."""
     return entry.state, entry.worker, entry.checked_out_at, entry.deadline
 

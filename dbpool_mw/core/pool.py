@@ -45,6 +45,7 @@ from .slots import (
     Victim,
 )
 from .stack import capture
+from .unreturned import Unreturned
 from .waiter import Waiter
 from .watch import Watch
 
@@ -117,6 +118,7 @@ class ConnectionPool:
         # are atomic.
         self._deferred: deque[Callable[[], object]] = deque()
         self._orphans = Orphans()
+        self._unreturned = Unreturned()
         # Re-entrant, so that a finaliser that runs while its thread has the lock can
         # find that out: nothing here takes it twice.
         self._lock = threading.RLock()
@@ -611,6 +613,7 @@ class ConnectionPool:
         self._call_deferred()
         self._end_waits()
         self._reclaim_orphans()
+        self._reclaim_unreturned()
         self._close_unfit()
         now = self._clock()
         with self._lock:
@@ -649,6 +652,23 @@ class ConnectionPool:
         with self._lock:
             self._metrics.reconcile(
                 sum(e.state is not CONNECTING for e in self._slots.entries)
+            )
+
+    def _reclaim_unreturned(self) -> None:
+        """Take back the entries that nobody is to check in: see ``unreturned``."""
+        with self._lock:
+            entries = list(self._slots.entries)
+        for entry in self._unreturned.take(entries):
+            holder = _describe(entry)
+            with self._lock:
+                self._metrics.count["reclaimed"] += 1
+                self._end_hold(entry, self._clock())
+                self._slots.own(entry)
+            self._close_in_background([(entry, "interrupted")])
+            logger.warning(
+                "%s: reclaimed a connection that nobody was to return any more (%s)",
+                self.label,
+                holder,
             )
 
     def _close_unfit(self) -> None:

@@ -94,6 +94,12 @@ class _Nobody:
     def holds(self, entry: PoolEntry) -> bool:
         return True
 
+    def will_return(self) -> bool:
+        return True
+
+    def let_go(self, entry: PoolEntry) -> bool:
+        return False
+
     def describe(self) -> dict[str, Any]:
         return {}
 

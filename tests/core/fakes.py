@@ -62,10 +62,19 @@ class Holder:
         self.thread_id = threading.get_ident()
         #: Whether it holds what it has checked out; False is a holder that lost it.
         self.has_it = True
+        #: Whether anybody is to check in what it has.
+        self.returns = True
         self.cancelled = False
 
     def holds(self, entry: PoolEntry) -> bool:
         return self.has_it
+
+    def will_return(self) -> bool:
+        return self.returns
+
+    def let_go(self, entry: PoolEntry) -> bool:
+        had_it, self.has_it = self.has_it, False
+        return had_it
 
     def describe(self) -> dict[str, Any]:
         return {"thread": self.name, "method": "GET", "path": f"/{self.name}/"}

@@ -21,10 +21,11 @@ from greenlet import GreenletExit
 import dbpool_mw
 from dbpool_mw import pooled
 from dbpool_mw.binding import recording, registry
+from dbpool_mw.binding.binding import KEY, bind
 from dbpool_mw.core import backoff
 from dbpool_mw.core.pool import ConnectionPool
 from dbpool_mw.middleware import ConnectionPoolMiddleware
-from tests.core.fakes import Holder, at_once
+from tests.core.fakes import Holder, at_once, until
 from tests.postgres.conftest import ask
 
 PACKAGE = str(Path(dbpool_mw.__file__).parent)
@@ -217,11 +218,45 @@ def check(pool, where):
     assert stats["opened"] == stats["size"] + sum(stats["discarded"].values()), where
     assert not recording.is_recording(connections["default"]), where
     entries = [pool.checkout(Nobody(), timeout=1) for _ in range(2)]
-    with entries[0].connection.cursor() as cursor:
-        cursor.execute(
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database()"
-            " AND backend_type = 'client backend'"
-        )
-        assert cursor.fetchone() == (2,), where
+
+    def are_all():
+        with entries[0].connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT count(*) FROM pg_stat_activity"
+                " WHERE datname = current_database()"
+                " AND backend_type = 'client backend'"
+            )
+            return cursor.fetchone() == (2,)
+
+    until(are_all)  # one of Django's own ends a moment after its close
     for entry in entries:
         pool.checkin(entry)
+
+
+@pytest.mark.parametrize("stays_bound", [False, True])
+@pytest.mark.parametrize(
+    ("call", "step"),
+    [(block, 1), (nested_blocks, 2), (dirty_block, 5), (block_that_closes, 3)],
+)
+def test_a_thread_that_goes_on_without_another_block_keeps_no_slot(
+    call, step, stays_bound
+):
+    call()
+    (pool,) = registry.pools()
+    for number in range(1, 10_000, step):
+        if stays_bound:
+            bind(connections["default"])
+        place = interrupted_at(number, call)
+        pool.maintain()
+        pool.maintain()
+        check(pool, f"line {number}, {place}")
+        # What the thread queries now, outside of all blocks, isn't the block's.
+        ask("SELECT 1")
+        binding = vars(connections["default"]).get(KEY)
+        assert binding is None or binding.request is None, f"line {number}, {place}"
+        if not stays_bound:
+            assert pool.stats()["in_use"] == 0, f"line {number}, {place}"
+        connections["default"].close()
+        if place is None:
+            break
+    assert 50 < number < 9_999
