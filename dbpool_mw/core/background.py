@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Protocol
 
-from .logs import get_logger
+from .logs import get_logger, hand_records_to
 
 logger = get_logger("dbpool_mw.pool")
 
@@ -57,6 +58,35 @@ def spawn(function: Callable[..., object], *arguments: object) -> bool:
     return True
 
 
+class InOrder:
+    """Makes calls one after the other, on a thread that ends when there are none."""
+
+    #: How many calls may wait; the oldest are dropped for more.
+    MOST = 1000
+
+    def __init__(self) -> None:
+        self._calls: deque[Callable[[], None]] = deque(maxlen=self.MOST)
+        # Held while a thread makes the calls. It isn't the one that took the lock.
+        self._busy = threading.Lock()
+
+    def __call__(self, call: Callable[[], None]) -> None:
+        """Have a call made; wait for it only where no thread can be started."""
+        self._calls.append(call)
+        if self._busy.acquire(blocking=False) and not spawn(self._make_calls):
+            self._make_calls()
+
+    def _make_calls(self) -> None:
+        while True:
+            try:
+                while self._calls:
+                    self._calls.popleft()()
+            finally:
+                self._busy.release()
+            # One may have come after the last look.
+            if not self._calls or not self._busy.acquire(blocking=False):
+                return
+
+
 class Maintained(Protocol):
     """A pool, as far as the loop needs to know."""
 
@@ -71,7 +101,8 @@ class Maintenance:
 
     ``pools()`` returns the pools of the process, and is called in each round;
     ``interval`` is in seconds. Whatever one pool raises is logged, and the thread goes
-    on with the next.
+    on with the next. What the thread logs is handled by another: a log handler that
+    waits, for a server perhaps, holds up no pool.
     """
 
     def __init__(
@@ -109,5 +140,6 @@ class Maintenance:
                 logger.exception("%s: maintenance failed", pool.name)
 
     def _run(self) -> None:
+        hand_records_to(InOrder())
         while not self._stopped.wait(self._interval):
             self.do_round()

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -27,7 +29,8 @@ def get_logger(name: str) -> logging.Logger:
 
     The text of an exception becomes one line, also at the end of a traceback. Only an
     argument that is a list stands on several lines, one for each item. What a handler
-    raises is printed, as ``logging`` does with what its own handlers raise.
+    raises is printed, as ``logging`` does with what its own handlers raise; what the
+    handler of a signal raises meanwhile goes on.
     """
     logger = logging.getLogger(name)
     logger.addFilter(_make_printable)
@@ -35,14 +38,59 @@ def get_logger(name: str) -> logging.Logger:
     return logger
 
 
+class _Thread(threading.local):
+    #: Takes the calls that handle what this thread logs; None has it wait for them.
+    take: Callable[[Callable[[], None]], None] | None = None
+
+
+_thread = _Thread()
+
+
+def hand_records_to(take: Callable[[Callable[[], None]], None] | None) -> None:
+    """Have ``take`` get a call for each record of this thread, for another to make.
+
+    For a thread that must not wait for the handlers of the project.
+    """
+    _thread.take = take
+
+
 def _handle(logger: logging.Logger, record: logging.LogRecord) -> None:
+    if _thread.take is None:
+        _emit(logger, record)
+    else:
+        _thread.take(partial(_emit, logger, record))
+
+
+def _emit(logger: logging.Logger, record: logging.LogRecord) -> None:
     try:
         with around_handlers():
             type(logger).handle(logger, record)
-    except Exception:
+    except Exception as error:
+        if _is_of_signal(error):
+            raise
         if logging.raiseExceptions and sys.stderr is not None:
             print("--- Logging error ---", file=sys.stderr)
             traceback.print_exc()
+
+
+def _is_of_signal(error: Exception) -> bool:
+    """Tell whether an exception was raised by the handler of a signal.
+
+    Such as a time limit that is over while a log handler runs: it is for the code that
+    is limited. A log handler's own exception has no frame of a signal's handler.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        return False  # Python runs the handlers of signals in the main thread
+    codes = {_code_of(signal.getsignal(number)) for number in signal.valid_signals()}
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(frame.f_code in codes for frame, _ in frames)
+
+
+def _code_of(function: object) -> object:
+    while isinstance(function, partial):
+        function = function.func
+    code = getattr(function, "__code__", None)
+    return code or getattr(type(function).__call__, "__code__", None)
 
 
 def _make_printable(record: logging.LogRecord) -> bool:

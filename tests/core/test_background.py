@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
+from functools import partial
 from queue import SimpleQueue
 
+from dbpool_mw.core import background
 from dbpool_mw.core.background import Maintenance, spawn
 
 
@@ -96,3 +99,49 @@ def test_stop_waits_for_a_running_round_at_most_its_timeout():
     release.set()
     maintenance.stop(20)
     assert not maintenance._thread.is_alive()
+
+
+def test_a_log_handler_that_hangs_holds_up_no_pool_and_no_record_is_out_of_order():
+    hangs, released, seen = threading.Event(), threading.Event(), SimpleQueue()
+
+    class Hangs(logging.Handler):
+        def emit(self, record):
+            hangs.set()
+            released.wait(20)
+            seen.put((record.args[0], record.threadName))
+
+    class Talks(Pool):
+        said = 0
+
+        def maintain(self):
+            self.said += 1
+            background.logger.warning("round %d", self.said)
+            super().maintain()
+
+    handler, pool = Hangs(), Talks()
+    background.logger.addHandler(handler)
+    maintenance = Maintenance(lambda: [pool], interval=0.001)
+    try:
+        maintenance.start()
+        assert hangs.wait(20)
+        for _ in range(5):
+            assert pool.rounds.acquire(timeout=5)
+        maintenance.stop()
+        assert seen.empty()
+        released.set()
+        said = [seen.get(timeout=20) for _ in range(pool.said)]
+        numbers = range(1, pool.said + 1)
+        assert said == [(number, "dbpool_mw-maintenance") for number in numbers]
+    finally:
+        released.set()
+        maintenance.stop()
+        background.logger.removeHandler(handler)
+
+
+def test_where_no_thread_can_be_started_calls_are_made_at_once(monkeypatch):
+    monkeypatch.setattr(background, "spawn", lambda *_: False)
+    made = []
+    in_order = background.InOrder()
+    for number in range(3):
+        in_order(partial(made.append, number))
+    assert made == [0, 1, 2]

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import logging
+import signal
 import traceback
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -145,3 +147,39 @@ def test_what_a_handler_raises_is_printed_and_reaches_no_caller(capsys):
     finally:
         logging.raiseExceptions = True
         logger.removeHandler(handler)
+
+
+class Limit(Exception):
+    """As a task's soft time limit."""
+
+
+def raise_limit(number, frame):
+    raise Limit
+
+
+class Limiter:
+    def method(self, number, frame):
+        raise Limit
+
+    def __call__(self, number, frame):
+        raise Limit
+
+
+@pytest.mark.parametrize(
+    "handle", [raise_limit, partial(raise_limit), Limiter().method, Limiter()]
+)
+def test_what_a_signals_handler_raises_meanwhile_is_not_swallowed(handle, capsys):
+    class Limited(logging.Handler):
+        def emit(self, record):
+            signal.raise_signal(signal.SIGALRM)
+
+    handler = Limited()
+    logger.addHandler(handler)
+    before = signal.signal(signal.SIGALRM, handle)
+    try:
+        with pytest.raises(Limit):
+            logger.warning("%s: opened", "default")
+    finally:
+        signal.signal(signal.SIGALRM, before)
+        logger.removeHandler(handler)
+    assert capsys.readouterr().err == ""
