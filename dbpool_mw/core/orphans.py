@@ -6,6 +6,9 @@ or given back. What is certain is the pool's own record, which says who has an e
 and the interpreter's, which says what each thread is executing: an entry that its
 holder doesn't hold, and that no call of a checkout, a checkin or a close has among its
 local variables, is lost.
+
+Not found is what a dead thread's lock keeps: a tracer can raise on the way out of a
+``with`` on the pool's lock, where no signal is handled.
 """
 
 from __future__ import annotations

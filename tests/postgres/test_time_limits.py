@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import signal
 import time
 from contextlib import contextmanager
@@ -171,3 +172,18 @@ def test_an_error_of_the_database_in_a_reset_is_logged_and_the_connection_closed
     assert stats()["discarded"] == {"not clean": 1}
     assert "division by zero" in caplog.text
     assert stats()["in_use"] == stats()["size"] == 0
+
+
+def test_a_limit_that_ends_in_a_log_handler_is_raised():
+    class Slow(logging.Handler):
+        def emit(self, record):
+            ask(f"SELECT pg_sleep({10 * SECONDS})")
+
+    handler, logger = Slow(logging.WARNING), logging.getLogger("dbpool_mw.pool")
+    with the_limit_is_raised() as set_limit, pooled():
+        ask("BEGIN")
+        logger.addHandler(handler)
+        set_limit()
+    logger.removeHandler(handler)
+    assert stats()["in_use"] == 0
+    assert stats()["idle"] == 1

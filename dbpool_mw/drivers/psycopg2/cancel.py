@@ -54,6 +54,7 @@ class Canceller:
         self._libpq.cancel(self._handle, text, _TEXT_SIZE)
 
     def __del__(self) -> None:
+        # What the handler of a signal raises in here, Python prints and drops.
         # An exception may have come before the first line of __init__.
         if getattr(self, "_handle", None) is not None:
             self._libpq.free(self._handle)
