@@ -228,7 +228,10 @@ def check(pool, where):
             )
             return cursor.fetchone() == (2,)
 
-    until(are_all)  # one of Django's own ends a moment after its close
+    try:
+        until(are_all, 5)  # one of Django's own ends a moment after its close
+    except AssertionError as error:
+        raise AssertionError(where) from error
     for entry in entries:
         pool.checkin(entry)
 

@@ -382,7 +382,8 @@ def test_what_pooled_can_not_decorate_is_refused():
 
 def test_what_a_thread_holds_when_it_ends_in_a_block_is_reclaimed():
     def work():
-        pooled().__enter__()
+        block = pooled()
+        block.__enter__()
         backend()
 
     in_thread(work)
