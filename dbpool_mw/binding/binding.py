@@ -307,14 +307,19 @@ class _ThreadState(threading.local):
     """What belongs to the running thread, or greenlet."""
 
     def __init__(self) -> None:
-        #: Whether wrappers connect without a pool: see ``logs``.
-        self.is_outside_pools = False
+        #: Alive while wrappers connect without a pool: see ``logs``.
+        self.outside_pools: Callable[[], object] = lambda: None
         #: The bindings that were made in this thread.
         self.bindings = _Bindings()
         #: The scopes of the tasks that run in this thread, by the ids of their results.
         self.task_scopes: dict[str, Any] = {}
         #: The request whose 503 is being rendered: its queries get no connection.
         self.refused: Any = None
+
+    @property
+    def is_outside_pools(self) -> bool:
+        """Tell whether wrappers connect without a pool now."""
+        return self.outside_pools() is not None
 
 
 thread_state = _ThreadState()

@@ -8,6 +8,7 @@ query runs on a connection of Django's own instead, which is closed after the re
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,10 @@ from django.db import connections
 
 from dbpool_mw.binding.binding import thread_state
 from dbpool_mw.core import logs
+
+
+class _Block:
+    """A block of ``outside_pools()``, as long as it lasts."""
 
 
 @contextlib.contextmanager
@@ -27,13 +32,17 @@ def outside_pools() -> Iterator[None]:
         yield
         return
     connected = _connected()
-    # A stack, because an exception between two lines of a ``finally`` here would leave
-    # the thread outside of the pools for good.
-    with contextlib.ExitStack() as stack:
-        stack.callback(setattr, thread_state, "is_outside_pools", False)
-        thread_state.is_outside_pools = True
-        stack.callback(_close_all_but, connected)
+    # Ends with this frame, whatever exception comes between two lines: nothing has to
+    # be put back.
+    block = _Block()
+    thread_state.outside_pools = weakref.ref(block)
+    try:
         yield
+    finally:
+        try:
+            _close_all_but(connected)
+        finally:
+            del block
 
 
 def _connected() -> list[Any]:
