@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -75,6 +76,11 @@ class InOrder:
         if self._busy.acquire(blocking=False) and not spawn(self._make_calls):
             self._make_calls()
 
+    def wait(self, timeout: float) -> None:
+        """Wait at most ``timeout`` seconds until the calls are made."""
+        if self._busy.acquire(timeout=timeout):
+            self._busy.release()
+
     def _make_calls(self) -> None:
         while True:
             try:
@@ -113,6 +119,7 @@ class Maintenance:
         self._pools = pools
         self._interval = interval
         self._stopped = threading.Event()
+        self._records = InOrder()
         self._thread = threading.Thread(
             target=self._run, name="dbpool_mw-maintenance", daemon=True
         )
@@ -126,9 +133,11 @@ class Maintenance:
         return self._thread.is_alive()
 
     def stop(self, timeout: float = 1.0) -> None:
-        """End the thread; wait at most ``timeout`` seconds for its end."""
+        """End the thread; wait at most ``timeout`` seconds for it and its records."""
         self._stopped.set()
+        end = time.monotonic() + timeout
         self._thread.join(timeout)
+        self._records.wait(max(0.0, end - time.monotonic()))
 
     def do_round(self) -> None:
         """Call ``maintain`` of every pool once, in the calling thread."""
@@ -140,6 +149,6 @@ class Maintenance:
                 logger.exception("%s: maintenance failed", pool.name)
 
     def _run(self) -> None:
-        hand_records_to(InOrder())
+        hand_records_to(self._records)
         while not self._stopped.wait(self._interval):
             self.do_round()
