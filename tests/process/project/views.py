@@ -205,7 +205,9 @@ def raises(request):
     kind = import_string(request.GET["kind"])
 
     def work():
-        pooled().__enter__()
+        # Kept, because a block that nobody has any more has ended.
+        block = pooled()
+        block.__enter__()
         backend_pid()
         raise kind
 
@@ -279,7 +281,8 @@ def greenlet(request):
     how = request.GET["how"]
 
     def work():
-        pooled().__enter__()
+        block = pooled()  # kept: see raises()
+        block.__enter__()
         backend_pid()
         started.set()
         if how == "timeout":
