@@ -32,17 +32,19 @@ def outside_pools() -> Iterator[None]:
         yield
         return
     connected = _connected()
-    # Ends with this frame, whatever exception comes between two lines: nothing has to
-    # be put back.
-    block = _Block()
+    # Dies with this frame if an exception comes before the ``try``.
+    block: _Block | None = _Block()
     thread_state.outside_pools = weakref.ref(block)
     try:
         yield
     finally:
+        # Twice, because an exception may come before the first: the exception would
+        # keep this frame.
         try:
-            _close_all_but(connected)
+            block = None
         finally:
-            del block
+            block = None
+            _close_all_but(connected)
 
 
 def _connected() -> list[Any]:

@@ -18,6 +18,8 @@ from dbpool_mw.control.client import Answer, ask, has_ended
 
 ANSWER_SECONDS = 2.0
 POLL_SECONDS = 0.2
+#: How long a poll waits at least, also when the time is nearly over.
+_LEAST_ANSWER_SECONDS = 0.5
 
 #: The state of a pool under a verb that goes on.
 _STATES = {"drain": "draining", "pause": "paused"}
@@ -121,7 +123,8 @@ def wait(
         if progress.done or progress.ended or remaining <= 0:
             return progress
         time.sleep(min(POLL_SECONDS, remaining))
-        timeout = max(POLL_SECONDS, min(ANSWER_SECONDS, deadline - time.monotonic()))
+        remaining = deadline - time.monotonic()
+        timeout = max(_LEAST_ANSWER_SECONDS, min(ANSWER_SECONDS, remaining))
         answers = _poll(progress.answers, request, timeout)
         progress = Progress(
             progress.verb,
