@@ -179,7 +179,7 @@ def test_a_worker_whose_socket_is_removed_during_the_wait_is_found_again(
     ended = drained(directory, "--pause")
     assert ended.code == 0
     assert "ended" not in ended.err
-    assert worker.verbs == ["pause", "stats", "stats"]
+    assert worker.verbs[:3] == ["pause", "stats", "stats"]
 
 
 def test_a_worker_that_makes_no_other_socket_is_not_done(
