@@ -62,18 +62,6 @@ class TrackedConnection(Connection):
     notifies = _marking_attribute("notifies")
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        if guard_waits():
-            self.connect_seconds = _connect_seconds(*args)
-        try:
-            super().__init__(*args, **kwargs)
-        except BaseException:
-            # Under a wait callback psycopg2 closes the socket when the object is freed,
-            # and the error's traceback keeps the object alive.
-            self.close()
-            raise
-        self.connect_seconds = None
-        with contextlib.suppress(OSError):
-            self.canceller = Canceller(self.pgconn_ptr)
         self.maybe_dirty = False
         self.dirty = False
         self.not_resettable: str | None = None
@@ -82,6 +70,18 @@ class TrackedConnection(Connection):
         self._leases: WeakKeyDictionary[Any, int] = WeakKeyDictionary()
         self.open_cursors: set[str] = set()
         self.aborted: Exception | None = None
+        if guard_waits():
+            self.connect_seconds = _connect_seconds(*args)
+        try:
+            super().__init__(*args, **kwargs)
+            self.connect_seconds = None
+            with contextlib.suppress(OSError):
+                self.canceller = Canceller(self.pgconn_ptr)
+        except BaseException:
+            # psycopg2 closes the socket when the object is freed, and the traceback of
+            # the exception keeps the object alive.
+            self.close()
+            raise
 
     def cursor(self, *args: Any, **kwargs: Any) -> Any:
         """Open a cursor of the class asked for, with tracking mixed in."""
