@@ -40,8 +40,8 @@ KNOWN = {
     "test_ignores_connection_configuration_queries",
 }
 if django.VERSION < (5, 0):
-    # Calls _close(), which leaves Django's wrapper with a closed connection, and a bound
-    # one with none. Django 4.2 doesn't expect that there.
+    # Calls _close(), which leaves Django's wrapper with a closed connection, and a
+    # bound one with none. Django 4.2 doesn't expect that there.
     KNOWN.add(
         "backends.tests.BackendTestCase.test_is_usable_after_database_disconnects"
     )
