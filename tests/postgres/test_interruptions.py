@@ -186,7 +186,14 @@ def block_that_closes():
         (block, True, 4, 5),
         (function, True, 5, 5),
         (dirty_request, False, 1, 4),
-        (dirty_block, False, 3, 4),
+        pytest.param(
+            *(dirty_block, False, 3, 4),
+            marks=pytest.mark.skipif(
+                sys.version_info < (3, 11),
+                reason="contextlib of Python 3.10 keeps the frames of a with block "
+                "that was interrupted, and a connection in them",
+            ),
+        ),
     ],
 )
 def test_after_two_rounds_and_the_next_work_every_slot_is_there(
