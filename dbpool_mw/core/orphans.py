@@ -29,6 +29,20 @@ _WORKING = frozenset({"dbpool_mw.core.pool", "dbpool_mw.binding.binding"})
 Stamp = tuple[str, int, float, float]
 
 
+class Suspects:
+    """What one search found, held against what the search before it found."""
+
+    def __init__(self) -> None:
+        self._before: dict[PoolEntry, Stamp] = {}
+
+    def confirm(self, found: dict[PoolEntry, Stamp]) -> list[tuple[PoolEntry, Stamp]]:
+        """Return what the search before found with the same stamp."""
+        before, self._before = self._before, found
+        return [
+            (entry, seen) for entry, seen in found.items() if before.get(entry) == seen
+        ]
+
+
 class Orphans:
     """The search for entries that nobody has. Called by one thread at a time.
 
@@ -38,7 +52,7 @@ class Orphans:
     """
 
     def __init__(self) -> None:
-        self._suspects: dict[PoolEntry, Stamp] = {}
+        self._suspects = Suspects()
 
     def find(self, entries: Iterable[PoolEntry]) -> list[tuple[PoolEntry, Stamp]]:
         """Return the entries that are lost, each with its stamp.
@@ -59,12 +73,7 @@ class Orphans:
                 for entry, seen in suspects.items()
                 if entry not in being_worked_on and not _is_held(entry)
             }
-        before, self._suspects = self._suspects, suspects
-        return [
-            (entry, seen)
-            for entry, seen in suspects.items()
-            if before.get(entry) == seen
-        ]
+        return self._suspects.confirm(suspects)
 
 
 def stamp(entry: PoolEntry) -> Stamp:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from .entry import IN_USE, PoolEntry
-from .orphans import Stamp, stamp
+from .orphans import Stamp, Suspects, stamp
 
 
 class Unreturned:
@@ -21,7 +21,7 @@ class Unreturned:
     """
 
     def __init__(self) -> None:
-        self._suspects: dict[PoolEntry, Stamp] = {}
+        self._suspects = Suspects()
 
     def take(self, entries: Iterable[PoolEntry]) -> Iterator[PoolEntry]:
         """Take the entries that count from their holders, and yield each.
@@ -39,12 +39,7 @@ class Unreturned:
                 and not holder.will_return()
             ):
                 suspects[entry] = seen
-        before, self._suspects = self._suspects, suspects
-        for entry, seen in suspects.items():
+        for entry, _ in self._suspects.confirm(suspects):
             holder = entry.holder
-            if (
-                before.get(entry) == seen
-                and holder is not None
-                and holder.let_go(entry)
-            ):
+            if holder is not None and holder.let_go(entry):
                 yield entry
