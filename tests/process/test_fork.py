@@ -222,9 +222,10 @@ print("well")
 """
 
 
-def test_a_block_in_a_child_of_a_request_returns_its_connection(project):
+def run(project, script):
+    """Run a script in a process of its own, and assert that all of it held."""
     done = subprocess.run(
-        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", CHILD_SCRIPT],
+        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", script],
         cwd=ROOT,
         env=project.environ,
         text=True,
@@ -232,27 +233,15 @@ def test_a_block_in_a_child_of_a_request_returns_its_connection(project):
         timeout=60,
     )
     assert done.stdout == "well\n", done.stderr
+
+
+def test_a_block_in_a_child_of_a_request_returns_its_connection(project):
+    run(project, CHILD_SCRIPT)
 
 
 def test_children_leave_the_transaction_of_their_parent_alone(project):
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", WORKER_SCRIPT],
-        cwd=ROOT,
-        env=project.environ,
-        text=True,
-        capture_output=True,
-        timeout=60,
-    )
-    assert done.stdout == "well\n", done.stderr
+    run(project, WORKER_SCRIPT)
 
 
 def test_a_child_forked_while_a_thread_holds_the_lock_can_check_out(project):
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore::DeprecationWarning", "-c", SCRIPT],
-        cwd=ROOT,
-        env=project.environ,
-        text=True,
-        capture_output=True,
-        timeout=60,
-    )
-    assert done.stdout == "well\n", done.stderr
+    run(project, SCRIPT)
