@@ -161,7 +161,7 @@ def keep(directory: Path, *given: Order, wait: float = LOCK_SECONDS) -> None:
         try:
             _keep(directory, given, wait)
             return
-        except FileNotFoundError as error:
+        except (FileNotFoundError, paths.ControlDirMissing) as error:
             # Somebody swept the directory away between making and locking it.
             if attempt == _ATTEMPTS:
                 raise OrdersError(f"{directory} is removed again and again") from error

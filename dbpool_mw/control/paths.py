@@ -36,7 +36,7 @@ def ensure_directory(directory: Path) -> None:
 
     The directory must belong to the effective user and be writable by no other user.
     The mode of an existing directory is checked and never changed. Raises
-    ControlDirError.
+    ControlDirError, and ControlDirMissing if somebody removes it meanwhile.
     """
     trusted = {0, os.geteuid()}
     # Checked before mkdir(), which would follow a link, and again after it, because
@@ -47,6 +47,8 @@ def ensure_directory(directory: Path) -> None:
         _check_parents(directory, trusted)
         with contextlib.suppress(FileExistsError):
             directory.mkdir(mode=0o700)
+    except FileNotFoundError as error:
+        raise ControlDirMissing(f"{directory.parent} was removed again") from error
     except OSError as error:
         raise ControlDirError(f"can't make {directory}: {error.strerror}") from error
     owner = check_directory(directory)

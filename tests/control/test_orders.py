@@ -400,6 +400,27 @@ def test_an_order_that_has_ended_keeps_no_directory(default_directory: Path) -> 
     assert not default_directory.exists()
 
 
+@pytest.mark.parametrize("removed", ["directory", "parent"])
+def test_orders_are_kept_where_the_new_directory_is_removed_at_once(
+    default_directory: Path, monkeypatch: pytest.MonkeyPatch, removed: str
+) -> None:
+    default_directory.rmdir()
+    default_directory.parent.rmdir()
+    made = Path.mkdir
+    left = [default_directory if removed == "directory" else default_directory.parent]
+
+    def mkdir(path: Path, *args: Any, **kwargs: Any) -> None:
+        made(path, *args, **kwargs)
+        if path in left:
+            left.remove(path)
+            path.rmdir()
+
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    orders.keep(default_directory, order("pause"))
+    assert not left
+    assert verb_of(default_directory) == "pause"
+
+
 def test_orders_are_kept_while_the_directory_is_swept(default_directory: Path) -> None:
     done = threading.Event()
 
