@@ -189,8 +189,8 @@ class Binding:
         """Check a connection out and put it on the wrapper; tell whether it has one.
 
         It has none where its alias has no pool any more. ``eager`` says that no query
-        needs the connection yet: then it has none either while the pool can't connect,
-        and in a test run for an alias without a test database. Raises what
+        needs the connection yet: then it has none either in a test run for an alias
+        without a test database. Raises what
         ``ConnectionPool.checkout`` raises, a pool's errors as those of
         ``dbpool_mw.binding.errors``, and ImproperlyConfigured.
         """
@@ -203,8 +203,6 @@ class Binding:
             if read(wrapper.settings_dict) != self.parameters or self.pools.are_dropped:
                 pool = self._find_pool(wrapper, eager)
             if pool is None:
-                return False
-            if eager and pool.connecting_fails():
                 return False
             if self.connect_error is not None:
                 error, self.connect_error = self.connect_error, None

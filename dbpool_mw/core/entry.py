@@ -13,10 +13,10 @@ from .stack import Stack
 #   CONNECTING -> IN_USE | CLOSED             reserved: a connection is being opened
 #   IDLE       -> IN_USE | BUSY               in the pool's idle list
 #   IN_USE     -> IDLE | IN_USE | BUSY        a holder has it, or is about to get it
-#   BUSY       -> IDLE | IN_USE | CLOSED      being cleaned or closed, outside the lock
+#   BUSY       -> IDLE | IN_USE | CLOSED      being checked in, cleaned or closed
 #
-# In CONNECTING and BUSY the entry belongs to one thread: the one that opens, cleans or
-# closes the connection.
+# In CONNECTING and BUSY the entry belongs to one thread: the one that opens, checks in,
+# cleans or closes the connection.
 #
 # A *slot* is one of the MAX_CONNS places of a pool, an *entry* a slot that is taken. A
 # *hold* is the time from a checkout to its checkin, and the *holder* is who has the
@@ -76,8 +76,8 @@ class PoolEntry:
     """One slot of a pool: reserved first, then with a connection in it.
 
     Only the pool writes to it, with its lock held. Without the lock write: the thread
-    that an entry belongs to while it is CONNECTING or BUSY, and ``checkout`` to an
-    entry that its caller is about to get.
+    that an entry belongs to while it is CONNECTING or BUSY, and ``checkout`` and
+    ``checkin`` to an entry that their caller is about to get, or gives back.
 
     ``holder`` is the pool's own record of who has the connection, or waits for it to be
     opened; ``worker`` is the ident of the thread that a CONNECTING or BUSY entry
@@ -85,12 +85,13 @@ class PoolEntry:
     the server. ``initial`` is what the driver says of a fresh session; ``recorded``
     belongs to whoever opens connections for the pool. ``checked_out_at``,
     ``idle_since`` and ``expires_at`` are times of the pool's clock too, ``waited`` is
-    in seconds.
+    in seconds; ``checkouts`` counts those of this connection.
     """
 
     __slots__ = (
         "alive",
         "checked_out_at",
+        "checkouts",
         "connection",
         "deadline",
         "expires_at",
@@ -122,6 +123,7 @@ class PoolEntry:
         self.worker = 0
         self.deadline = math.inf
         self.waited = 0.0
+        self.checkouts = 0
         self.checked_out_at = 0.0
         self.idle_since = 0.0
         self.expires_at = 0.0

@@ -6,10 +6,13 @@ the commands as JSON. Durations are seconds.
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections import Counter
+import math
+from bisect import bisect_left, bisect_right
+from collections import Counter, deque
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TypeVar
+
+_T = TypeVar("_T")
 
 #: Upper edges of the histogram's buckets, in seconds: 10 µs to about 20 minutes, each
 #: 2 ** (1/4) times the one before, so that a quantile is read at most 19 % too high.
@@ -149,12 +152,21 @@ class Histogram:
         self.sum = 0.0
         self.max = 0.0
 
-    def record(self, seconds: float) -> None:
-        """Count one duration, in seconds."""
-        self.buckets[bisect_left(BOUNDS, seconds)] += 1
-        self.sum += seconds
-        if seconds > self.max:
-            self.max = seconds
+    def record(self, *seconds: float) -> None:
+        """Count durations, in seconds."""
+        durations = sorted(seconds)
+        if not durations:
+            return
+        self.sum += sum(durations)
+        self.max = max(self.max, durations[-1])
+        # Bucket by bucket: many durations are in few of them.
+        begin = 0
+        while begin < len(durations):
+            bucket = bisect_left(BOUNDS, durations[begin])
+            edge = BOUNDS[bucket] if bucket < len(BOUNDS) else math.inf
+            end = bisect_right(durations, edge, begin)
+            self.buckets[bucket] += end - begin
+            begin = end
 
     def as_dict(self) -> dict[str, Any]:
         """Return the histogram as plain data: count, sum, max and buckets."""
@@ -172,14 +184,19 @@ class PoolMetrics:
     ``count`` holds the counters that go up one by one, by key; ``discarded`` counts
     closed connections by reason. The wait of a checkout that found a living idle
     connection at once isn't recorded, because that is frequent: in ``as_dict``, each
-    hold without a wait had one of no time. Not thread-safe: the pool records under its
-    lock.
+    hold without a wait had one of no time.
+
+    Any thread may append to ``ended`` the seconds of a hold that had no wait, and to
+    ``ended_after_wait`` those of a wait and of its hold; ``fold`` counts them. The rest
+    is not thread-safe: the pool uses it under its lock.
     """
 
     __slots__ = (
         "connect",
         "count",
         "discarded",
+        "ended",
+        "ended_after_wait",
         "hold",
         "opened",
         "wait",
@@ -192,6 +209,15 @@ class PoolMetrics:
         self.wait = Histogram()
         self.hold = Histogram()
         self.connect = Histogram()
+        self.ended: deque[float] = deque()
+        self.ended_after_wait: deque[tuple[float, float]] = deque()
+
+    def fold(self) -> None:
+        """Count the holds that have ended since the last call."""
+        self.hold.record(*_taken_from(self.ended))
+        for wait, hold in _taken_from(self.ended_after_wait):
+            self.wait.record(wait)
+            self.hold.record(hold)
 
     def reconcile(self, connections: int) -> None:
         """Make the figures of connections add up: opened = open + discarded.
@@ -206,6 +232,7 @@ class PoolMetrics:
 
     def as_dict(self) -> dict[str, Any]:
         """Return the figures as plain data, by the keys of a pool's report."""
+        self.fold()
         wait, hold = self.wait.as_dict(), self.hold.as_dict()
         found_idle = hold["count"] - wait["count"]
         wait["count"] += found_idle
@@ -218,6 +245,11 @@ class PoolMetrics:
             "hold_seconds": hold,
             "connect_seconds": self.connect.as_dict(),
         }
+
+
+def _taken_from(queue: deque[_T]) -> list[_T]:
+    """Take everything out of a queue to which other threads append."""
+    return [queue.popleft() for _ in range(len(queue))]
 
 
 def mean(histogram: Mapping[str, Any]) -> float | None:

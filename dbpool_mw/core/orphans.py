@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from types import FrameType
 from typing import cast
 
-from .entry import IDLE, IN_USE, PoolEntry
+from .entry import IN_USE, PoolEntry
 from .waiter import Waiter
 
 #: The modules in which a thread can be about to hold an entry, or to give it back.
@@ -54,24 +54,30 @@ class Orphans:
     def __init__(self) -> None:
         self._suspects = Suspects()
 
-    def find(self, entries: Iterable[PoolEntry]) -> list[tuple[PoolEntry, Stamp]]:
+    def find(
+        self, entries: Iterable[PoolEntry], idle: Sequence[PoolEntry]
+    ) -> list[tuple[PoolEntry, Stamp]]:
         """Return the entries that are lost, each with its stamp.
 
-        ``entries`` is a copy; call without the pool's lock. Where threads are
-        greenlets, nothing is found: what they execute isn't known, and no exception
-        comes between two lines there.
+        ``entries`` is a copy, ``idle`` the pool's list; call without the lock. Where
+        threads are greenlets, nothing is found: what they execute isn't known, and no
+        exception comes between two lines there.
         """
         if _threads_are_greenlets():
             return []
-        taken = [(e, stamp(e)) for e in entries if e.state is not IDLE]
-        suspects = {entry: seen for entry, seen in taken if not _is_held(entry)}
+        taken = [(entry, stamp(entry)) for entry in entries]
+        suspects = {
+            entry: seen
+            for entry, seen in taken
+            if not _is_held(entry) and entry not in idle
+        }
         if suspects:
             being_worked_on = _find_worked_on(suspects)
             # It may have come to be held before its thread was looked at.
             suspects = {
                 entry: seen
                 for entry, seen in suspects.items()
-                if entry not in being_worked_on and not _is_held(entry)
+                if not (entry in being_worked_on or _is_held(entry) or entry in idle)
             }
         return self._suspects.confirm(suspects)
 

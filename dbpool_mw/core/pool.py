@@ -5,6 +5,18 @@ lock is held for microseconds: nothing that can block, or call code of others, r
 meanwhile, but for finalisers, which the garbage collector runs at any allocation. A
 slot is freed only after its connection was closed.
 
+The checkout of an idle connection and the checkin of a clean one take no lock, which
+would cost them a third of their time. What they rely on:
+
+- ``idle.pop()`` and ``idle.append()`` are atomic: an entry that is in ``idle`` belongs
+  to nobody, and whoever takes it out has it alone.
+- Whoever queues up looks at ``idle`` afterwards, and whoever has put an entry into
+  ``idle`` looks at the queue afterwards: one of the two sees the other. The same goes
+  for a change of the pool's state.
+- A checkin makes the entry BUSY before it looks at anything else, and a checkout makes
+  it IN_USE after all else: what is IN_USE is a hold that goes on, with its own holder
+  and time.
+
 Borrowed: the hand-over to the oldest waiter (psycopg_pool), few states of an entry
 (puddle), a reason for every close (HikariCP).
 """
@@ -29,7 +41,7 @@ from .background import spawn
 from .cleaning import Cleaner
 from .config import PoolConfig
 from .driver import Driver
-from .entry import CONNECTING, IN_USE, Holder, PoolEntry
+from .entry import BUSY, CONNECTING, IDLE, IN_USE, Holder, PoolEntry
 from .errors import ConnectFailed, PoolClosed, PoolError, PoolTimeout, TooManyRequests
 from .logs import get_logger
 from .metrics import PoolMetrics
@@ -58,6 +70,9 @@ _LEAST_PING_SECONDS = 0.5
 
 #: Seconds that opening a connection ahead may take.
 _REFILL_SECONDS = 30.0
+
+#: How many holds may have ended without being counted.
+_MOST_ENDED = 256
 
 #: Lifetimes are shortened by up to this share, at random, so that connections opened
 #: together don't all expire together.
@@ -126,6 +141,9 @@ class ConnectionPool:
         self._slots = Slots(config, clock, make_waiter, state)
         self._watch = Watch(self.label, config, driver)
         self._metrics = PoolMetrics()
+        # For checkout and checkin: parts of the two above.
+        self._idle = self._slots.idle
+        self._ended = self._metrics.ended
 
     # --- Checkout --------------------------------------------------------------------
 
@@ -141,24 +159,59 @@ class ConnectionPool:
         connect failed waits for connections in use, if there are any.
 
         ``eager`` says that the holder may not need the connection at all: then an
-        attempt to connect that fails, also another caller's while this one waits, ends
-        the checkout with ConnectFailed.
+        attempt to connect that fails, also another caller's just before or while this
+        one waits, ends the checkout with ConnectFailed.
         """
-        if self._lock._is_owned() and self._is_reentered():  # type: ignore[attr-defined]
+        began = self._clock()
+        entry = None
+        try:
+            if self._idle:
+                entry = self._idle.pop()
+                entry.checked_out_at = began
+                entry.holder = holder
+                entry.state = IN_USE
+                if (
+                    entry.generation == self._slots.generation
+                    and entry.alive()
+                    and began - entry.idle_since < self._check_after_idle
+                ):
+                    if self._captures_stacks:
+                        entry.stack = capture()
+                    entry.checkouts += 1
+                    return entry
+        except IndexError:
+            pass  # another thread took it
+        except BaseException:
+            if entry is not None:
+                self._abandon(entry)
+            raise
+        deadline = began + (self._timeout if timeout is None else timeout)
+        return self._check_out(entry, holder, began, deadline, eager)
+
+    def _check_out(
+        self,
+        entry: PoolEntry | None,
+        holder: Holder,
+        began: float,
+        deadline: float,
+        eager: bool,
+    ) -> PoolEntry:
+        """Go on with a checkout that has no connection, or one that may be of no use.
+
+        ``entry``, if there is one, is the holder's already.
+        """
+        if self._is_reentered(3):
+            if entry is not None:
+                self._defer(partial(self._abandon, entry))
             raise PoolError(
                 self.name,
                 f"pool {self.name!r} was used by a finaliser while its thread used it",
             )
-        began = now = self._clock()
-        deadline = began + (self._timeout if timeout is None else timeout)
-        with self._lock:
-            # The first step of slots.take(), without the cost of the calls.
-            idle = self._slots.idle
-            entry = idle.pop() if idle else None
-            if entry is not None:
-                entry.holder = holder
-                entry.checked_out_at = began
-                entry.state = IN_USE
+        if eager and entry is None and self.connecting_fails():
+            failed = ConnectFailed(self.name, f"pool {self.name!r} can't connect now")
+            failed.may_wait = True
+            raise failed
+        now = began
         took_time = pinged = connect_failed = False
         while True:
             try:
@@ -173,7 +226,7 @@ class ConnectionPool:
                         raise self._timed_out(began, deadline)
                     self._open(entry, holder, deadline)
                     break
-                if entry.alive():
+                if entry.generation == self._slots.generation and entry.alive():
                     if now - entry.idle_since < self._check_after_idle:
                         break
                     took_time = pinged = True
@@ -194,7 +247,6 @@ class ConnectionPool:
                     raise
                 # Connections in use may come back in time: wait for one.
                 entry, connect_failed = None, True
-        entry.waited = 0.0
         if took_time:
             now = self._clock()
             entry.waited = now - began
@@ -205,6 +257,7 @@ class ConnectionPool:
                     raise self._cancelled()
         if self._captures_stacks:
             entry.stack = capture()
+        entry.checkouts += 1
         return entry
 
     def _acquire(
@@ -241,6 +294,7 @@ class ConnectionPool:
             if waiter is not None:
                 waiter.is_cancelled = is_cancelled
                 waiter.eager = eager
+                slots.serve()
         if waiter is None:
             raise TooManyRequests(
                 self.name,
@@ -274,7 +328,7 @@ class ConnectionPool:
         One that has been cancelled and doesn't wait yet, or connects, finds out itself.
         Blocks on nothing but the lock: an event loop may call this.
         """
-        if self._lock._is_owned() and self._is_reentered():  # type: ignore[attr-defined]
+        if self._is_reentered():
             self._defer(self.cancel_waits)
             return
         self._end_waits()
@@ -298,15 +352,18 @@ class ConnectionPool:
         self._metrics.count["cancelled"] += 1
         return PoolError(self.name, f"pool {self.name!r}: the checkout was cancelled")
 
-    def _is_reentered(self) -> bool:
-        """Tell whether this thread, which has the lock, is in the middle of its use.
+    def _is_reentered(self, frames: int = 2) -> bool:
+        """Tell whether this thread has the lock and is in the middle of its use.
 
-        Then a finaliser has called. Otherwise an exception came between the last line
-        of a ``with`` block and its exit, as a trace function can raise one, and a
-        signal's handler can't: the lock, which nobody uses any more, is released. A
-        thread that ends before its next call keeps the lock for good.
+        Then a finaliser has called. Otherwise, if this thread has the lock, an
+        exception came between the last line of a ``with`` block and its exit, as a
+        trace function can raise one, and a signal's handler can't: the lock, which
+        nobody uses any more, is released. A thread that ends before its next call keeps
+        the lock for good. ``frames`` is how many frames up the pool was called.
         """
-        if is_in_pool(sys._getframe(2)):
+        if not self._lock._is_owned():  # type: ignore[attr-defined]
+            return False
+        if is_in_pool(sys._getframe(frames)):
             return True
         while self._lock._is_owned():  # type: ignore[attr-defined]
             self._lock.release()
@@ -409,18 +466,21 @@ class ConnectionPool:
         self._close_in_background(suspects)
         return answered
 
-    def _replace(self, dead: PoolEntry, holder: Holder) -> PoolEntry | None:
-        """Close a dead connection; return another idle one, or its slot to connect in.
+    def _replace(self, useless: PoolEntry, holder: Holder) -> PoolEntry | None:
+        """Close a dead or stale connection; return another idle one, or its slot.
 
         None if no connection may be opened in it now: the caller has to wait.
         """
         with self._lock:
-            self._slots.own(dead)
-        self._driver.close(dead.connection)
-        logger.info("%s: a connection died while idle; replacing it", self.label)
+            self._slots.own(useless)
+            is_stale = useless.generation != self._slots.generation
+            reason = self._slots.stale_reason if is_stale else "dead"
+        self._driver.close(useless.connection)
+        if not is_stale:
+            logger.info("%s: a connection died while idle; replacing it", self.label)
         with self._lock:
-            self._metrics.discarded["dead"] += 1
-            return self._slots.replace(dead, holder)
+            self._metrics.discarded[reason] += 1
+            return self._slots.replace(useless, holder)
 
     def _abandon(self, entry: PoolEntry) -> None:
         """Free the slot of an entry whose checkout failed half-way."""
@@ -450,13 +510,38 @@ class ConnectionPool:
         connection that can't be cleaned is closed, which is no error. Raises PoolError
         for an entry that is not in use.
         """
-        if self._lock._is_owned() and self._is_reentered():  # type: ignore[attr-defined]
-            self._defer(partial(self.checkin, entry))
-            return
         now = self._clock()
+        self._end_hold(entry, now)
+        is_clean = self._is_clean(entry.connection, entry.initial)
+        slots = self._slots
+        if (
+            is_clean
+            and entry.generation == slots.keeps
+            and now < entry.expires_at
+            and not slots.waiters
+        ):
+            entry.idle_since = now
+            entry.holder = None
+            entry.state = IDLE
+            self._idle.append(entry)
+            if (
+                slots.waiters
+                or entry.generation != slots.keeps
+                or len(self._ended) >= _MOST_ENDED
+            ):
+                self._settle()
+        else:
+            self._check_in(entry, is_clean)
+
+    def _check_in(self, entry: PoolEntry, is_clean: bool) -> None:
+        """Hand a connection to a waiter, clean it, close it, or keep it."""
+        if self._is_reentered(3):
+            self._defer(partial(self._check_in, entry, is_clean))
+            return
         with self._lock:
-            self._end_hold(entry, now)
-            if self._is_clean(entry.connection, entry.initial):
+            now = self._clock()
+            self._metrics.fold()
+            if is_clean:
                 reason = self._slots.keep(entry, now)
                 if reason is None:
                     return
@@ -467,6 +552,21 @@ class ConnectionPool:
             reason = self._clean(entry)
         if reason is not None:
             self._close((entry, reason))
+
+    def _settle(self) -> None:
+        """Do what a checkin without the lock has left.
+
+        Somebody queued up, or changed the pool's state, after the checkin had looked
+        and before its connection was idle; or many ended holds are to be counted.
+        """
+        if self._is_reentered(3):
+            self._defer(self._settle)
+            return
+        with self._lock:
+            self._metrics.fold()
+            victims = self._slots.remove_stale()
+            self._slots.serve()
+        self._close(*victims)
 
     def is_clean(self, entry: PoolEntry) -> bool:
         """Tell whether a checkin has nothing to clean; no round trip.
@@ -481,7 +581,7 @@ class ConnectionPool:
 
         Raises PoolError for an entry that is not in use.
         """
-        if self._lock._is_owned() and self._is_reentered():  # type: ignore[attr-defined]
+        if self._is_reentered():
             self._defer(partial(self.discard, entry, reason))
             return
         with self._lock:
@@ -532,17 +632,21 @@ class ConnectionPool:
             )
 
     def _end_hold(self, entry: PoolEntry, now: float) -> None:
-        """Record the end of a hold. Call with the lock held."""
+        """Record the end of a hold, which makes the entry the caller's."""
         if entry.state is not IN_USE:
             raise PoolError(
                 self.name,
                 f"bug: pool {self.name!r} got an entry back that is {entry.state}",
             )
+        entry.state = BUSY
         # From now on cursors that this holder opened are of no use any more.
         entry.connection.lease += 1
-        self._metrics.hold.record(now - entry.checked_out_at)
         if entry.waited:
-            self._metrics.wait.record(entry.waited)
+            wait_and_hold = (entry.waited, now - entry.checked_out_at)
+            self._metrics.ended_after_wait.append(wait_and_hold)
+            entry.waited = 0.0
+        else:
+            self._ended.append(now - entry.checked_out_at)
         entry.leaked = False
 
     def _clean(self, entry: PoolEntry) -> str | None:
@@ -606,8 +710,7 @@ class ConnectionPool:
         decides and waits for no server: what has to wait runs on threads of its own.
         Never raises for a server that can't be reached.
         """
-        if self._lock._is_owned():  # type: ignore[attr-defined]
-            self._is_reentered()
+        self._is_reentered()
         # Calls for which no thread could be started, or one that never runs: a greenlet
         # of gevent's in a thread of gevent's own.
         self._call_deferred()
@@ -628,11 +731,10 @@ class ConnectionPool:
     def _reclaim_orphans(self) -> None:
         """Take back the entries that nobody has: see ``orphans``."""
         with self._lock:
+            self._metrics.fold()
             self._slots.repair_queue()
-            missing = self._slots.repair_idle()
             entries = list(self._slots.entries)
-        self._close_in_background([(entry, "interrupted") for entry in missing])
-        for entry, seen in self._orphans.find(entries):
+        for entry, seen in self._orphans.find(entries, self._slots.idle):
             holder = _describe(entry)
             with self._lock:
                 if stamp(entry) != seen or entry not in self._slots.entries:
@@ -674,7 +776,7 @@ class ConnectionPool:
     def _close_unfit(self) -> None:
         """Close idle connections that died, expired or are idle too long."""
         with self._lock:
-            idle_since = {entry: entry.idle_since for entry in self._slots.idle}
+            idle_since = {entry: entry.idle_since for entry in list(self._idle)}
         # With new liveness functions: the entry may be checked out meanwhile, and then
         # its own is its holder's.
         dead = {
@@ -758,8 +860,6 @@ class ConnectionPool:
 
     def connecting_fails(self) -> bool:
         """Tell whether no connection is idle, and attempts to connect fail now."""
-        if not self._slots.backoff.failures:  # a look that needs no lock
-            return False
         with self._lock:
             return self._slots.connecting_fails()
 
@@ -777,13 +877,15 @@ class ConnectionPool:
         """Return everything the pool knows of itself, as plain data at one moment."""
         slots = self._slots
         with self._lock:
+            # First: a hold that ends meanwhile belongs to a checkout counted below.
+            figures = self._metrics.as_dict()
             snapshot = report.Snapshot(
                 state=slots.state,
                 states=[entry.state for entry in slots.entries],
-                held=sum(map(_is_held, slots.entries)),
+                checkouts=slots.checkouts(),
                 stale=sum(map(slots.is_stale, slots.entries)),
                 waiting=len(slots.waiters),
-                figures=self._metrics.as_dict(),
+                figures=figures,
             )
         return report.stats(
             self.name, self.database, self.config, snapshot, self.address

@@ -18,13 +18,14 @@ NAMED_HOLDERS = 5
 class Snapshot(NamedTuple):
     """A pool's state at one moment, copied under its lock.
 
-    ``states`` has the state of each entry, ``held`` counts the entries with a holder,
-    ``stale`` those that a drain waits for; ``figures`` is ``PoolMetrics.as_dict()``.
+    ``states`` has the state of each entry, ``stale`` counts the entries that a drain
+    waits for, ``checkouts`` all checkouts, also those whose connections have not come
+    back; ``figures`` is ``PoolMetrics.as_dict()``.
     """
 
     state: str
     states: Sequence[str]
-    held: int
+    checkouts: int
     stale: int
     waiting: int
     figures: dict[str, Any]
@@ -50,8 +51,7 @@ def stats(
 ) -> dict[str, Any]:
     """Return the figures of one pool under the keys of ``metrics.METRICS``.
 
-    ``in_use`` counts what the pool is cleaning or closing as well. A checkout is booked
-    when its connection comes back; those that have not come back are added here.
+    ``in_use`` counts what the pool is cleaning or closing as well.
     """
     count = Counter(snapshot.states)
     figures = snapshot.figures
@@ -68,7 +68,7 @@ def stats(
         "connecting": count[CONNECTING],
         "waiting": snapshot.waiting,
         "stale": snapshot.stale,
-        "checkouts": figures["wait_seconds"]["count"] + snapshot.held,
+        "checkouts": snapshot.checkouts,
         **figures,
     }
 

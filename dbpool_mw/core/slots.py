@@ -6,14 +6,18 @@ others. What always holds:
 
 - ``entries`` has every slot taken, from the moment that a connection is to be opened
   until it was closed. Its length never exceeds MAX_CONNS.
-- An entry is in ``idle`` exactly while it is IDLE.
-- ``idle`` and ``waiters`` are never both non-empty. While the pool is draining, paused
-  or closed, ``idle`` is empty.
+- An entry in ``idle`` is IDLE and belongs to nobody; who takes it out has it. Checkouts
+  and checkins do that without the lock: so ``idle`` is always the same list, nothing
+  but its ``pop``, ``append`` and ``remove`` changes it, and what was read of it may be
+  out of date.
+- ``idle`` and ``waiters`` are not both non-empty for longer than a checkin takes. While
+  the pool is draining, paused or closed, ``idle`` is as good as empty.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from itertools import takewhile
@@ -66,12 +70,16 @@ class Slots:
         self.clock = clock
         self.state = state
         self.generation = 0
+        #: The generation of connections that become idle again when they come back; -1
+        #: while none does.
+        self.keeps = 0 if state is RUNNING else -1
         self.stale_reason = "recycled"
         self.entries: set[PoolEntry] = set()
         self.idle: list[PoolEntry] = []
         self.waiters: deque[Waiter] = deque()
         self.backoff = Backoff(clock)
         self._freed_at = clock()
+        self._checkouts = 0  # of the entries that are gone
 
     # --- Slots -----------------------------------------------------------------------
 
@@ -82,8 +90,8 @@ class Slots:
 
         None if there is neither, or no connection may be opened in it now.
         """
-        if self.idle:
-            entry = self.idle.pop()
+        entry = self._pop_idle()
+        if entry is not None:
             self.give(entry, holder, self.clock())
             return entry
         # Waiters may not have noticed that the next attempt to connect is due.
@@ -92,8 +100,9 @@ class Slots:
 
     def give(self, entry: PoolEntry, holder: Holder | None, now: float) -> None:
         """Record that a connection is a holder's from now on."""
-        entry.holder = holder
+        entry.deadline = math.inf
         entry.checked_out_at = now
+        entry.holder = holder
         entry.state = IN_USE
 
     def own(self, entry: PoolEntry, seconds: float = ROUND_TRIP_SECONDS) -> None:
@@ -151,9 +160,8 @@ class Slots:
 
     def free(self, entry: PoolEntry) -> None:
         """Free a slot without a connection; a waiter that may connect gets it."""
-        entry.state = CLOSED
+        self._forget(entry)
         entry.holder = None
-        self.entries.remove(entry)
         self._freed_at = self.clock()
         self.grant()
 
@@ -163,10 +171,11 @@ class Slots:
         Returns another idle connection, or the slot to connect in. None if no
         connection may be opened in it now: the caller has to wait.
         """
-        dead.state = CLOSED
-        self.entries.remove(dead)
+        self._forget(dead)
         if self.idle:
-            return self.take(holder)
+            entry = self.take(holder)
+            self.grant()  # the slot, if somebody queues up just now
+            return entry
         if self.may_open():
             # The caller came before all who wait: it found a connection, which died.
             return self.reserve(holder)
@@ -174,11 +183,21 @@ class Slots:
         self.grant()
         return None
 
+    def _forget(self, entry: PoolEntry) -> None:
+        entry.state = CLOSED
+        self.entries.remove(entry)
+        self._checkouts += entry.checkouts
+
+    def checkouts(self) -> int:
+        """Return how many checkouts there were."""
+        return self._checkouts + sum(entry.checkouts for entry in self.entries)
+
     def unused_seconds(self) -> float:
         """Return how long nothing has been in use, being opened or waited for."""
         if self.waiters or len(self.idle) < len(self.entries):
             return 0.0
-        last = max((entry.idle_since for entry in self.idle), default=self._freed_at)
+        idle = list(self.idle)
+        last = max((entry.idle_since for entry in idle), default=self._freed_at)
         return self.clock() - last
 
     # --- The queue -------------------------------------------------------------------
@@ -272,6 +291,21 @@ class Slots:
         if self.backoff.failures and (first := self.first_waiter()):
             first.wake()
 
+    def serve(self) -> None:
+        """Hand idle connections to waiters: they came back while those queued up."""
+        while first := self.first_waiter():
+            entry = self._pop_idle()
+            if entry is None:
+                return
+            self.give(entry, first.holder, self.clock())
+            self.hand_over(first, entry)
+
+    def _pop_idle(self) -> PoolEntry | None:
+        if self.idle:
+            with contextlib.suppress(IndexError):  # a checkout may have been faster
+                return self.idle.pop()
+        return None
+
     def grant(self) -> None:
         """Hand free slots to waiters to connect in, in their order."""
         while (first := self.first_waiter()) and self.may_open(first.bypasses_pause):
@@ -284,12 +318,9 @@ class Slots:
 
         Returns None, or the reason why it has to be closed instead.
         """
-        if (
-            self.state is not RUNNING
-            or entry.generation != self.generation
-            or now >= entry.expires_at
-        ):
+        if entry.generation != self.keeps or now >= entry.expires_at:
             return self.reason_to_close(entry, now)
+        entry.deadline = math.inf
         entry.idle_since = now
         waiter = self.first_waiter() if self.waiters else None
         if waiter is not None:
@@ -329,26 +360,31 @@ class Slots:
         since it was looked at: its ``idle_since`` is still the same.
         """
         now = self.clock()
-        kept: list[PoolEntry] = []
+        spare = len(self.entries) - self.config.min_conns
         victims: list[Victim] = []
         # The list begins with those that are idle longest.
-        for entry in self.idle:
+        for entry in list(self.idle):
+            since = entry.idle_since
             reason = self.reason_to_close(entry, now)
-            if entry in dead and entry.idle_since == idle_since[entry]:
+            if entry in dead and since == idle_since[entry]:
                 reason = "dead"
             elif reason is None and (
-                now - entry.idle_since >= self.config.max_idle
-                and len(self.entries) - len(victims) > self.config.min_conns
+                now - since >= self.config.max_idle and len(victims) < spare
             ):
                 reason = "idle"
-            if reason is None:
-                kept.append(entry)
-            else:
+            if reason is not None and self._take_out(entry, since):
                 victims.append((entry, reason))
-        self.idle[:] = kept
-        for entry, _ in victims:
-            self.own(entry)
         return victims
+
+    def remove_stale(self) -> list[Victim]:
+        """Take out of ``idle`` what has become stale."""
+        now = self.clock()
+        return [
+            (entry, self.reason_to_close(entry, now) or "dead")
+            for entry in list(self.idle)
+            if entry.generation != self.keeps
+            and self._take_out(entry, entry.idle_since)
+        ]
 
     def remove_suspects(self) -> list[Victim]:
         """Take out of ``idle`` the connections that would have to be pinged.
@@ -357,26 +393,28 @@ class Slots:
         would cost the next checkouts as much.
         """
         now, limit = self.clock(), self.config.check_after_idle
-        victims = [(e, "dead") for e in self.idle if now - e.idle_since >= limit]
-        self.idle[:] = [e for e in self.idle if now - e.idle_since < limit]
-        for entry, _ in victims:
-            self.own(entry)
-        return victims
-
-    def repair_idle(self) -> list[PoolEntry]:
-        """Make ``idle`` agree with the entries' states after an exception in between.
-
-        Returns the entries that are IDLE and were not in ``idle``, as the caller's own.
-        """
-        self.idle[:] = [entry for entry in self.idle if entry.state is IDLE]
-        missing = [
-            entry
-            for entry in self.entries
-            if entry.state is IDLE and entry not in self.idle
+        return [
+            (entry, "dead")
+            for entry in list(self.idle)
+            if now - (since := entry.idle_since) >= limit
+            and self._take_out(entry, since)
         ]
-        for entry in missing:
+
+    def _take_out(self, entry: PoolEntry, since: float) -> bool:
+        """Take an entry out of ``idle`` as the caller's own, unless it was used since.
+
+        ``since`` is its ``idle_since`` of before.
+        """
+        try:
+            self.idle.remove(entry)
+        except ValueError:
+            return False
+        if entry.idle_since == since:
             self.own(entry)
-        return missing
+            return True
+        self.idle.append(entry)
+        self.serve()
+        return False
 
     def repair_queue(self) -> None:
         """Serve whom an exception in between kept waiting.
@@ -387,6 +425,7 @@ class Slots:
         for waiter in [waiter for waiter in self.waiters if waiter.is_served()]:
             waiter.wake()
             self.leave_queue(waiter)
+        self.serve()
         self.grant()
 
     def change_state(self, state: str, stale_reason: str | None) -> list[Victim]:
@@ -394,15 +433,12 @@ class Slots:
 
         With a reason, every connection that is open now becomes stale.
         """
-        victims: list[Victim] = []
         self.state = state
         if stale_reason is not None:
             self.generation += 1
             self.stale_reason = stale_reason
-            victims = [(entry, stale_reason) for entry in self.idle]
-            self.idle.clear()
-            for entry, _ in victims:
-                self.own(entry)
+        self.keeps = self.generation if state is RUNNING else -1
+        victims = self.remove_stale()
         self.grant()
         # Another waiter may be the first now, and has to see to the retry.
         self.wake_for_retry()

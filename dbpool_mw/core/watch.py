@@ -62,17 +62,25 @@ class Watch:
                 if now >= entry.deadline and entry.socket_number is not None:
                     sighting.unresponsive.append(entry)
                 continue
-            holder = entry.holder
-            if entry.state is not IN_USE or holder is None:
+            if entry.state is not IN_USE:
                 continue
-            held = now - entry.checked_out_at
+            # In this order: a checkout writes them in the other, without the lock.
+            holder, since = entry.holder, entry.checked_out_at
+            if holder is None:
+                continue
+            held = now - since
             if held >= self._leak_after and not entry.leaked:
                 entry.leaked = True
-                sighting.leaks.append(Leak(holder, entry.stack, held))
+                if _goes_on(entry, since):
+                    sighting.leaks.append(Leak(holder, entry.stack, held))
+                else:
+                    entry.leaked = False
             if held >= self._max_hold and not entry.overdue:
                 entry.overdue = True
                 entry.expires_at = -math.inf
-                sighting.overdue.append((entry, holder))
+                # If it does, its checkin will find the connection expired.
+                if _goes_on(entry, since):
+                    sighting.overdue.append((entry, holder))
             elif held >= self._max_hold + CANCEL_SECONDS:
                 sighting.unresponsive.append(entry)
         return sighting
@@ -98,3 +106,8 @@ class Watch:
             self._driver.abort(entry.connection, HoldTooLong(text))
         for entry in sighting.unresponsive:
             self._driver.shut_down(entry.connection, entry.socket_number)
+
+
+def _goes_on(entry: PoolEntry, since: float) -> bool:
+    """Tell whether a hold that began at ``since`` has not ended."""
+    return entry.state is IN_USE and entry.checked_out_at == since

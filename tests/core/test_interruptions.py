@@ -191,14 +191,29 @@ def test_an_entry_that_nobody_holds_is_reclaimed_in_the_second_round(caplog):
     check(pool, driver)
 
 
-@pytest.mark.parametrize("verb", ["checkin", "discard", "checkout"])
-def test_a_finaliser_that_uses_the_pool_while_its_thread_does_cannot_hang(verb):
+@pytest.mark.parametrize(
+    ("verb", "state"),
+    [
+        ("checkin", "idle"),
+        ("checkin of a dirty one", "busy"),
+        ("discard", "in use"),
+        ("checkout", "in use"),
+        ("checkout of a dead one", "in use"),
+    ],
+)
+def test_a_finaliser_that_uses_the_pool_while_its_thread_does_cannot_hang(verb, state):
     pool, driver, _ = make_pool()
     entry = pool.checkout(Holder())
+    if verb == "checkin of a dirty one":
+        entry.connection.dirty = True
+    elif verb == "checkout of a dead one":
+        dead = pool.checkout(Holder())
+        pool.checkin(dead)
+        dead.connection.alive = False
 
     def finalise(*_):
         # Called with the lock held, as by the garbage collector at an allocation.
-        if verb == "checkin":
+        if verb.startswith("checkin"):
             pool.checkin(entry)
         elif verb == "discard":
             pool.discard(entry, "on purpose")
@@ -206,12 +221,11 @@ def test_a_finaliser_that_uses_the_pool_while_its_thread_does_cannot_hang(verb):
             with pytest.raises(dbpool_mw.core.errors.PoolError, match="finaliser"):
                 pool.checkout(Holder())
             pool.discard(entry, "on purpose")
-        assert entry.state == "in use"
-        return False
+        assert entry.state == state
 
-    pool._slots.is_stale = finalise
+    pool._slots.checkouts = finalise
     pool.stats()
-    del pool._slots.is_stale
+    del pool._slots.checkouts
     pool._call_deferred()
     until(lambda: pool.stats()["in_use"] == 0)
     check(pool, driver)

@@ -251,9 +251,13 @@ def fail_eagerly(pool):
 def test_an_eager_caller_whose_connect_failed_waits_for_nothing():
     pool, driver, _ = make_pool(timeout=20)
     held = pool.checkout(ANYBODY)
-    Outage(driver)
+    outage = Outage(driver)
     fail_eagerly(pool)
     assert pool.stats()["waiting"] == 0
+    with pytest.raises(ConnectFailed, match="can't connect now") as caught:
+        pool.checkout(ANYBODY, eager=True)
+    assert caught.value.may_wait
+    assert outage.attempts == 1
     # A connection can come back, so that a caller who needs one has to wait for it.
     assert pool.connecting_fails()
     assert not pool.is_unreachable()

@@ -7,13 +7,16 @@ failure can be reproduced.
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections import deque
 from pathlib import Path
 
 import pytest
 
 import dbpool_mw.core
 from dbpool_mw.core.errors import PoolClosed, PoolError, PoolTimeout
+from dbpool_mw.core.waiter import Waiter
 from tests.core.fakes import Holder, check, make_pool
 
 CORE = str(Path(dbpool_mw.core.__file__).parent)
@@ -291,3 +294,122 @@ def test_a_call_between_any_two_lines_shares_and_loses_nothing(prepare, name):
         if not reached:
             break
     assert 1 < number < 999
+
+
+# The parts with the lock held: checkouts and checkins that need no lock come there too.
+
+
+def within_a_locked_part(pool, call, other, number):
+    """Make a call, and another before its line ``number`` with the lock held.
+
+    Returns if it has so many.
+    """
+    lines = 0
+
+    def trace(frame, event, argument):
+        nonlocal lines
+        if not frame.f_code.co_filename.startswith(CORE):
+            return None
+        if event == "line" and pool._lock._is_owned():
+            lines += 1
+            if lines == number:
+                other()
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    finally:
+        sys.settrace(before)
+    return lines >= number
+
+
+class Queue:
+    """Puts off what calls leave to another thread until the lock is free."""
+
+    def __init__(self, pool, clock):
+        self.pool, self.clock = pool, clock
+        self.calls = pool._deferred = deque()
+        self.waits = 0
+        pool._defer = self.calls.append
+        pool._slots.make_waiter = lambda: QueuedWaiter(self)
+
+    def run(self):
+        while self.calls:
+            self.calls.popleft()()
+
+
+class QueuedWaiter(Waiter):
+    __slots__ = ("queue",)
+
+    def __init__(self, queue):
+        super().__init__()
+        self.queue = queue
+
+    def wait(self, seconds):
+        self.queue.waits += 1
+        self.queue.run()
+        assert self.is_served() or not self.queue.pool._slots.idle
+        self.queue.clock.advance(seconds)
+        return self.is_served()
+
+
+def test_who_queues_up_sees_what_comes_back_meanwhile():
+    for number in range(1, 1000):
+        pool, driver, clock = make_pool(max_conns=1, timeout=5, max_idle=600)
+        queue = Queue(pool, clock)
+        held = [pool.checkout(Holder("first"))]
+
+        def check_in(pool=pool, held=held, queue=queue):
+            pool.checkin(held.pop())
+            if queue.waits:
+                held.append(None)  # it may have come too late
+
+        def check_out(pool=pool, held=held):
+            with contextlib.suppress(PoolTimeout):
+                held.append(pool.checkout(Holder("second")))
+
+        reached = within_a_locked_part(pool, check_out, check_in, number)
+        if not reached:
+            break
+        assert held, f"a wait in vain, at line {number}"
+        queue.run()
+        if held[-1] is not None:
+            pool.checkin(held.pop())
+        check(pool, driver)
+    assert 5 < number < 999
+
+
+@pytest.mark.parametrize("name", ["maintain", "drain", "pause", "recycle", "close"])
+@pytest.mark.parametrize("other", ["checkin", "checkout", "checkout, checkin"])
+def test_a_call_without_the_lock_shares_and_loses_nothing(name, other):
+    for number in range(1, 1000):
+        world = World(max_conns=3, min_conns=1, max_lifetime=1000)
+        queue = Queue(world.pool, world.clock)
+        for _ in range(3):
+            world.check_out()
+        world.check_in()
+        world.check_in()
+        world.clock.advance(700)
+
+        def call(world=world):
+            if "checkout" in other:
+                # As a finaliser it gets no connection for which it needs the lock.
+                with contextlib.suppress(PoolError):
+                    world.held.append(world.pool.checkout(Holder()))
+            if "checkin" in other:
+                world.check_in(-1)
+
+        reached = within_a_locked_part(
+            world.pool, getattr(world.pool, name), call, number
+        )
+        queue.run()
+        assert all(
+            entry.generation == world.pool._slots.keeps
+            for entry in world.pool._slots.idle
+        )
+        world.check_slots()
+        if not reached:
+            break
+    assert 5 < number < 999

@@ -71,7 +71,8 @@ def test_an_entry_handed_to_a_waiter_is_the_waiters_from_that_moment():
 
     pool._slots.make_waiter = CheckinWaiter
     pool.checkout(Holder("next"))
-    assert seen == [(1, 2), "/next/"]
+    assert seen == [(1, 1), "/next/"]
+    assert pool.stats()["checkouts"] == 2
     assert pool.stats()["checkouts"] == 2
 
 

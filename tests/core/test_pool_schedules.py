@@ -1,7 +1,8 @@
 """Callers stepped through the pool's critical points, in an order that a seed chooses.
 
 Callers are greenlets, of which one runs at a time. Each stops before it takes the lock,
-after it released it, at every call of the driver, and while it waits. A random choice
+after it released it, around what it does to the idle ones without the lock, at every
+call of the driver, and while it waits. A random choice
 says which one runs next, and the invariants are checked after each step. A failure
 prints its seed, which reproduces it. Time passes only on a manual clock.
 """
@@ -75,6 +76,34 @@ class SteppedLock:
             self.point()
 
 
+class SteppedIdle(list):
+    """The idle entries, which checkouts and checkins change without the lock."""
+
+    def __init__(self, schedule: Schedule) -> None:
+        super().__init__()
+        self.schedule = schedule
+
+    def pop(self):
+        if self.schedule.pool._lock.held:
+            return super().pop()
+        self.schedule.point()
+        entry = super().pop()
+        self.schedule.point()
+        return entry
+
+    def append(self, entry) -> None:
+        if self.schedule.pool._lock.held:
+            super().append(entry)
+            return
+        self.schedule.point()
+        super().append(entry)
+        self.schedule.point()
+
+    def remove(self, entry) -> None:
+        assert self.schedule.pool._lock.held
+        super().remove(entry)
+
+
 class SteppedWaiter(Waiter):
     """A waiter whose ``wait()`` ends when the schedule chooses its caller."""
 
@@ -115,10 +144,15 @@ class Schedule:
         self.fragile: set[greenlet] = set()
         self.held = []
         self.calling: list[Caller] = []
+        #: How many callers put a connection back without the lock just now.
+        self.returning = 0
         self.done: Counter[str] = Counter()
         self.pool._lock = SteppedLock(self)
         # What these greenlets execute can't be told from their thread's frames.
-        self.pool._orphans.find = lambda entries: []
+        self.pool._orphans.find = lambda entries, idle: []
+        self.idle = self.pool._idle = self.pool._slots.idle = SteppedIdle(self)
+        self.pool.checkin = self.without_the_lock(self.pool.checkin, 1)
+        self.pool._check_in = self.without_the_lock(self.pool._check_in, -1)
         self.pool._slots.make_waiter = lambda: SteppedWaiter(self)
         self.pool._slots.reserve = self.reserve
         self.pool._connect = self.stepped(self.driver.connect)
@@ -142,6 +176,18 @@ class Schedule:
         self.fragile.remove(caller)
         if interrupted:
             raise Interruption
+
+    def without_the_lock(self, function, change):
+        """Count who runs ``function`` as returning (1), or as not (-1)."""
+
+        def call(*arguments):
+            self.returning += change
+            try:
+                function(*arguments)
+            finally:
+                self.returning -= change
+
+        return call
 
     def stepped(self, function):
         # Interruptions come after a close and before any other call, so that none
@@ -176,6 +222,7 @@ class Schedule:
         timeout = self.rng.choice([0.0, 0.5, 3.0, 60.0])
         began = self.clock.now
         self.calling.append(holder)
+        state = self.state()
         try:
             entry = self.pool.checkout(holder, timeout)
         except PoolTimeout:
@@ -191,6 +238,8 @@ class Schedule:
             return
         finally:
             self.calling.remove(holder)
+        if state[0] == "paused" and not holder.holds_another():
+            assert self.state() != state, "served in a pause"
         self.done["checkouts"] += 1
         connection = entry.connection
         assert not connection.closed
@@ -204,6 +253,9 @@ class Schedule:
         connection.dirty = self.rng.random() < 0.3
         self.held.remove(entry)
         self.end_hold(entry)
+
+    def state(self) -> tuple[str, int]:
+        return self.pool.state, self.pool._slots.generation
 
     def cancel(self) -> None:
         """Cancel one of the callers that are in a checkout, as its client hangs up."""
@@ -228,14 +280,14 @@ class Schedule:
         for _ in range(CALLS):
             verbs = ["drain", "pause", "resume", "recycle", "maintain", "maintain"]
             self.cancel()
-            try:
-                getattr(self.pool, self.rng.choice(verbs))()
-            except Interruption:
-                self.done["interrupted"] += 1
-        if closes:
-            self.pool.close()
-        else:
-            self.pool.resume()
+            self.order(self.rng.choice(verbs))
+        self.order("close" if closes else "resume")
+
+    def order(self, verb: str) -> None:
+        try:
+            getattr(self.pool, verb)()
+        except Interruption:
+            self.done["interrupted"] += 1
 
     # --- Which caller runs next ------------------------------------------------------
 
@@ -297,7 +349,7 @@ class Schedule:
         size, full = len(pool._slots.entries), pool.config.max_conns
         assert size <= full
         assert sum(not c.closed for c in self.driver.connections) <= size
-        assert not (pool._slots.idle and pool._slots.waiters)
+        assert not (self.idle and pool._slots.waiters) or self.returning
         # Callers wait only while all slots are taken or connecting is put off.
         paused = pool.state == "paused"
         waiting = any(

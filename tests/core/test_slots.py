@@ -355,15 +355,12 @@ def test_a_connection_without_a_waiter_becomes_idle(make, clock):
 def test_each_state_and_a_stale_connection_have_a_reason_to_close(
     make, clock, state, stale_reason, reason, expired
 ):
-    slots = make()
+    slots = make(max_conns=1)
     entry = opened(slots)
     waiter = slots.queue_up(Holder(), bypasses_pause=False)
     if expired:
         entry.expires_at = clock.now
-    slots.state = state
-    if stale_reason is not None:
-        slots.generation += 1
-        slots.stale_reason = stale_reason
+    slots.change_state(state, stale_reason)
     holder = entry.holder
     assert slots.keep(entry, clock.now) == reason
     assert slots.reason_to_close(entry, clock.now) == reason
