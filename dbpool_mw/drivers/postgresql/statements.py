@@ -149,6 +149,10 @@ _PLACEHOLDER = re.compile(r"""(?<![\w'"&])%(?:\(\w+\))?s(?![\w'"&])""", re.ASCII
 
 _kept: dict[str, Judgement] = {}
 
+#: Of the texts kept, those that change no session whatever literals their parameters
+#: are: most statements of an application are found here.
+harmless: set[str] = set()
+
 
 def judge(statement: str, reads_escapes: Callable[[], bool]) -> Judgement:
     """Return what a text, of one statement or several, may do to its session.
@@ -171,7 +175,10 @@ def judge(statement: str, reads_escapes: Callable[[], bool]) -> Judgement:
         if len(text) <= _KEPT_LENGTH:
             if len(_kept) >= _KEPT:
                 _kept.clear()
+                harmless.clear()
             _kept[text] = found
+            if found.is_final and escapes is None:
+                harmless.add(text)
     return found._replace(is_final=False) if has_placeholder else found
 
 

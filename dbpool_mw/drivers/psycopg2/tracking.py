@@ -20,7 +20,7 @@ from typing import Any
 import psycopg2
 from psycopg2 import extensions, sql
 
-from dbpool_mw.drivers.postgresql.statements import CLEAN, judge
+from dbpool_mw.drivers.postgresql.statements import CLEAN, harmless, judge
 
 from .connection import TrackedConnection
 from .literals import are_literals
@@ -62,17 +62,12 @@ def _execute(method: Callable[..., Any]) -> Callable[..., Any]:
             or getattr(self, "lease", None) != connection.lease
         ):
             connection.check(self)
-        if type(query) is str:
-            text = query
-        else:
-            query, text = _text(query, self)
-        found = judge(text, connection.reads_escapes)
-        if vars is not None and not (found.is_final and are_literals(vars)):
-            query, vars = _mogrify(self, query, vars), None
-            text = _decoded(query, connection)
-            found = judge(text, connection.reads_escapes)
-        if found.effect is not CLEAN:
-            connection.mark_dirty(found.effect.not_resettable, text)
+        if not (
+            type(query) is str
+            and query in harmless
+            and (vars is None or are_literals(vars))
+        ):
+            query, vars = _as_sent(self, query, vars)
         try:
             method(self, query, vars)
         except psycopg2.Error as error:
@@ -82,6 +77,23 @@ def _execute(method: Callable[..., Any]) -> Callable[..., Any]:
             connection.add_open_cursor(self.name)
 
     return execute
+
+
+def _as_sent(cursor: Any, query: Any, vars: Any) -> tuple[Any, Any]:
+    """Judge a statement; return it and its parameters as psycopg2 is to get them.
+
+    Where the parameters may be code, they are rendered here.
+    """
+    connection = cursor.connection
+    query, text = _text(query, cursor)
+    found = judge(text, connection.reads_escapes)
+    if vars is not None and not (found.is_final and are_literals(vars)):
+        query, vars = _mogrify(cursor, query, vars), None
+        text = _decoded(query, connection)
+        found = judge(text, connection.reads_escapes)
+    if found.effect is not CLEAN:
+        connection.mark_dirty(found.effect.not_resettable, text)
+    return query, vars
 
 
 def _executemany(method: Callable[..., Any]) -> Callable[..., Any]:
