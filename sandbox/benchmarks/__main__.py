@@ -49,8 +49,9 @@ def _run(options: argparse.Namespace) -> int:
             parts.append(pages.with_queries(dsn, directory, rounds, seconds, _tell))
         if "plain" in options.only:
             _tell("pages per second without a query ...")
-            rounds = options.rounds or 25
-            parts.append(pages.without_queries(dsn, directory, rounds, seconds, _tell))
+            rounds = options.rounds or 100
+            short = min(seconds, 0.5)
+            parts.append(pages.without_queries(dsn, directory, rounds, short, _tell))
         if "statements" in options.only:
             _tell("statements per second ...")
             number = 300 if options.quick else 2_000

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -19,13 +20,15 @@ class Comparison:
     """One page from one server for each way to connect, all under the same load.
 
     ``modes`` has the ways to connect, by their values of ``SANDBOX_POOLING``, with
-    their names.
+    their names. ``apart`` gives the servers one processor and the client the others,
+    where there are several.
     """
 
     modes: Mapping[str, str]
     page: Page
     workers: int
     threads: int
+    apart: bool = False
 
     def run(
         self,
@@ -43,7 +46,11 @@ class Comparison:
         """
         series = {mode: Series(name, "pages/s") for mode, name in self.modes.items()}
         order = list(self.modes)
+        usable = os.sched_getaffinity(0)
+        first = {min(usable)} if self.apart and len(usable) > 1 else usable
         with ExitStack() as stack:
+            stack.callback(os.sched_setaffinity, 0, usable)
+            os.sched_setaffinity(0, first)  # the servers inherit it
             servers = {
                 mode: stack.enter_context(
                     GunicornServer(
@@ -55,6 +62,7 @@ class Comparison:
                 )
                 for mode in order
             }
+            os.sched_setaffinity(0, usable - first or usable)
             for mode in order:
                 self._load(servers[mode], min(seconds, 1.0))  # caches, connections
             for number in range(rounds):
@@ -99,6 +107,7 @@ _WITHOUT_QUERIES = Comparison(
     SHOP[1],
     workers=1,
     threads=8,
+    apart=True,
 )
 
 
@@ -137,7 +146,8 @@ def without_queries(
     return Part(
         "Pages per second without a query",
         "A page that asks the database nothing, from gunicorn, one worker with "
-        f"{_WITHOUT_QUERIES.threads} threads. {_client(rounds, seconds)}",
+        f"{_WITHOUT_QUERIES.threads} threads and a processor of its own, where there "
+        f"are several. {_client(rounds, seconds)}",
         list(series.values()),
         [
             Ratio(series["dbpool"], nothing, "at least", 0.97),
