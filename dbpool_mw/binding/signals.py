@@ -15,7 +15,7 @@ from django.db import close_old_connections
 
 from dbpool_mw import conf, decorators
 from dbpool_mw.binding import registry
-from dbpool_mw.binding.binding import give_back, thread_state
+from dbpool_mw.binding.release import release_request
 from dbpool_mw.binding.requests import end_request
 
 
@@ -26,16 +26,16 @@ def begin_to_serve(**signal: Any) -> None:
     request_started.disconnect(dispatch_uid=_uid(begin_to_serve))
 
 
-def return_after_exception(request: Any = None, **signal: Any) -> None:
-    """Return what a failed request holds, before its error page is rendered.
+def release_after_exception(request: Any = None, **signal: Any) -> None:
+    """Return what a failed request holds and is clean, before its error page.
 
     A receiver of ``got_request_exception``, which Django may send several times for one
-    request. Under ASGI it arrives in another thread than the request's, with other
-    wrappers; there ``error_pages`` has returned the connections before.
+    request. Reports of the error may be mailed or sent before the request ends. A
+    session that the request has changed stays: the page and the middleware around see
+    it.
     """
-    for binding in thread_state.bindings.values():
-        if binding.held and (request is None or binding.request is request):
-            give_back(binding)
+    if request is not None:
+        release_request(request)
 
 
 def settings_changed(*, setting: str | None, **signal: Any) -> None:
@@ -61,7 +61,7 @@ def connect() -> None:
     for signal, receiver in (
         (request_started, begin_to_serve),
         (request_finished, end_request),
-        (got_request_exception, return_after_exception),
+        (got_request_exception, release_after_exception),
         (setting_changed, settings_changed),
     ):
         signal.connect(receiver, dispatch_uid=_uid(receiver))

@@ -230,8 +230,7 @@ def test_an_exception_takes_no_connection_from_an_outer_atomic(project, asynchro
         for path in ("/facts/", "/fails/", "/facts/"):
             assert server.get(path).headers["X-Same"] == "True"
             project.rest()
-        # Under ASGI the error page, in another thread, can't be in the transaction.
-        assert project.settled()["opened"] == 1 + asynchronous
+        assert project.settled()["opened"] == 1
         project.check_no_place_is_lost()
 
 

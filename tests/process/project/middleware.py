@@ -1,5 +1,7 @@
 """Middleware that queries, fails or opens a transaction around the views."""
 
+import json
+
 from asgiref.sync import sync_to_async
 from django.db import connection, transaction
 from django.http import HttpResponse
@@ -70,5 +72,26 @@ def fails_afterwards_async(get_response):
         await get_response(request)
         await sync_to_async(backend_pid)()
         raise ValueError("on purpose")
+
+    return middleware
+
+
+def changes_session(get_response):
+    """Set a tenant, make a table and take a lock; tell whether they are there after."""
+
+    def middleware(request):
+        with connection.cursor() as cursor:
+            cursor.execute("SET app.tenant = '42'")
+            cursor.execute("CREATE TEMP TABLE cart (item int)")
+            cursor.execute("SELECT pg_advisory_lock(77)")
+        response = get_response(request)
+        with connection.cursor() as cursor:
+            cursor.execute(
+                "SELECT current_setting('app.tenant', true), pg_advisory_unlock(77),"
+                " to_regclass('pg_temp.cart') IS NOT NULL"
+            )
+            response.headers["X-Session"] = json.dumps(cursor.fetchone())
+            cursor.execute("DROP TABLE IF EXISTS cart")
+        return response
 
     return middleware

@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 from asgiref.sync import sync_to_async
+from django.core.handlers.base import BaseHandler
 from django.db import (
     close_old_connections,
     connection,
@@ -23,6 +24,7 @@ from django.http import (
     JsonResponse,
     StreamingHttpResponse,
 )
+from django.test import AsyncClient, Client, RequestFactory
 from django.utils.module_loading import import_string
 
 from dbpool_mw import pooled, released
@@ -57,6 +59,8 @@ __all__ = [
     "leaves_session",
     "lock_held",
     "missing",
+    "nests",
+    "nests_async",
     "no_database",
     "nothing",
     "raises",
@@ -173,14 +177,20 @@ def atomic_fails(request):
     raise ValueError("on purpose")
 
 
+def session():
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_backend_pid(), current_setting('app.tenant', true)")
+        return dict(zip(("backend", "tenant"), cursor.fetchone(), strict=True))
+
+
 def broken(request):
     """The 500 page; it queries."""
-    return JsonResponse({"page": 500, "backend": backend_pid()}, status=500)
+    return JsonResponse({"page": 500, **session()}, status=500)
 
 
 def not_found(request, exception):
     """The 404 page; it queries."""
-    return JsonResponse({"page": 404, "backend": backend_pid()}, status=404)
+    return JsonResponse({"page": 404, **session()}, status=404)
 
 
 def exits(request):
@@ -249,6 +259,64 @@ def clock(request):
 def missing(request):
     backend_pid()
     raise Http404
+
+
+class Handler(BaseHandler):
+    """Serve a request in the middle of another, as Wagtail's previews do."""
+
+    def __call__(self, path):
+        self.load_middleware()
+        return self.get_response(RequestFactory().get(path))
+
+
+NESTED = {
+    "handler": lambda path: Handler()(path).status_code,
+    "client": lambda path: Client().get(path).status_code,
+    "quiet": lambda path: Client(raise_request_exception=False).get(path).status_code,
+}
+
+
+def begin_session():
+    """Change the session, and open a cursor on the server that has rows left."""
+    with connection.cursor() as cursor:
+        cursor.execute("SET app.tenant = '42'")
+    rows = Database.objects.values_list("name", flat=True).iterator(chunk_size=1)
+    next(rows)
+    return {"rows": rows, **session()}
+
+
+def end_session(begun):
+    """Return what is not as it was when the session began."""
+    left = 1 + len(list(begun.pop("rows")))
+    now = {**session(), "rows": Database.objects.count()}
+    return {
+        name: now[name] for name in now if now[name] != {**begun, "rows": left}[name]
+    }
+
+
+def nests(request):
+    """Serve the page ``?path=`` in the middle of this one, as ``?by=`` says."""
+    begun = begin_session()
+    try:
+        status = NESTED[request.GET["by"]](request.GET["path"])
+    except ValueError as error:
+        status = str(error)
+    if "key" in request.GET:
+        holds(request)
+    return answer(status=status, changed=end_session(begun))
+
+
+async def nests_async(request):
+    """Do so in a coroutine."""
+    begun = await sync_to_async(begin_session)()
+    client = AsyncClient(raise_request_exception=request.GET["by"] == "client")
+    try:
+        status = (await client.get(request.GET["path"])).status_code
+    except ValueError as error:
+        status = str(error)
+    if "key" in request.GET:
+        await sync_to_async(holds)(request)
+    return answer(status=status, changed=await sync_to_async(end_session)(begun))
 
 
 def at_import(request):
