@@ -20,7 +20,7 @@ from dbpool_mw.binding import registry, unavailable
 from dbpool_mw.binding.cancelling import cancel_waits, is_cancelled
 from dbpool_mw.binding.errors import PoolError
 from dbpool_mw.binding.release import release_request
-from dbpool_mw.binding.requests import begin_request, end_request, return_connections
+from dbpool_mw.binding.requests import begin_request, end_request
 
 
 class ConnectionPoolMiddleware:
@@ -57,15 +57,16 @@ class ConnectionPoolMiddleware:
         if self._is_async:
             return self._handle_async(request)
         try:
-            refusal = self._begin(request)
-            if refusal is not None:
-                return refusal
-            response: HttpResponseBase = self.get_response(request)
-            if response.streaming:
-                release_request(request)
+            response = self._begin(request)
+            if response is None:
+                response = self.get_response(request)
+                if response.streaming:
+                    release_request(request)
+            request._dbpool_mw_answered = True  # type: ignore[attr-defined]
         except BaseException:
             # Django turns every Exception into a response. After another BaseException
             # the server may not send request_finished.
+            request._dbpool_mw_answered = True  # type: ignore[attr-defined]
             end_request()
             raise
         return response
@@ -73,12 +74,11 @@ class ConnectionPoolMiddleware:
     async def _handle_async(self, request: HttpRequest) -> HttpResponseBase:
         try:
             # In the request's own thread, which has the wrappers and may block.
-            refusal = await sync_to_async(self._begin)(request)
-            if refusal is not None:
-                return refusal
-            response: HttpResponseBase = await self.get_response(request)
-            if response.streaming:
-                await sync_to_async(release_request)(request)
+            response = await sync_to_async(self._begin)(request)
+            if response is None:
+                response = await self.get_response(request)
+                if response.streaming:
+                    await sync_to_async(release_request)(request)
         except (CancelledError, GeneratorExit):
             # The request's thread may wait for a connection, which nobody wants any
             # more, or be in the middle of a query. After the query, request_finished
@@ -86,8 +86,11 @@ class ConnectionPoolMiddleware:
             cancel_waits(request)
             raise
         except BaseException:
+            request._dbpool_mw_answered = True  # type: ignore[attr-defined]
             await sync_to_async(end_request)()
             raise
+        finally:
+            request._dbpool_mw_answered = True  # type: ignore[attr-defined]
         return response
 
     def process_exception(
@@ -111,7 +114,7 @@ class ConnectionPoolMiddleware:
         try:
             begin_request(request, aliases, eager)
         except PoolError as error:
-            return_connections()
+            release_request(request)
             if is_cancelled(request):
                 return None  # Nobody reads it, nor would an error be read.
             return unavailable.respond(request, error)

@@ -49,6 +49,11 @@ class ScopeLabel(NamedTuple):
     path: str | None
 
 
+def is_answered(request: Any) -> bool:
+    """Tell whether the middleware has the response to a request; in any thread."""
+    return hasattr(request, "_dbpool_mw_answered")
+
+
 class Binding:
     """Binds one wrapper to the pool of its alias, where it is the holder.
 
@@ -63,6 +68,7 @@ class Binding:
         "connect_error",
         "engine_close",
         "held",
+        "inside",
         "parameters",
         "pool",
         "pools",
@@ -91,6 +97,9 @@ class Binding:
         #: The holder in reports: a request, or the ``ScopeLabel`` of the outermost
         #: scope. It has a ``method`` and a ``path``.
         self.request: Any = None
+        #: What ``request`` runs inside of, outermost first: requests that this thread
+        #: serves, or a scope. The connection is the outermost's.
+        self.inside: tuple[Any, ...] = ()
         #: Why the request's checkout at its start could not connect. Its first query
         #: raises this instead of waiting as long again, if nothing has changed.
         self.connect_error: PoolError | None = None
@@ -106,12 +115,25 @@ class Binding:
 
     def describe(self) -> Mapping[str, Any]:
         """Return who holds the connection: thread, method and path; in any thread."""
-        request = self.request
+        work = self.work
         return {
             "thread": self.thread,
-            "method": getattr(request, "method", None),
-            "path": getattr(request, "path", None),
+            "method": getattr(work, "method", None),
+            "path": getattr(work, "path", None),
         }
+
+    @property
+    def work(self) -> Any:
+        """The innermost request or scope that goes on, in any thread."""
+        *outer, work = (*self.inside, self.request)
+        while outer and is_answered(work):
+            work = outer.pop()
+        return work
+
+    def forget_work(self) -> None:
+        """Note that nothing goes on in this thread."""
+        self.inside = ()
+        self.request = self.connect_error = None
 
     def holds(self, entry: PoolEntry) -> bool:
         """Tell whether this binding holds an entry; in any thread."""
@@ -165,7 +187,7 @@ class Binding:
     def cancellation(self) -> Callable[[], bool]:
         """Return what tells whether the work that wants a connection was cancelled."""
         work = cancelling.current_work.get()
-        return partial(cancelling.is_cancelled, self.request if work is None else work)
+        return partial(cancelling.is_cancelled, self.work if work is None else work)
 
     def pop_held(self) -> tuple[ConnectionPool, PoolEntry] | None:
         """Remove and return what is held, None if nothing is; one caller gets it."""
@@ -295,6 +317,13 @@ class _Bindings(dict[str, Binding]):
     serves requests keeping its wrappers, as Django's ``connections`` does. When the
     thread ends, the pools reclaim what it held.
     """
+
+    __slots__ = ("requests",)
+
+    def __init__(self) -> None:
+        #: How many requests began since the last end: 0, 1, or 2 if one of them runs
+        #: inside of another, or of a scope.
+        self.requests = 0
 
     def __del__(self) -> None:
         for binding in self.values():
@@ -439,7 +468,7 @@ def drop_inherited_connections() -> None:
         binding: Binding | None = vars(wrapper).get(KEY)
         if binding is not None:
             binding.pop_held()
-            binding.request = binding.connect_error = None
+            binding.forget_work()
             binding.scopes = weakref.WeakSet()
         if wrapper.vendor == "postgresql" and wrapper.connection is not None:
             wrapper.connection = None
@@ -461,7 +490,7 @@ def _is_refused() -> bool:
     """
     bindings = thread_state.bindings.values()
     return not thread_state.is_outside_pools and any(
-        binding.request is thread_state.refused for binding in bindings
+        binding.work is thread_state.refused for binding in bindings
     )
 
 
@@ -477,7 +506,7 @@ def _connect(binding: Binding) -> None:
         wrapper.close()
     if not thread_state.is_outside_pools and not binding.will_return():
         # An exception came before the end of a scope had done this.
-        binding.request = None
+        binding.forget_work()
         if not binding.stays_bound:
             unbind(wrapper, binding)
             wrapper.connect()

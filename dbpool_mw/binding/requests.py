@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Container, Iterable
+from types import FrameType
 from typing import Any
 
+from django.core.handlers.asgi import ASGIRequest
 from django.db.backends.base.base import BaseDatabaseWrapper
 
-from dbpool_mw.binding.binding import Binding, bind_all, give_back, thread_state
+from dbpool_mw.binding.binding import (
+    Binding,
+    ScopeLabel,
+    bind_all,
+    give_back,
+    is_answered,
+    thread_state,
+)
 from dbpool_mw.binding.testing import DJANGO_ENSURE_CONNECTION, connect_if_allowed
 from dbpool_mw.core.errors import ConnectFailed, PoolClosed
 
@@ -23,6 +33,7 @@ def begin_request(request: Any, aliases: Iterable[str], eager: Container[str]) -
     """
     in_test = BaseDatabaseWrapper.ensure_connection is not DJANGO_ENSURE_CONNECTION
     bindings = thread_state.bindings
+    bindings.requests = 1
     for alias in aliases:
         binding: Binding | None = bindings.get(alias)
         wrapper: Any = None if binding is None else binding.wrapper()
@@ -33,10 +44,16 @@ def begin_request(request: Any, aliases: Iterable[str], eager: Container[str]) -
             wrapper = None if binding is None else binding.wrapper()
         if binding is None:
             continue
+        is_inside = False
+        if binding.request is not None:
+            binding.inside = _going_on(binding)
+            if binding.inside:
+                is_inside, bindings.requests = True, 2
         binding.request = request
         if wrapper.connection is not None:
-            if wrapper.in_atomic_block or not binding.held:
-                # The test's transaction goes on, or the connection isn't the pool's.
+            if wrapper.in_atomic_block or not binding.held or is_inside:
+                # The test's transaction goes on, or the connection isn't the pool's,
+                # or this request runs inside of another one, whose connection it is.
                 continue
             wrapper.close()  # an earlier request of this thread didn't end
         if alias not in eager:
@@ -54,22 +71,58 @@ def begin_request(request: Any, aliases: Iterable[str], eager: Container[str]) -
                 raise
 
 
-def return_connections() -> None:
-    """Return what this thread's request holds; a later query checks out again.
-
-    A connection in an open atomic block stays: see ``give_back``.
-    """
-    for binding in thread_state.bindings.values():
-        if binding.held:
-            give_back(binding)
-
-
 def end_request(**signal: Any) -> None:
     """Return what this thread's request holds, and end the request, however it went.
 
-    Also the receiver of ``request_finished``.
+    Also the receiver of ``request_finished``. Does nothing at the end of a request that
+    runs inside of another one, or of a scope: what this thread holds is the other's.
     """
-    for binding in thread_state.bindings.values():
+    bindings = thread_state.bindings
+    if bindings.requests == 2 and any(map(_is_inside, bindings.values())):
+        return
+    bindings.requests = 0
+    for binding in bindings.values():
         if binding.held:
             give_back(binding)
         binding.request = binding.connect_error = None
+
+
+def _going_on(binding: Binding) -> tuple[Any, ...]:
+    """Return the requests, or the scope, that go on in this thread, outermost first."""
+    works = (*binding.inside, binding.request)
+    return tuple(work for work in works if _goes_on(binding, work))
+
+
+def _goes_on(binding: Binding, work: Any) -> bool:
+    """Tell whether a request is served still, or a scope has not ended.
+
+    A request that did not end looks like one that goes on where an exception came
+    before its middleware could note that. So the stack has to tell, where it can: the
+    thread of an ASGI request serves no other, and its stack isn't that of the task.
+    """
+    if isinstance(work, ScopeLabel):
+        return binding.in_scope()
+    if work is None or is_answered(work):
+        return False
+    return isinstance(work, ASGIRequest) or _is_on_stack(work)
+
+
+def _is_on_stack(request: Any) -> bool:
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if (
+            frame.f_globals.get("__name__") == "dbpool_mw.middleware"
+            and frame.f_code.co_name == "__call__"
+            and frame.f_locals.get("request") is request
+        ):
+            return True
+        frame = frame.f_back
+    return False
+
+
+def _is_inside(binding: Binding) -> bool:
+    """Tell whether requests of this thread run inside of another, or of a scope."""
+    if not binding.inside:
+        return False
+    binding.inside = binding.inside if _going_on(binding) else ()
+    return binding.inside != ()

@@ -121,7 +121,7 @@ def _end_outermost(wrapper: Any, binding: Binding) -> None:
         if binding.held:
             give_back(binding)
         # Only now: before, it says that nobody else is to return what is held.
-        binding.request = None
+        binding.forget_work()
     finally:
         if not binding.stays_bound and not binding.held:
             unbind(wrapper, binding)

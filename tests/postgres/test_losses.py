@@ -14,7 +14,7 @@ from django.test import RequestFactory, override_settings
 
 from dbpool_mw.binding import registry
 from dbpool_mw.binding.binding import KEY
-from dbpool_mw.binding.requests import begin_request, return_connections
+from dbpool_mw.binding.requests import begin_request, end_request
 from dbpool_mw.middleware import ConnectionPoolMiddleware
 from tests.core.fakes import InThread, until
 from tests.postgres.conftest import ask, stats
@@ -69,7 +69,7 @@ def test_the_transaction_of_a_thread_that_ended_is_rolled_back():
     assert stats()["rollbacks"] == stats()["resets"] == 1
     begin()
     assert ask("SELECT current_setting('a.b', true)") in (None, "")
-    return_connections()
+    end_request()
 
 
 def test_a_base_exception_through_the_middleware_checks_the_connection_in():
@@ -94,7 +94,7 @@ def test_a_request_that_never_finished_is_ended_by_the_next_in_its_thread():
     assert stats()["in_use"] == 1
     assert ask("SELECT current_setting('a.b', true)") in (None, "")
     assert registry.pools()[0].holders()[0]["path"] == "/second/"
-    return_connections()
+    end_request()
     assert stats()["in_use"] == 0
 
 
@@ -173,11 +173,11 @@ def test_a_thread_that_waits_for_what_it_lost_itself_is_served():
     def lose_and_go_on():
         lose()
         assert ask("SELECT 1") == 1
-        return_connections()
+        end_request()
 
     begin()
     ask("SELECT 1")
-    return_connections()
+    end_request()
     thread = InThread(lose_and_go_on)
     until(lambda: stats()["waiting"] == 1)
     maintain_twice()

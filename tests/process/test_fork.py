@@ -97,7 +97,7 @@ from django.db import connections
 from django.test import RequestFactory
 from dbpool_mw import conf
 from dbpool_mw.binding import registry
-from dbpool_mw.binding.requests import begin_request, return_connections
+from dbpool_mw.binding.requests import begin_request, end_request
 
 def backend():
     with connections["default"].cursor() as cursor:
@@ -125,7 +125,7 @@ if not pid:
     assert connections["default"].connection is None
     begin_request(None, ("default",), ("default",))
     child = backend()
-    return_connections()
+    end_request()
     assert registry.pools()[0].stats()["opened"] == 1
     os.write(write, str(child).encode())
     registry.close()
@@ -137,7 +137,7 @@ assert status == 0, status
 assert int(os.read(read, 100)) != parent
 # The child's end closed no connection of the parent.
 assert backend() == parent
-return_connections()
+end_request()
 assert pool.stats()["idle"] == 1
 print("well")
 """
@@ -149,7 +149,7 @@ import django
 django.setup()
 from django.db import connections, transaction
 from dbpool_mw.binding import registry
-from dbpool_mw.binding.requests import begin_request, return_connections
+from dbpool_mw.binding.requests import begin_request, end_request
 
 def backend():
     with connections["default"].cursor() as cursor:
@@ -161,7 +161,7 @@ def work(_):
     try:
         return backend()
     finally:
-        return_connections()
+        end_request()
 
 begin_request(None, ("default",), ("default",))
 with transaction.atomic():
@@ -171,7 +171,7 @@ with transaction.atomic():
     assert parent not in children, (parent, children)
     # The parent's transaction still works, on the same backend.
     assert backend() == parent
-return_connections()
+end_request()
 assert registry.pools()[0].stats()["opened"] == 1
 assert registry.pools()[0].stats()["discarded"] == {}
 print("well")

@@ -1,0 +1,141 @@
+"""A request inside of another, or of a block, leaves the outer's connection alone."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from asgiref.sync import ThreadSensitiveContext, sync_to_async
+from django.core.handlers.asgi import ASGIHandler
+from django.http import HttpResponse, StreamingHttpResponse
+from django.test import AsyncClient, AsyncRequestFactory, Client, override_settings
+
+from dbpool_mw import pooled
+from dbpool_mw.binding import registry
+from tests.postgres.conftest import ask, stats
+
+pytestmark = pytest.mark.usefixtures("fresh_wrappers")
+
+TENANT = "SELECT current_setting('app.tenant', true)"
+
+
+def nested(status=200):
+    """Return a view that answers ``/?inner`` by itself, and else asks for that page."""
+
+    def view(request):
+        if "inner" in request.GET:
+            return HttpResponse(ask(TENANT), status=status)
+        ask("SET app.tenant = '42'")
+        answers = [Client().get("/?inner") for _ in range(2)]
+        assert {each.status_code for each in answers} == {status}
+        return HttpResponse(ask(TENANT))
+
+    return view
+
+
+def holder():
+    (pool,) = registry.pools()
+    (found,) = pool.holders()
+    return found["path"]
+
+
+@override_settings(DBPOOL_MW_MAX_CONNS=1, DBPOOL_MW_TIMEOUT=1)
+@pytest.mark.parametrize("eager", [("default",), ()])
+def test_an_outer_request_keeps_what_a_nested_one_checked_out(requests, eager):
+    def view(request):
+        if "inner" not in request.GET:
+            assert Client().get("/inner?inner").status_code == 404
+            assert Client().get("/?inner").status_code == 200
+            return HttpResponse(holder())
+        return HttpResponse(ask("SELECT 'well'"))
+
+    with override_settings(DBPOOL_MW_EAGER=eager):
+        assert requests(view).content == b"/"
+        assert (stats()["in_use"], stats()["checkouts"]) == (0, 1)
+
+
+def test_the_response_of_a_nested_request_may_be_the_outers(requests):
+    def view(request):
+        if "inner" in request.GET:
+            return HttpResponse(ask(TENANT))
+        ask("SET app.tenant = '42'")
+        return Client().get("/?inner")
+
+    assert requests(view).content == b"42"
+    assert stats()["in_use"] == 0
+    assert requests(lambda request: HttpResponse(ask(TENANT) or "none")).content
+    assert stats()["in_use"] == 0
+
+
+@pytest.mark.parametrize("ends", [SystemExit, KeyboardInterrupt])
+def test_an_exception_that_ends_the_nested_request_leaves_the_outer_its_own(
+    requests, ends
+):
+    def view(request):
+        if "inner" in request.GET:
+            raise ends
+        ask("SET app.tenant = '42'")
+        with pytest.raises(ends):
+            Client().get("/?inner")
+        return HttpResponse(ask(TENANT))
+
+    assert requests(view).content == b"42"
+    with pytest.raises(ends):
+        requests(lambda request: exec("raise error", {"error": ends}))
+    assert stats()["in_use"] == 0
+
+
+def test_a_stream_after_a_nested_request_gives_back_what_is_clean(requests):
+    held = []
+
+    class Response(StreamingHttpResponse):
+        def close(self):
+            held.append(stats()["in_use"])
+            super().close()
+
+    def view(request):
+        if "inner" not in request.GET:
+            assert Client().get("/?inner").status_code == 200
+            return Response(["well"])
+        return HttpResponse(ask("SELECT 'well'"))
+
+    assert requests(view).status_code == 200
+    assert held == [0]
+
+
+def test_a_block_keeps_its_session_around_a_request(requests):
+    requests.urls.view = nested(201)
+    with pooled():
+        ask("SET app.tenant = '41'")
+        assert Client().get("/").content == b"42"
+        assert ask(TENANT) == "42"
+        assert stats()["checkouts"] == 1
+        assert holder() is None
+    assert stats()["in_use"] == 0
+    # The next request of the thread is on its own again.
+    assert requests(lambda request: HttpResponse(ask(TENANT) or "none")).content
+    assert stats()["in_use"] == 0
+
+
+@override_settings(DBPOOL_MW_MAX_CONNS=1, DBPOOL_MW_TIMEOUT=1)
+def test_nested_requests_at_once_share_the_connection_of_the_coroutine(requests):
+    async def view(request):
+        if "inner" in request.GET:
+            return HttpResponse(await sync_to_async(ask)(TENANT))
+        await sync_to_async(ask)("SET app.tenant = '42'")
+        pages = [AsyncClient().get("/?inner") for _ in range(3)]
+        assert {page.content for page in await asyncio.gather(*pages)} == {b"42"}
+        assert holder() == "/"
+        return HttpResponse(await sync_to_async(ask)(TENANT))
+
+    async def serve():
+        requests.urls.urlpatterns[0].callback = view
+        async with ThreadSensitiveContext():
+            request = AsyncRequestFactory().get("/")
+            response = await ASGIHandler().get_response_async(request)
+            response._handler_class = ASGIHandler
+            await sync_to_async(response.close)()
+        return response.content
+
+    assert asyncio.run(serve()) == b"42"
+    assert (stats()["in_use"], stats()["checkouts"], stats()["reclaimed"]) == (0, 1, 0)
