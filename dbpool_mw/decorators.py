@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import lru_cache, wraps
 from inspect import iscoroutinefunction
 from typing import Any
 
-from django.urls import Resolver404, resolve
+from django.conf import settings
+from django.conf.urls.i18n import is_language_prefix_patterns_used
+from django.http import HttpRequest
+from django.urls import Resolver404, get_resolver, resolve
+from django.urls.resolvers import LocalePrefixPattern
+from django.utils import translation
 
 #: The attribute of decorated views; Django's ``as_view()`` copies it from ``dispatch``.
 _NO_POOL = "dbpool_mw_no_pool"
+
+_LOCALE = "django.middleware.locale.LocaleMiddleware"
 
 #: Whether a view was decorated in this process so far.
 used = False
@@ -42,15 +50,64 @@ def no_pool(view: Callable[..., Any]) -> Callable[..., Any]:
     return wrapped
 
 
+def needs_no_pool(request: HttpRequest) -> bool:
+    """Tell whether a request leads to a view decorated with ``no_pool``.
+
+    The URL configuration is that of ``request.urlconf``, where middleware that stands
+    before the pool's has set it.
+    """
+    urlconf = getattr(request, "urlconf", None)
+    language = _language(request, urlconf) if _is_translated(urlconf) else None
+    return _leads_to_no_pool(request.path_info, urlconf, language)
+
+
+def forget_urls() -> None:
+    """Forget where paths lead; to be called when ROOT_URLCONF has changed."""
+    _is_translated.cache_clear()
+    _leads_to_no_pool.cache_clear()
+
+
 @lru_cache(maxsize=512)
-def needs_no_pool(path: str) -> bool:
-    """Tell whether a path leads to a view decorated with ``no_pool``.
+def _leads_to_no_pool(path: str, urlconf: Any, language: str | None) -> bool:
+    """Resolve a path, in a language if it is given.
 
     The cache is there because resolving a path costs more than everything else at the
-    start of a request. A change of ROOT_URLCONF must clear it.
+    start of a request.
     """
     try:
-        match: Any = resolve(path)
+        with nullcontext() if language is None else translation.override(language):
+            match: Any = resolve(path, urlconf)
     except Resolver404:
         return False
     return getattr(match.func, _NO_POOL, False)
+
+
+@lru_cache(maxsize=64)
+def _is_translated(urlconf: Any) -> bool:
+    """Tell whether it depends on the language where a path leads."""
+
+    def depends(pattern: Any) -> bool:
+        if isinstance(pattern.pattern, LocalePrefixPattern):
+            return True
+        # A route, or the regular expression of re_path().
+        text = vars(pattern.pattern).get("_route", vars(pattern.pattern).get("_regex"))
+        return not isinstance(text, str) or any(
+            map(depends, getattr(pattern, "url_patterns", ()))
+        )
+
+    return any(map(depends, get_resolver(urlconf).url_patterns))
+
+
+def _language(request: HttpRequest, urlconf: Any) -> str | None:
+    """Return the language in which Django will resolve a request's path."""
+    in_path = translation.get_language_from_path(request.path_info)
+    if hasattr(request, "LANGUAGE_CODE") or _LOCALE not in settings.MIDDLEWARE:
+        # LocaleMiddleware stood before, or other middleware decides.
+        return in_path or translation.get_language()
+    # What LocaleMiddleware will do.
+    has_prefix, prefixes_default = is_language_prefix_patterns_used(
+        urlconf or settings.ROOT_URLCONF
+    )
+    if has_prefix and (in_path or not prefixes_default):
+        return in_path or settings.LANGUAGE_CODE
+    return translation.get_language_from_request(request)

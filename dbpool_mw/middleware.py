@@ -107,7 +107,7 @@ class ConnectionPoolMiddleware:
         if not self._urls_loaded:
             self._load_urls()
         if eager and (
-            (decorators.used and decorators.needs_no_pool(request.path_info))
+            (decorators.used and decorators.needs_no_pool(request))
             or (exempt != () and request.path_info.startswith(exempt))
         ):
             eager = ()

@@ -45,7 +45,7 @@ def settings_changed(*, setting: str | None, **signal: Any) -> None:
     ``settings`` fixture send.
     """
     if setting == "ROOT_URLCONF":
-        decorators.needs_no_pool.cache_clear()
+        decorators.forget_urls()
     elif setting is not None and setting.startswith(conf.PREFIX):
         conf.reset_cache()
         registry.close()

@@ -7,10 +7,12 @@ import atexit
 import os
 import subprocess
 import sys
+from unittest import mock
 
 import pytest
 from django.apps import apps
 from django.conf import settings
+from django.conf.urls.i18n import i18n_patterns
 from django.core.exceptions import ImproperlyConfigured
 from django.core.handlers import base
 from django.core.signals import got_request_exception, request_finished
@@ -18,7 +20,9 @@ from django.db import close_old_connections, connections
 from django.http import HttpResponse
 from django.test import RequestFactory, override_settings
 from django.urls import path
+from django.utils import translation
 from django.utils.decorators import method_decorator
+from django.utils.functional import lazy
 from django.views import View
 
 from dbpool_mw import decorators
@@ -60,10 +64,10 @@ urlpatterns = [
 
 @pytest.fixture(autouse=True)
 def on_urls():
-    decorators.needs_no_pool.cache_clear()
+    decorators.forget_urls()
     with override_settings(ROOT_URLCONF=__name__):
         yield
-    decorators.needs_no_pool.cache_clear()
+    decorators.forget_urls()
 
 
 @pytest.fixture
@@ -84,15 +88,77 @@ def is_eager(monkeypatch):
         assert asked in ([], ["default"])
         return bool(asked)
 
+    is_eager.asked = asked
     return is_eager
 
 
 @pytest.mark.parametrize("url", ["/exempt/", "/async/", "/class/", "/wrapped/"])
 def test_a_decorated_view_is_served_without_a_checkout(is_eager, url):
-    assert decorators.needs_no_pool(url)
+    assert decorators.needs_no_pool(RequestFactory().get(url))
     assert not is_eager(url)
     assert is_eager("/plain/")
     assert is_eager("/nowhere/")
+
+
+LOCALE = "django.middleware.locale.LocaleMiddleware"
+POOL = "dbpool_mw.middleware.ConnectionPoolMiddleware"
+
+
+class Urls:
+    """A URL configuration of its own."""
+
+    def __init__(self, *patterns):
+        self.urlpatterns = patterns
+
+
+def serve(path, middleware, **headers):
+    """Serve a request by the chain of MIDDLEWARE; tell whether it was found."""
+    with override_settings(MIDDLEWARE=middleware):
+        handler = base.BaseHandler()
+        handler.load_middleware()
+        request = RequestFactory().get(path, **headers)
+        found = handler.get_response(request).status_code == 200
+        request_finished.send(sender=None)
+        return found
+
+
+@pytest.mark.parametrize("order", [[POOL, LOCALE], [LOCALE, POOL]])
+@pytest.mark.parametrize("prefixed", [False, True])
+def test_a_decorated_view_is_found_in_every_language(is_eager, order, prefixed):
+    route = lazy(lambda: f"{translation.get_language()}-translated/", str)()
+    translated = path(route, exempt)
+    urls = i18n_patterns(path("x/", exempt), prefix_default_language=prefixed)
+    with override_settings(ROOT_URLCONF=Urls(*urls, translated)):
+        for language, other in [("de", "en"), ("en", "de"), ("de", "de")]:
+            # What a thread's last request left must not matter.
+            translation.activate(other)
+            start = "" if language == "en" and not prefixed else f"/{language}"
+            pages = [f"{start}/x/"]
+            if prefixed or language == "en":
+                pages.append(f"/{language}-translated/")
+            for url in pages:
+                is_eager.asked.clear()
+                assert serve(url, order, HTTP_ACCEPT_LANGUAGE=language), url
+                assert is_eager.asked == [], url
+        translation.activate("en")
+
+
+def test_a_decorated_view_is_found_by_the_urls_of_the_request(is_eager):
+    def of_host(get_response):
+        def middleware(request):
+            if request.get_host() == "other":
+                request.urlconf = other
+            return get_response(request)
+
+        return middleware
+
+    other = Urls(path("plain/", exempt), path("exempt/", plain))
+    with mock.patch(f"{__name__}.of_host", of_host, create=True):
+        for host, free in [("first", "/exempt/"), ("other", "/plain/")] * 2:
+            for url in ("/exempt/", "/plain/"):
+                is_eager.asked.clear()
+                assert serve(url, [f"{__name__}.of_host", POOL], HTTP_HOST=host)
+                assert is_eager.asked == ([] if url == free else ["default"])
 
 
 def test_a_decorated_view_is_still_the_view():
