@@ -20,8 +20,13 @@ RUNNERS = ["pytest>=9.0", "pytest-django>=4.11", "pytest-xdist>=3.8"]
 CELERY = ["celery>=5.4"]
 # ENGINEs of others, which the pool has to work with.
 ENGINES = ["django-prometheus>=2.4", "django-tenants>=3.10"]
-# Middleware that may stand before the pool's, and what reports errors.
-AROUND = ["django-cors-headers>=4.6", "whitenoise>=6.8", "sentry-sdk>=2.20"]
+# Middleware that may stand before the pool's, what reports errors or connects anew.
+AROUND = [
+    "django-cors-headers>=4.6",
+    "django-dbconn-retry>=0.3",
+    "whitenoise>=6.8",
+    "sentry-sdk>=2.20",
+]
 TEST = [
     *SERVERS,
     *GEVENT,

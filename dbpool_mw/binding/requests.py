@@ -18,7 +18,11 @@ from dbpool_mw.binding.binding import (
     is_answered,
     thread_state,
 )
-from dbpool_mw.binding.testing import DJANGO_ENSURE_CONNECTION, connect_if_allowed
+from dbpool_mw.binding.testing import (
+    DJANGO_ENSURE_CONNECTION,
+    connect_if_allowed,
+    may_forbid_connecting,
+)
 from dbpool_mw.core.errors import ConnectFailed, PoolClosed
 
 
@@ -31,7 +35,10 @@ def begin_request(request: Any, aliases: Iterable[str], eager: Container[str]) -
     ``method`` and a ``path``, for the reports. Raises an error of ``binding.errors``
     when a pool is exhausted; the aliases before that one keep their connections.
     """
-    in_test = BaseDatabaseWrapper.ensure_connection is not DJANGO_ENSURE_CONNECTION
+    in_test = (
+        BaseDatabaseWrapper.ensure_connection is not DJANGO_ENSURE_CONNECTION
+        and may_forbid_connecting()
+    )
     bindings = thread_state.bindings
     bindings.requests = 1
     for alias in aliases:

@@ -17,10 +17,9 @@ from django.db import connections
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.backends.base.creation import TEST_DATABASE_PREFIX
 
-#: Django's ``ensure_connection``; None where this module was imported after a test
-#: runner had replaced it. ``BaseDatabaseWrapper.ensure_connection`` differs from it in
-#: a test that may forbid the database: SimpleTestCase and its subclasses replace it
-#: from Django 5.2 on, pytest-django in all tests that may not use the database.
+#: Django's ``ensure_connection``; None where it had been replaced before this module
+#: was imported. Where ``BaseDatabaseWrapper`` has another one, ask
+#: ``may_forbid_connecting()``.
 DJANGO_ENSURE_CONNECTION: Any = BaseDatabaseWrapper.ensure_connection
 if DJANGO_ENSURE_CONNECTION.__module__ != BaseDatabaseWrapper.__module__:
     DJANGO_ENSURE_CONNECTION = None
@@ -87,6 +86,16 @@ def forbids_connecting(wrapper: Any) -> bool:
         connect is not None
         and getattr(connect, "__func__", None) is not type(wrapper).connect
     )
+
+
+def may_forbid_connecting() -> bool:
+    """Tell whether a test may have replaced ``ensure_connection``.
+
+    SimpleTestCase and its subclasses do from Django 5.2 on, pytest-django in all tests
+    that may not use the database, and from its start on. Where no tests run, a package
+    did that connects anew, such as django-dbconn-retry.
+    """
+    return is_test_run() or is_blocked_by_pytest_django()
 
 
 def is_blocked_by_pytest_django() -> bool:

@@ -213,6 +213,7 @@ def test_where_the_database_was_forbidden_before_the_import_requests_need_none()
 from django.db.backends.base.base import BaseDatabaseWrapper
 def forbid(self):
     raise RuntimeError("no database in this test")
+forbid.__module__ = "pytest_django.plugin"
 BaseDatabaseWrapper.ensure_connection = forbid
 import django
 from django.conf import settings
