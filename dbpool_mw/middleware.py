@@ -63,6 +63,7 @@ class ConnectionPoolMiddleware:
                 if response.streaming:
                     release_request(request)
             request._dbpool_mw_answered = True  # type: ignore[attr-defined]
+            response._dbpool_mw_request = id(request)  # type: ignore[union-attr]
         except BaseException:
             # Django turns every Exception into a response. After another BaseException
             # the server may not send request_finished.

@@ -171,11 +171,12 @@ class Binding:
         """
         for held in tuple(self.held):
             if held[1] is entry:
+                # First of all: a wrapper that finds nothing held closes what it has.
+                wrapper: Any = self.wrapper()
+                if wrapper is not None and wrapper.connection is entry.connection:
+                    wrapper.connection = None
                 with contextlib.suppress(ValueError):
                     self.held.remove(held)
-                    wrapper: Any = self.wrapper()
-                    if wrapper is not None and wrapper.connection is entry.connection:
-                        wrapper.connection = None
                     return True
         return False
 
@@ -310,6 +311,18 @@ def _wrapper_of(holder: Holder | None) -> Any:
 # --- The state of a thread -----------------------------------------------------------
 
 
+_of_all_threads: weakref.WeakValueDictionary[int, _Bindings] = (
+    weakref.WeakValueDictionary()
+)
+
+
+def all_bindings() -> list[Binding]:
+    """Return the bindings of all threads."""
+    living = (reference() for reference in _of_all_threads.valuerefs())
+    # Copies: the threads bind and unbind meanwhile.
+    return [each for found in living if found for each in tuple(found.values())]
+
+
 class _Bindings(dict[str, Binding]):
     """The bindings of one thread, by alias.
 
@@ -318,9 +331,10 @@ class _Bindings(dict[str, Binding]):
     thread ends, the pools reclaim what it held.
     """
 
-    __slots__ = ("requests",)
+    __slots__ = ("__weakref__", "requests")
 
     def __init__(self) -> None:
+        _of_all_threads[id(self)] = self
         #: How many requests began since the last end: 0, 1, or 2 if one of them runs
         #: inside of another, or of a scope.
         self.requests = 0

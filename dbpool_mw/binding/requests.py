@@ -10,6 +10,7 @@ from typing import Any
 from django.core.handlers.asgi import ASGIRequest
 from django.db.backends.base.base import BaseDatabaseWrapper
 
+from dbpool_mw.binding import elsewhere
 from dbpool_mw.binding.binding import (
     Binding,
     ScopeLabel,
@@ -85,8 +86,11 @@ def end_request(**signal: Any) -> None:
     runs inside of another one, or of a scope: what this thread holds is the other's.
     """
     bindings = thread_state.bindings
-    if bindings.requests == 2 and any(map(_is_inside, bindings.values())):
-        return
+    if bindings.requests != 1:
+        if any(map(_is_inside, bindings.values())):
+            return
+        if not bindings.requests:
+            elsewhere.end_request()
     bindings.requests = 0
     for binding in bindings.values():
         if binding.held:

@@ -138,6 +138,7 @@ MIXED = [
     "/async_stream/?rows=5",
     "/async_rows/",
     "/raises_in_stream/",
+    "/file/",
     "/leaves_session/",
     "/no_database/",
     "/exempt/",

@@ -24,6 +24,7 @@ PAGES = [
     "/stream/",
     "/async_stream/",
     "/raises_in_stream/",
+    "/file/",
     "/leaves_session/",
     "/missing/",
 ]

@@ -52,6 +52,7 @@ __all__ = [
     "fails",
     "fails_async",
     "fails_twice",
+    "file",
     "forks",
     "greenlet",
     "holds",
@@ -420,6 +421,12 @@ async def async_stream(request):
             yield f"{index} {'x' * 10000}\n"
 
     return StreamingHttpResponse(content())
+
+
+def file(request):
+    """Query, and send a file, as the server sends files."""
+    backend_pid()
+    return FileResponse(open(__file__, "rb"))
 
 
 def wait_for_file(request):
