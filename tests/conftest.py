@@ -32,7 +32,7 @@ from sandbox.postgres import PostgresMissing, PostgresServer, Server
 DSN_VARIABLE = "DBPOOL_MW_TEST_DSN"
 REPLICA_VARIABLE = "DBPOOL_MW_TEST_REPLICA_DSN"
 # Django sets UTC: with another default, tests see when a session lost its time zone.
-SERVER_SETTINGS = {"timezone": "Asia/Kathmandu"}
+SERVER_SETTINGS = {"timezone": "Asia/Kathmandu", "max_prepared_transactions": 5}
 
 # This runs before anything reads the settings. They must not see DBPOOL_MW_TEST_DSN, so
 # that a test without a database fixture can't reach a database.

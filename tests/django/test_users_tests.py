@@ -130,6 +130,13 @@ def test_the_tests_pass_on_test_databases_with_the_configured_names(closed_proje
     assert closed_project.test_databases() == []
 
 
+def test_a_mirrored_alias_has_a_pool_of_its_own_on_the_one_test_database(
+    closed_project,
+):
+    closed_project.manage(pool=BOTH, only=".shelf.tests_mirrored", TEST_MIRROR="1")
+    assert closed_project.test_databases() == []
+
+
 @pytest.mark.parametrize("pool", POOLS)
 def test_the_tests_pass_in_parallel_and_with_keepdb(closed_project, pool):
     for _ in range(2 if pool == BOTH else 1):

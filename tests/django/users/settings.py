@@ -1,8 +1,8 @@
 """The settings of the user's project, which depend on environment variables.
 
 ``TEST_POOL`` contains "middleware", "engine", both or nothing. With ``TEST_SAME_NAME``
-the test databases have the names that are configured. ``TEST_EARLY`` is described in
-``early.py``.
+the test databases have the names that are configured, with ``TEST_MIRROR`` the replica
+is a mirror. ``TEST_EARLY`` is described in ``early.py``.
 """
 
 import os
@@ -31,6 +31,9 @@ else:
     DBPOOL_MW_MAX_CONNS = 4
     DBPOOL_MW_MIN_CONNS = 1
 
+MIRRORED = bool(os.environ.get("TEST_MIRROR"))
+if MIRRORED:
+    DATABASES["replica"]["TEST"] = {"MIRROR": "default"}
 if os.environ.get("TEST_SAME_NAME"):
     for _alias in ("default", "replica"):
         DATABASES[_alias]["NAME"] = f"test_{DATABASES[_alias]['NAME']}"
