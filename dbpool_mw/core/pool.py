@@ -176,7 +176,7 @@ class ConnectionPool:
                     and began - entry.idle_since < self._check_after_idle
                 ):
                     if self._captures_stacks:
-                        entry.stack = capture()
+                        entry.stack = () if eager else capture()
                     entry.checkouts += 1
                     return entry
         except IndexError:
@@ -256,7 +256,7 @@ class ConnectionPool:
                 with self._lock:
                     raise self._cancelled()
         if self._captures_stacks:
-            entry.stack = capture()
+            entry.stack = () if eager else capture()
         entry.checkouts += 1
         return entry
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from .config import PoolConfig
 from .entry import BUSY, CONNECTING, IDLE, IN_USE, Holder
-from .stack import Stack, lines
+from .stack import Stack, lines, of_thread
 from .text import ERROR, NAME, REQUEST, one_line, shortened
 
 #: How many holders the text of an error names, those who hold longest first.
@@ -85,11 +85,16 @@ def holders(
             "seconds": hold.seconds,
             "stale": hold.stale,
             "leaked": hold.leaked,
-            "stack": lines(hold.stack) if hold.leaked else [],
+            "stack": _stack(hold) if hold.leaked else [],
             **_bounded(hold.holder.describe()),
         }
         for hold in sorted(holds, key=lambda hold: hold.seconds, reverse=True)
     ]
+
+
+def _stack(hold: Hold) -> list[str]:
+    """Return where the holder's thread is now; where it checked out if not known."""
+    return lines(of_thread(hold.holder.thread_id) or hold.stack)
 
 
 def explain(

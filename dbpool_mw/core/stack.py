@@ -1,4 +1,4 @@
-"""The stack of a checkout: cheap to capture, turned into text only when it is shown.
+"""The stack of a checkout, or of a thread: captured cheaply, and shown as text.
 
 ``traceback.StackSummary.extract`` would look up the line number of every frame at the
 checkout; that is done here when the stack is shown, which is rare.
@@ -6,8 +6,13 @@ checkout; that is done here when the stack is shown, which is rare.
 
 from __future__ import annotations
 
+import os
+import site
 import sys
+import sysconfig
+import threading
 import traceback
+from pathlib import Path
 from types import CodeType, FrameType
 
 from .text import printable
@@ -18,6 +23,15 @@ DEPTH = 30
 #: For each call its code, and the position in it.
 Stack = tuple[tuple[CodeType, int], ...]
 
+_INSTALLED = ("stdlib", "platlib", "purelib", "scripts")
+#: How the files begin that aren't the project's: this package's and installed ones.
+_OTHERS = (
+    "<",
+    str(Path(__file__).parents[1]) + os.sep,
+    *(sysconfig.get_path(name) + os.sep for name in _INSTALLED),
+    *(path + os.sep for path in (*site.getsitepackages(), site.getusersitepackages())),
+)
+
 
 def capture() -> Stack:
     """Return the stack of the caller, without its line numbers."""
@@ -27,6 +41,38 @@ def capture() -> Stack:
         found.append((frame.f_code, frame.f_lasti))
         frame = frame.f_back
     return tuple(found)
+
+
+def of_thread(ident: int) -> Stack:
+    """Return where another thread is now, from the project's own code on.
+
+    Without the server's and the framework's calls around it; they stay where no code of
+    the project runs. Empty for a thread that has ended, for a greenlet, and for the
+    running thread, which is where it asks.
+    """
+    if ident == threading.get_ident():
+        return ()
+    frame = sys._current_frames().get(ident)
+    found: list[tuple[CodeType, int]] = []
+    own = 0
+    while frame is not None:
+        found.append((frame.f_code, frame.f_lasti))
+        if not frame.f_code.co_filename.startswith(_OTHERS):
+            own = len(found)
+        frame = frame.f_back
+    return tuple(found[: own or len(found)][:DEPTH])
+
+
+def where(ident: int, stack: Stack) -> list[str]:
+    """Return where a holder's thread is now, and where it checked out, as lines.
+
+    ``stack`` is that of the checkout, empty for one at a request's start.
+    """
+    now = of_thread(ident)
+    found = ["now here:", *lines(now)] if now else []
+    if stack:
+        found += ["checked out here:", *lines(stack)]
+    return found or ["checked out at the start of its request"]
 
 
 def lines(stack: Stack) -> list[str]:

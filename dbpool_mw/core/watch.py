@@ -12,7 +12,7 @@ from .entry import BUSY, CONNECTING, IN_USE, Holder, PoolEntry
 from .errors import HoldTooLong
 from .logs import get_logger
 from .report import holder_text
-from .stack import Stack, lines
+from .stack import Stack, where
 
 logger = get_logger("dbpool_mw.pool")
 
@@ -92,11 +92,11 @@ class Watch:
         """
         for leak in sighting.leaks:
             logger.warning(
-                "%s: a connection is held for %.1f s (%s), checked out here:\n%s",
+                "%s: a connection is held for %.1f s (%s), %s",
                 self._name,
                 leak.seconds,
                 holder_text(leak.holder.describe()),
-                lines(leak.stack),
+                where(leak.holder.thread_id, leak.stack),
             )
         for entry, holder in sighting.overdue:
             text = (
