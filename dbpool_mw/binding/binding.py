@@ -130,6 +130,11 @@ class Binding:
             work = outer.pop()
         return work
 
+    @property
+    def owner(self) -> Any:
+        """The outermost request or scope: whose connection it is."""
+        return (*self.inside, self.request)[0]
+
     def forget_work(self) -> None:
         """Note that nothing goes on in this thread."""
         self.inside = ()

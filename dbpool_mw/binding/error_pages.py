@@ -23,7 +23,7 @@ _convert: Callable[[Any], Any] = exception.convert_exception_to_response
 
 @wraps(_convert)
 def convert_exception_to_response(get_response: Callable[..., Any]) -> Any:
-    """Have exceptions converted to responses; Django calls it for each middleware."""
+    """Convert exceptions to responses; Django calls it for each middleware."""
     if not iscoroutinefunction(get_response):
         return _convert(get_response)
 

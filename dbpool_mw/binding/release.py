@@ -23,7 +23,7 @@ from dbpool_mw.binding.scope import in_thread
 def release_request(request: Any) -> None:
     """Give back the clean connections that this thread holds for a request."""
     for binding in thread_state.bindings.values():
-        if binding.work is request:
+        if binding.owner is request:
             _release(binding)
 
 

@@ -54,6 +54,26 @@ def test_an_outer_request_keeps_what_a_nested_one_checked_out(requests, eager):
         assert (stats()["in_use"], stats()["checkouts"]) == (0, 1)
 
 
+@override_settings(DBPOOL_MW_MAX_CONNS=1, DBPOOL_MW_TIMEOUT=1)
+@pytest.mark.parametrize("status", [200, 500])
+def test_a_nested_stream_or_error_gives_nothing_of_the_outers_back(requests, status):
+    """Nor where the outer's connection is clean."""
+
+    def view(request):
+        if "inner" in request.GET:
+            if status == 500:
+                raise ValueError
+            return StreamingHttpResponse(["well"])
+        ask("SELECT 1")
+        client = Client(raise_request_exception=False)
+        assert client.get("/?inner").status_code == status
+        assert stats()["in_use"] == stats()["checkouts"] == 1
+        return HttpResponse("well")
+
+    assert requests(view).content == b"well"
+    assert stats()["in_use"] == 0
+
+
 def test_the_response_of_a_nested_request_may_be_the_outers(requests):
     def view(request):
         if "inner" in request.GET:
