@@ -27,6 +27,18 @@ AROUND = [
     "whitenoise>=6.8",
     "sentry-sdk>=2.20",
 ]
+# What traces and profiles requests. It takes half a minute to install, and its tests
+# run on one pair of Python and Django: tox does without.
+TRACERS = [
+    "ddtrace>=4.0",
+    "django-debug-toolbar>=5.0",
+    "django-silk>=5.3",
+    "elastic-apm>=6.23",
+    "newrelic>=10.0",
+    "opentelemetry-instrumentation-django>=0.50b0",
+    "opentelemetry-instrumentation-psycopg2>=0.50b0",
+    "opentelemetry-sdk>=1.29",
+]
 TEST = [
     *SERVERS,
     *GEVENT,
@@ -79,11 +91,20 @@ setup(
         "celery": CELERY,
         "gevent": GEVENT,
         "sandbox": SERVERS,
-        "test": TEST,
+        "test": [*TEST, *TRACERS],
+        "pairs": TEST,
         "lint": LINT,
         "types": TYPES,
         "matrix": ["tox>=4.25"],
-        "dev": [*TEST, *LINT, *TYPES, "coverage>=7.10", "pre-commit", "tox>=4.25"],
+        "dev": [
+            *TEST,
+            *TRACERS,
+            *LINT,
+            *TYPES,
+            "coverage>=7.10",
+            "pre-commit",
+            "tox>=4.25",
+        ],
     },
     classifiers=[
         "Development Status :: 4 - Beta",

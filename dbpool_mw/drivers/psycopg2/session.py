@@ -1,6 +1,10 @@
 """The session of a psycopg2 connection: is it clean, and how is it made clean again.
 
 A session has two halves: the server's, and psycopg2's own memory of it.
+
+What the pool sends itself passes by the project's cursors, and by tracers such as
+OpenTelemetry's and ddtrace: no request asked for it, and it comes after the request's
+end, so that each statement would begin a trace of its own.
 """
 
 from __future__ import annotations
@@ -70,6 +74,18 @@ def _reported(connection: Connection) -> tuple[tuple[str, str], ...]:
     return tuple((name, value) for name, value in reported if value is not None)
 
 
+def _unwrapped(connection: Any) -> Any:
+    """Return psycopg2's own object where a tracer has put a proxy around it."""
+    inner = getattr(connection, "__wrapped__", None)
+    return connection if inner is None else _unwrapped(inner)
+
+
+def _send(connection: Connection, statement: str) -> None:
+    """Execute a statement of the pool's own on an unwrapped connection."""
+    with extensions.cursor(connection) as cursor:
+        cursor.execute(statement)
+
+
 def is_clean(connection: Any, initial: SessionAttributes) -> bool:
     """Tell whether another holder can use a connection just as it is.
 
@@ -121,6 +137,7 @@ def roll_back(connection: Connection) -> bool:
 
     One round trip if there was. Raises psycopg2.Error when the connection is broken.
     """
+    connection = _unwrapped(connection)
     if connection.get_transaction_status() == IDLE:
         connection.rollback()
         return False
@@ -128,8 +145,7 @@ def roll_back(connection: Connection) -> bool:
     # psycopg2 sends nothing for a transaction that it did not begin itself, as after a
     # BEGIN in SQL with autocommit on.
     if connection.get_transaction_status() != IDLE:
-        with connection.cursor() as cursor:
-            cursor.execute("ROLLBACK")
+        _send(connection, "ROLLBACK")
     return True
 
 
@@ -144,9 +160,9 @@ def forget_session(connection: Any, initial: SessionAttributes) -> None:
     """
     if connection.not_resettable is not None:
         raise psycopg2.NotSupportedError(f"no reset undoes {connection.not_resettable}")
+    connection = _unwrapped(connection)
     connection.autocommit = True
-    with connection.cursor() as cursor:
-        cursor.execute(reset_statement(initial.pinned))
+    _send(connection, reset_statement(initial.pinned))
     # psycopg2 keeps its own copies. It sends the characteristics with BEGIN, or as
     # defaults of the session when autocommit is switched on, and it encodes texts.
     connection.autocommit = False
@@ -168,8 +184,7 @@ def pin(connection: Connection) -> None:
     """
     reported = _reported(connection)
     if reported:
-        with connection.cursor() as cursor:
-            cursor.execute(set_statement(reported))
+        _send(_unwrapped(connection), set_statement(reported))
 
 
 def mark_clean(connection: Any) -> None:
@@ -186,7 +201,7 @@ def keep_set_up(connection: Connection) -> None:
     first holder would undo it for all later ones: it is committed, one round trip.
     """
     if connection.get_transaction_status() == _IN_TRANSACTION:
-        connection.commit()
+        _unwrapped(connection).commit()
     mark_clean(connection)
 
 
@@ -206,9 +221,9 @@ def accept(connection: Any, initial: SessionAttributes) -> None:
 
 def ping(connection: Connection) -> bool:
     """Return whether the server answers; one round trip, no psycopg2.Error."""
+    connection = _unwrapped(connection)
     try:
-        with connection.cursor() as cursor:
-            cursor.execute("SELECT 1")
+        _send(connection, "SELECT 1")
         if not connection.autocommit:
             connection.rollback()
     except psycopg2.Error:

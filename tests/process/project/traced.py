@@ -1,0 +1,106 @@
+"""The pages that tests.process.traced requests, and what their tracers write to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+from django.apps import apps
+from django.db import connection
+from django.http import JsonResponse
+from django.urls import include, path
+from elasticapm.transport.base import Transport
+
+from tests.process.project.middleware import backend_pid
+from tests.process.project.views import Database
+
+
+class KeptEvents(Transport):
+    """A transport of Elastic APM that keeps what it would send."""
+
+    events: ClassVar[list[tuple[str, dict[str, Any]]]] = []
+
+    def queue(self, event_type: str, data: Any, flush: bool = False) -> None:
+        self.events.append((event_type, data))
+
+    def start_thread(self, pid: int | None = None) -> None:
+        pass
+
+
+def page(view: Callable[[Any], object]) -> Callable[[Any], JsonResponse]:
+    """Make a view of a function that uses a cursor; the answer has the backend too."""
+
+    def answer(request: Any) -> JsonResponse:
+        with connection.cursor() as cursor:
+            found = view(cursor)
+        return JsonResponse({"found": found, "backend": backend_pid()})
+
+    return answer
+
+
+#: A cursor that was kept after the end of its request.
+kept: list[Any] = []
+
+
+def clean(cursor: Any) -> object:
+    """Query in three ways; return what another request may have left in the session."""
+    Database.objects.filter(name__startswith="template").exclude(name="x").count()
+    next(Database.objects.iterator(chunk_size=1))
+    cursor.execute(
+        "SELECT current_setting('statement_timeout'), to_regclass('left_behind'),"
+        " current_setting('application_name'), current_setting(%s)",
+        ["transaction_isolation"],
+    )
+    return cursor.fetchone()
+
+
+def sets(cursor: Any) -> object:
+    cursor.execute("SET statement_timeout = 12345")
+    return None
+
+
+def sets_by_parameter(cursor: Any) -> object:
+    cursor.execute("SELECT set_config(%s, %s, false)", ["application_name", "mine"])
+    return cursor.fetchone()
+
+
+def makes_table(cursor: Any) -> object:
+    cursor.execute("CREATE TEMP TABLE left_behind (a int)")
+    return None
+
+
+def sets_attribute(cursor: Any) -> object:
+    connection.connection.set_session(isolation_level="SERIALIZABLE")
+    return None
+
+
+def begins(cursor: Any) -> object:
+    cursor.execute("BEGIN")
+    return None
+
+
+def keeps(cursor: Any) -> object:
+    own = connection.connection.cursor()
+    own.execute("SELECT 1")
+    kept.append(own)
+    return None
+
+
+def uses(cursor: Any) -> object:
+    try:
+        kept.pop().execute("SELECT 1")
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return None
+
+
+#: Each changes its session in a way that costs a reset.
+CHANGES = {
+    view.__name__: view
+    for view in (sets, sets_by_parameter, makes_table, sets_attribute)
+}
+PAGES = {**CHANGES, **{view.__name__: view for view in (clean, begins, keeps, uses)}}
+
+urlpatterns = [path(f"{name}/", page(view)) for name, view in PAGES.items()]
+if apps.is_installed("debug_toolbar"):
+    urlpatterns.append(path("__debug__/", include("debug_toolbar.urls")))
