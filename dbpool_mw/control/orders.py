@@ -270,10 +270,7 @@ class KeptOrders:
         try:
             self._filed = _load(self.directory)
         except (OrdersError, paths.ControlDirError) as error:
-            self._problem = (
-                f"can't use the pauses and drains kept in {self._path}: {error}; those "
-                "known before go on, and the next dbpool_drain writes the file anew"
-            )
+            self._problem = f"{self._path}: {error}"
         self.orders = merged(self.orders, self._filed)
 
     def missing(self, now: float) -> tuple[Order, ...]:
@@ -283,7 +280,7 @@ class KeptOrders:
         return self.orders
 
     def pop_problem(self) -> str | None:
-        """Return what is wrong with the file, None if it was returned before."""
+        """Return the file's path and what is wrong, None if it was returned before."""
         problem, self._problem = self._problem, None
         return problem
 

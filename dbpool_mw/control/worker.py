@@ -123,7 +123,11 @@ class Worker:
                 missing = () if kept is None else kept.missing(self._clock())
                 changed = self._changed(dict.fromkeys(p.name for p in pools))
             if problem is not None:
-                logger.warning("%s", problem)
+                logger.warning(
+                    "can't use the pauses and drains kept in %s; those known before go "
+                    "on, and the next dbpool_drain writes the file anew",
+                    problem,
+                )
             if kept is not None and missing:
                 self._write(kept.directory, missing)
             for alias, (before, order) in changed.items():
