@@ -11,6 +11,7 @@ import ast
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +22,8 @@ LEVELS = ("exception", "critical", "error", "warning", "info", "debug")
 #: A value in a text of ``logging``.
 _PLACEHOLDER = re.compile(r"%(?:\.\d+)?[a-z]")
 
+#: An exception that is made, and perhaps raised elsewhere.
+_ERROR = re.compile(r"(Error|Failed|Timeout|TooLong|Closed|Requests)$")
 #: What a function assigns to names.
 _Names = Mapping[str, list[ast.expr]]
 
@@ -41,78 +44,102 @@ class Raised(NamedTuple):
     file: str
 
 
-def loggers() -> set[str]:
+class _Call(NamedTuple):
+    """A call, and the name of what is called, without what stands before a dot."""
+
+    name: str
+    node: ast.Call
+    names: _Names
+
+    def texts(self) -> list[str]:
+        """Return the texts of the arguments, ``…`` for one that has none."""
+        return [_text(argument, self.names) for argument in self.node.args]
+
+
+@cache
+def loggers() -> frozenset[str]:
     """Return the names of all loggers."""
-    return {name for _, tree in _sources() for name in _loggers(tree)}
+    return frozenset(name for module in _modules() for name in module.loggers)
 
 
-def logged() -> list[Logged]:
+@cache
+def logged() -> tuple[Logged, ...]:
     """Return what is logged, the most severe first. Fails for a text it can't find."""
     found = set()
-    for path, tree in _sources():
-        for call, names in _calls(tree, {}):
-            if isinstance(call.func, ast.Attribute) and call.func.attr in LEVELS:
-                assert ast.unparse(call.func.value) == "logger", f"{path}:{call.lineno}"
-                (logger,) = _loggers(tree)
-                text = _filled(*(_text(argument, names) for argument in call.args))
-                found.add(Logged(call.func.attr, logger, one_line(text)))
-    return sorted(found, key=lambda one: (LEVELS.index(one.level), one))
+    for module in _modules():
+        for call in module.calls:
+            if isinstance(call.node.func, ast.Attribute) and call.name in LEVELS:
+                assert ast.unparse(call.node.func.value) == "logger", module.file
+                (logger,) = module.loggers
+                text = one_line(_filled(*call.texts()))
+                found.add(Logged(call.name, logger, text))
+    return tuple(sorted(found, key=lambda one: (LEVELS.index(one.level), one)))
 
 
-def raised() -> list[Raised]:
+@cache
+def raised() -> tuple[Raised, ...]:
     """Return the exceptions with a text that the package makes."""
-    found = set()
-    for path, tree in _sources():
-        file = str(path.relative_to(PACKAGE))
-        kinds = _exceptions(tree)
-        for call, names in _calls(tree, {}):
-            kind = ast.unparse(call.func).split(".")[-1]
-            if kind in kinds:
-                # A pool's errors begin with the alias, and may end with details.
-                texts = [_text(argument, names) for argument in call.args]
-                found |= {
-                    Raised(kind, one_line(t), file) for t in texts if t.strip("…")
-                }
-    return sorted(found)
+    return tuple(
+        sorted(
+            # A pool's errors have more than one text: their details.
+            Raised(call.name, one_line(text), module.file)
+            for module in _modules()
+            for call in module.calls
+            if call.name in module.exceptions
+            for text in call.texts()
+            if re.search("[a-z]", text)
+        )
+    )
 
 
 def one_line(text: str) -> str:
     """Return a text with single spaces, and one ``…`` for values in a row."""
-    return re.sub("…+", "…", " ".join(text.split()))
+    return re.sub("…(?: ?…)+", "…", " ".join(text.split()))
 
 
-def _sources() -> Iterator[tuple[Path, ast.Module]]:
-    for path in sorted(PACKAGE.rglob("*.py")):
-        yield path, ast.parse(path.read_text(encoding="utf-8"))
+class _Module(NamedTuple):
+    """A file of the package: its path there, its calls, and what it names."""
+
+    file: str
+    calls: list[_Call]
+    loggers: list[str]
+    #: The classes that it raises, and those that have an error's name.
+    exceptions: set[str]
 
 
-def _loggers(tree: ast.Module) -> list[str]:
-    """Return the names of the loggers that a module gets."""
-    return [
-        ast.literal_eval(call.args[0])
-        for call, _ in _calls(tree, {})
-        if ast.unparse(call.func) == "get_logger"
-    ]
+@cache
+def _modules() -> tuple[_Module, ...]:
+    return tuple(map(_module, sorted(PACKAGE.rglob("*.py"))))
 
 
-def _exceptions(tree: ast.Module) -> set[str]:
-    """Return the classes that a module raises, and those that it only makes."""
+def _module(path: Path) -> _Module:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    calls = list(_calls(tree, {}))
     raised = {
-        ast.unparse(node.exc.func).split(".")[-1]
+        _name(node.exc.func)
         for node in ast.walk(tree)
         if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call)
     }
-    named = {
-        name
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Name)
-        for name in [node.id]
-        if re.search(r"(Error|Failed|Timeout|TooLong|Closed|Requests)$", name)
-    }
-    return {name for name in raised | named if name[0].isupper()}
+    return _Module(
+        str(path.relative_to(PACKAGE)),
+        calls,
+        [
+            ast.literal_eval(call.node.args[0])
+            for call in calls
+            if call.name == "get_logger"
+        ],
+        {name for name in raised if name[:1].isupper()}
+        | {call.name for call in calls if _ERROR.search(call.name)},
+    )
 
 
-def _calls(node: ast.AST, names: _Names) -> Iterator[tuple[ast.Call, _Names]]:
+def _name(node: ast.expr) -> str:
+    if isinstance(node, ast.Attribute):
+        return node.attr
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def _calls(node: ast.AST, names: _Names) -> Iterator[_Call]:
     """Give each call in a node, with what its function assigns to names."""
     if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
         names = defaultdict(list)
@@ -120,7 +147,7 @@ def _calls(node: ast.AST, names: _Names) -> Iterator[tuple[ast.Call, _Names]]:
             if isinstance(inner, ast.Assign) and isinstance(inner.targets[0], ast.Name):
                 names[inner.targets[0].id].append(inner.value)
     if isinstance(node, ast.Call):
-        yield node, names
+        yield _Call(_name(node.func), node, names)
     for child in ast.iter_child_nodes(node):
         yield from _calls(child, names)
 

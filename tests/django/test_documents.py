@@ -2,24 +2,125 @@
 
 from __future__ import annotations
 
+import re
+
+from dbpool_mw.core.metrics import METRICS
+from dbpool_mw.core.report import explain
 from tests import messages
-from tests.documents import WRITE, table, write_table, written_table
+from tests.documents import (
+    ROOT,
+    WRITE,
+    sections,
+    table,
+    write_table,
+    written_table,
+)
 
 LOGGING = "docs/logging.rst"
+TROUBLES = "docs/troubleshooting.rst"
+
+LEVELS = {
+    "exception": "ERROR",
+    "warning": "WARNING",
+    "info": "INFO",
+    "debug": "DEBUG",
+}
+
+#: Exceptions without an entry. Nobody meets them, as the package catches them, or Django
+#: does (MiddlewareNotUsed); or argparse and the protocol say all there is to say.
+UNLISTED = {
+    "ArgumentTypeError",
+    "AttributeError",
+    "BadMessage",
+    "MiddlewareNotUsed",
+    "OSError",
+    "ValueError",
+}
+#: The assertions for tests of a project say themselves what to do.
+UNLISTED_FILES = {"test.py"}
+#: A text that is made apart from its exception.
+MADE_APART = {"… belongs to uid …, this process runs as …"}
 
 
-def test_the_table_of_messages_is_that_of_the_source():
-    levels = {
-        "exception": "ERROR",
-        "warning": "WARNING",
-        "info": "INFO",
-        "debug": "DEBUG",
+def entries() -> set[str]:
+    """Return the messages that have an entry: items whose head is nothing else."""
+    literal = r"``((?:(?!``).)+)``"
+    head = re.compile(rf"- {literal}(?:,\s+{literal})*", re.DOTALL)
+    text = (ROOT / TROUBLES).read_text(encoding="utf-8")
+    return {
+        messages.one_line(found)
+        for paragraph in text.split("\n\n")
+        if head.fullmatch(paragraph)
+        for found in re.findall(literal, paragraph, re.DOTALL)
     }
+
+
+def test_every_logger_is_in_the_table_of_loggers() -> None:
+    head = (ROOT / LOGGING).read_text(encoding="utf-8").split("\nSet-up\n")[0]
+    assert set(re.findall(r"^``(dbpool_mw\S*)``", head, re.M)) == messages.loggers()
+
+
+def test_the_table_of_messages_is_that_of_the_source() -> None:
     rows = [
-        [levels[level], f"``{logger}``", f"``{text}``"]
+        [LEVELS[level], f"``{logger}``", f"``{text}``"]
         for level, logger, text in messages.logged()
     ]
     made = table(["Level", "Logger", "Message"], rows)
     if WRITE:
         write_table(LOGGING, made, "messages")
     assert written_table(LOGGING, "messages") == made
+
+
+def test_every_warning_and_error_in_the_log_has_an_entry() -> None:
+    loud = {
+        one.text
+        for one in messages.logged()
+        if LEVELS[one.level] in ("ERROR", "WARNING")
+    }
+    assert loud - entries() == set()
+
+
+def test_every_error_that_a_user_meets_has_an_entry() -> None:
+    met = {
+        one.text
+        for one in messages.raised()
+        if one.kind not in UNLISTED and one.file not in UNLISTED_FILES
+    }
+    assert (met | MADE_APART) - entries() == set()
+
+
+def test_no_entry_is_of_a_message_that_is_gone() -> None:
+    said = {one.text for one in (*messages.logged(), *messages.raised())}
+    assert entries() - said - MADE_APART == set()
+
+
+def test_every_figure_has_its_row_and_its_column() -> None:
+    text = sections(TROUBLES)["Where to look in dbpool_stats"]
+    text = text.partition("\n``discarded``")[0]
+    rows = re.findall(r"^``(\w+)`` +(.*?)  ", text, re.MULTILINE)
+    assert rows == [(metric.key, metric.column or "") for metric in METRICS]
+
+
+def test_the_line_of_the_example_is_one_that_is_logged() -> None:
+    pool = {
+        "in_use": 10,
+        "idle": 0,
+        "connecting": 0,
+        "max": 10,
+        "waiting": 4,
+        "state": "running",
+    }
+    holders = [
+        {
+            "method": "GET",
+            "path": "/report/",
+            "thread": f"ThreadPoolExecutor-0_{number}",
+            "seconds": seconds,
+        }
+        for number, seconds in [(3, 41.5), (1, 40.2), (0, 39.0), (5, 38.9), (2, 30.1)]
+    ]
+    text = explain(pool, holders * 2, 0, "")
+    example = messages.one_line(sections(TROUBLES)["My requests get 503"])
+    shown, _, rest = text.partition(", GET /report/ in thread ThreadPoolExecutor-0_0")
+    assert f"no connection within {5.0:g} s; {shown}" in example
+    assert rest.endswith(" and 5 more")
