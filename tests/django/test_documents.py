@@ -2,7 +2,15 @@
 
 from __future__ import annotations
 
+import io
+import logging
+import logging.config
+import os
 import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
 
 from dbpool_mw.core.metrics import METRICS
 from dbpool_mw.core.report import explain
@@ -10,6 +18,7 @@ from tests import messages
 from tests.documents import (
     ROOT,
     WRITE,
+    code_block,
     sections,
     table,
     write_table,
@@ -26,8 +35,8 @@ LEVELS = {
     "debug": "DEBUG",
 }
 
-#: Exceptions without an entry. Nobody meets them, as the package catches them, or Django
-#: does (MiddlewareNotUsed); or argparse and the protocol say all there is to say.
+#: Exceptions without an entry. Nobody meets them, as the package or Django catches
+#: them; or argparse and the protocol say all there is to say.
 UNLISTED = {
     "ArgumentTypeError",
     "AttributeError",
@@ -69,6 +78,30 @@ def test_the_table_of_messages_is_that_of_the_source() -> None:
     if WRITE:
         write_table(LOGGING, made, "messages")
     assert written_table(LOGGING, "messages") == made
+
+
+@pytest.fixture
+def shown() -> Iterator[io.StringIO]:
+    """Configure logging by the document's example, and give what it shows."""
+    names: dict[str, Any] = {}
+    exec(code_block(LOGGING, "LOGGING ="), names)
+    stream = names["LOGGING"]["handlers"]["console"]["stream"] = io.StringIO()
+    logger = logging.getLogger("dbpool_mw")
+    before = logger.handlers[:], logger.level, logger.propagate
+    logging.config.dictConfig(names["LOGGING"])
+    yield stream
+    logger.handlers[:], logger.level, logger.propagate = before
+
+
+def test_the_example_shows_the_warnings_of_both_loggers(shown: io.StringIO) -> None:
+    for name in sorted(messages.loggers()):
+        logging.getLogger(name).warning("a warning")
+        logging.getLogger(name).info("an event")
+    lines = shown.getvalue().splitlines()
+    assert [line.partition(f" {os.getpid()} ")[2] for line in lines] == [
+        "WARNING dbpool_mw.control: a warning",
+        "WARNING dbpool_mw.pool: a warning",
+    ]
 
 
 def test_every_warning_and_error_in_the_log_has_an_entry() -> None:
