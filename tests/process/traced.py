@@ -62,7 +62,7 @@ def ddtrace() -> Spans:
 
 def elasticapm() -> Spans:
     def spans() -> list[Span]:
-        from tests.process.project.traced import KeptEvents
+        from tests.process.project.elastic import KeptEvents
 
         return [
             Span(event["name"], kind == "transaction")

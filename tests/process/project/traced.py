@@ -1,30 +1,17 @@
-"""The pages that tests.process.traced requests, and what their tracers write to."""
+"""The pages that tests.process.traced requests."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import Any
 
 from django.apps import apps
 from django.db import connection
 from django.http import JsonResponse
 from django.urls import include, path
-from elasticapm.transport.base import Transport
 
 from tests.process.project.middleware import backend_pid
 from tests.process.project.views import Database
-
-
-class KeptEvents(Transport):
-    """A transport of Elastic APM that keeps what it would send."""
-
-    events: ClassVar[list[tuple[str, dict[str, Any]]]] = []
-
-    def queue(self, event_type: str, data: Any, flush: bool = False) -> None:
-        self.events.append((event_type, data))
-
-    def start_thread(self, pid: int | None = None) -> None:
-        pass
 
 
 def page(view: Callable[[Any], object]) -> Callable[[Any], JsonResponse]:
