@@ -31,6 +31,7 @@ from django.utils.connection import ConnectionDoesNotExist
 from dbpool_mw import conf
 from dbpool_mw.binding import cancelling, connecting, recording, registry, testing
 from dbpool_mw.binding.errors import for_django
+from dbpool_mw.binding.failover import Failover
 from dbpool_mw.binding.parameters import Parameters, as_settings, copied, read
 from dbpool_mw.core.entry import Holder, PoolEntry
 from dbpool_mw.core.errors import ConnectFailed, PoolClosed, PoolError
@@ -283,17 +284,18 @@ def _make_pool(alias: str, wanted: Parameters) -> ConnectionPool:
     _check_locals()
     config, driver = conf.config_for(alias), conf.driver_for(alias)
     assert driver is not None, "config_for() has refused the alias"
+    failover = Failover()
 
     def connect(entry: PoolEntry, holder: Holder | None) -> None:
-        wrapper = _wrapper_of(holder)
-        connecting.open_connection(driver, alias, wanted, wrapper, entry)
+        wrapper, tell = _wrapper_of(holder), failover.before_connect()
+        connecting.open_connection(driver, alias, wanted, wrapper, entry, tell)
 
     def reset(entry: PoolEntry) -> None:
         wrapper = _wrapper_of(entry.holder)
         connecting.reset_session(driver, alias, wanted, wrapper, entry)
 
     def build(address: str, label: str, state: str) -> ConnectionPool:
-        return ConnectionPool(
+        failover.pool = ConnectionPool(
             alias,
             config,
             driver=driver,
@@ -304,6 +306,7 @@ def _make_pool(alias: str, wanted: Parameters) -> ConnectionPool:
             label=label,
             state=state,
         )
+        return failover.pool
 
     return registry.make_pool(alias, wanted, build)
 

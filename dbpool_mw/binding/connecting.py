@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from django.db import Error, connections
@@ -25,15 +25,21 @@ from dbpool_mw.drivers import Driver
 
 
 def open_connection(
-    driver: Driver, alias: str, parameters: Parameters, wrapper: Any, entry: PoolEntry
+    driver: Driver,
+    alias: str,
+    parameters: Parameters,
+    wrapper: Any,
+    entry: PoolEntry,
+    on_failover: Callable[[str], None],
 ) -> None:
     """Open an entry's connection, for a wrapper that checks it out or a refill (None).
 
     Sets ``entry.connection`` as soon as there is one, so that a set-up that gets no
     answer can be ended, and at the end ``entry.recorded``. libpq gets the time until
-    ``entry.deadline`` to connect. Raises ConnectFailed when the server can't be reached
-    or refuses, and whatever the ENGINE and the receivers of ``connection_created``
-    raise; the connection is closed then.
+    ``entry.deadline`` to connect. ``on_failover`` is for the driver's function of that
+    name. Raises ConnectFailed when the server can't be reached or refuses, and whatever
+    the ENGINE and the receivers of ``connection_created`` raise; the connection is
+    closed then.
     """
     with _temporary_wrapper(alias, parameters, wrapper) as temporary:
         engine: Any = type(temporary)
@@ -62,6 +68,7 @@ def open_connection(
                 )
             driver.pin(connection)
             driver.keep_set_up(connection)
+            driver.on_failover(connection, on_failover)
             entry.recorded = recorder.result(temporary)
         except BaseException as error:
             if temporary.connection is not None:

@@ -7,7 +7,7 @@ driver stands in a folder of its own, which alone imports its library.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import cache
 from importlib import import_module
 from typing import Any, NamedTuple, Protocol
@@ -42,6 +42,14 @@ class Driver(driver.Driver, Protocol):
 
     def keep_set_up(self, connection: Any) -> None:
         """Take a session as it was just set up for a clean one."""
+
+    def on_failover(self, connection: Any, call: Callable[[str], None]) -> None:
+        """Have a function called when the server hands over to another one.
+
+        That is when the server, which takes writes now, takes none any more, or when it
+        shuts down. ``call`` gets the reason as text. It may be called at each failed
+        statement, in the holder's thread, and in any thread of the pool's.
+        """
 
     def forget_session(self, connection: Any, initial: Any) -> None:
         """Undo everything that was set in a session, the initial set-up included.

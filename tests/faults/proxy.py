@@ -12,7 +12,8 @@ class Proxy:
     """Relay bytes to a server; a test can stop, slow down or cut that network."""
 
     def __init__(self, host: str, port: int) -> None:
-        self._server = (host, port)
+        #: Where new connections lead to.
+        self.server = (host, port)
         self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.port: int = self._listener.getsockname()[1]
         #: While this event is cleared, no byte passes, and connections stay open.
@@ -66,7 +67,7 @@ class Proxy:
             time.sleep(self.delay)
         self.responsive.wait()
         try:
-            server = socket.create_connection(self._server)
+            server = socket.create_connection(self.server)
         except OSError:
             client.close()
             return

@@ -8,6 +8,7 @@ have to be reset before another request gets them.
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -16,6 +17,7 @@ import psycopg2
 from psycopg2 import extensions
 
 from dbpool_mw.core.text import REQUEST, one_line
+from dbpool_mw.drivers.postgresql import failover
 
 from .cancel import Canceller
 from .cursor import TrackedCursor, mixed, tracked_cursor
@@ -48,11 +50,15 @@ class TrackedConnection(Connection):
     - ``waits``: a greenlet is waiting for the server's answer.
     - ``connect_seconds``: how long each wait may take while connecting; None: no limit.
     - ``canceller``: cancels a statement without blocking; None where it can't be had.
+    - ``on_failover``: see the driver's function; None until that is called.
+    - ``opened_writable``: whether the server took writes when that was called.
     """
 
     waits = False
     connect_seconds: int | None = None
     canceller: Canceller | None = None
+    on_failover: Callable[[str], None] | None = None
+    opened_writable = False
 
     isolation_level = _marking_attribute("isolation_level")
     readonly = _marking_attribute("readonly")
@@ -130,10 +136,31 @@ class TrackedConnection(Connection):
                 "cursor used after its connection was given back to the pool"
             )
 
-    def raise_aborted(self, error: psycopg2.Error) -> None:
-        """Raise the error that the connection was aborted with, if it was."""
+    def note_error(self, error: psycopg2.Error) -> None:
+        """Find out what the error of a statement says of the connection's server.
+
+        Raises the error that the connection was aborted with, if it was.
+        """
         if self.aborted is not None:
             raise self.aborted.with_traceback(None) from error
+        if error.pgcode == failover.READ_ONLY:
+            self.look_for_failover()
+        elif error.pgcode in failover.SHUTDOWN and self.on_failover is not None:
+            self.on_failover(f"the server shuts down ({error.pgcode})")
+
+    def look_for_failover(self) -> bool:
+        """Tell whether the server took writes and takes none now; no round trip.
+
+        Then ``on_failover`` is called.
+        """
+        if (
+            self.on_failover is None
+            or not self.opened_writable
+            or not failover.refuses_writes(self.get_parameter_status, own=self.dirty)
+        ):
+            return False
+        self.on_failover("the server has become read-only")
+        return True
 
     def add_open_cursor(self, name: str) -> None:
         """Record that the server has a cursor of this name, until it is closed."""

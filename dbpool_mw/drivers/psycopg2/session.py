@@ -9,12 +9,14 @@ end, so that each statement would begin a trace of its own.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import psycopg2
 from psycopg2 import extensions
 
+from dbpool_mw.drivers.postgresql.failover import takes_writes
 from dbpool_mw.drivers.postgresql.reset import PINNED, reset_statement, set_statement
 
 Connection = extensions.connection
@@ -173,6 +175,7 @@ def forget_session(connection: Any, initial: SessionAttributes) -> None:
     if connection.encoding != initial.encoding:
         connection.set_client_encoding(initial.encoding)
     accept(connection, initial)
+    connection.look_for_failover()
 
 
 def pin(connection: Connection) -> None:
@@ -219,8 +222,21 @@ def accept(connection: Any, initial: SessionAttributes) -> None:
     mark_clean(connection)
 
 
-def ping(connection: Connection) -> bool:
-    """Return whether the server answers; one round trip, no psycopg2.Error."""
+def on_failover(connection: Any, call: Callable[[str], None]) -> None:
+    """Have a function called once the server no longer is the one to use; see Driver.
+
+    That is when it took writes at the time of this call and reports that it takes none,
+    or says in an error that it shuts down.
+    """
+    connection.opened_writable = takes_writes(connection.get_parameter_status)
+    connection.on_failover = call
+
+
+def ping(connection: Any) -> bool:
+    """Return whether the server answers and is the one to use; one round trip.
+
+    Raises no psycopg2.Error.
+    """
     connection = _unwrapped(connection)
     try:
         _send(connection, "SELECT 1")
@@ -228,7 +244,7 @@ def ping(connection: Connection) -> bool:
             connection.rollback()
     except psycopg2.Error:
         return False
-    return True
+    return not connection.look_for_failover()
 
 
 def backend_pid(connection: Connection) -> int | None:

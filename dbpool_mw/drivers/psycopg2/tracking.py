@@ -71,7 +71,7 @@ def _execute(method: Callable[..., Any]) -> Callable[..., Any]:
         try:
             method(self, query, vars)
         except psycopg2.Error as error:
-            connection.raise_aborted(error)
+            connection.note_error(error)
             raise
         if self.name is not None:
             connection.add_open_cursor(self.name)
@@ -204,12 +204,12 @@ _WRAPPERS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
 
 
 def _run(connection: Any, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Call psycopg2's own method; where an abort ended it, raise its error."""
+    """Call psycopg2's own method, and note its error: see ``note_error``."""
     try:
         return method(*args, **kwargs)
     except psycopg2.Error as error:
         if isinstance(connection, TrackedConnection):
-            connection.raise_aborted(error)
+            connection.note_error(error)
         raise
 
 

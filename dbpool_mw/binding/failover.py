@@ -1,0 +1,52 @@
+"""Replace a pool's connections when their server hands over to another.
+
+All of them go at once, because all of them lead to the same server: one failed
+statement tells it for the others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+from dbpool_mw.core.logs import get_logger
+from dbpool_mw.core.pool import ConnectionPool
+from dbpool_mw.core.slots import RUNNING
+
+logger = get_logger("dbpool_mw.pool")
+
+
+class Failover:
+    """Has a pool recycled once for all connections that a failover leaves behind.
+
+    ``pool`` is assigned before the first connection is opened. The other methods may be
+    called from any thread.
+    """
+
+    pool: ConnectionPool
+
+    def __init__(self) -> None:
+        # One for the connections that are opened until the next failover: a list with
+        # one element, because ``pop`` is atomic. Whoever gets the element recycles.
+        self._turn = [None]
+
+    def before_connect(self) -> Callable[[str], None]:
+        """Return what the connection that is opened next calls with a reason.
+
+        Of all connections that were opened since the last failover, the first call has
+        the pool recycled, and the others do nothing.
+        """
+        return partial(self._hand_over, self._turn)
+
+    def _hand_over(self, turn: list[None], reason: str) -> None:
+        try:
+            turn.pop()
+        except IndexError:
+            return
+        # Whatever is opened until the pool is recycled is replaced with the others.
+        self._turn = [None]
+        pool = self.pool
+        if pool.state != RUNNING:
+            return  # no connection stays in it, and its state must stay
+        logger.warning("%s: %s; replacing every connection", pool.label, reason)
+        pool.recycle()
