@@ -29,21 +29,25 @@ class PostgresMissing(RuntimeError):
     """No PostgreSQL server is installed; the text says how to get one."""
 
 
-def find_binaries(extension: str = "") -> Path:
+def find_binaries(extension: str = "", tls: bool = False) -> Path:
     """Return the directory that holds ``initdb`` and ``postgres``.
 
-    With ``extension``, return only those of a server that has the extension. Raises
-    PostgresMissing.
+    With ``extension``, return only those of a server that has the extension, with
+    ``tls``, only those of one that was built with OpenSSL. Raises PostgresMissing.
     """
+    wanted = [f"the extension {extension}"] if extension else []
+    wanted += ["TLS"] if tls else []
     found = []
     for directory in _candidates():
         if all(os.access(directory / name, os.X_OK) for name in ("initdb", "postgres")):
-            if not extension or _has_extension(directory, extension):
+            if (not extension or _has_extension(directory, extension)) and (
+                not tls or _has_tls(directory)
+            ):
                 return directory
             found.append(str(directory))
     if found:
         raise PostgresMissing(
-            f"No PostgreSQL server with the extension {extension} found, only without "
+            f"No PostgreSQL server with {' and '.join(wanted)} found, only without "
             f"it: {', '.join(found)}."
         )
     raise PostgresMissing(
@@ -64,11 +68,21 @@ def _candidates() -> Iterator[Path]:
 
 
 def _has_extension(directory: Path, name: str) -> bool:
+    shared = _pg_config(directory, "--sharedir")
+    return bool(shared) and Path(shared, "extension", f"{name}.control").exists()
+
+
+def _has_tls(directory: Path) -> bool:
+    options = _pg_config(directory, "--configure")
+    return "--with-openssl" in options or "--with-ssl=openssl" in options
+
+
+def _pg_config(directory: Path, option: str) -> str:
+    """Return what ``pg_config`` says; "" if it is missing."""
     with contextlib.suppress(OSError, subprocess.CalledProcessError):
-        command = [str(directory / "pg_config"), "--sharedir"]
-        shared = Path(subprocess.check_output(command, text=True).strip())
-        return (shared / "extension" / f"{name}.control").exists()
-    return False
+        command = [str(directory / "pg_config"), option]
+        return subprocess.check_output(command, text=True).strip()
+    return ""
 
 
 def unprivileged_account() -> dict[str, Any]:
@@ -108,6 +122,27 @@ def give(path: Path, account: Mapping[str, Any]) -> None:
     if account:
         for file in (path, *path.rglob("*")):
             os.chown(file, account["user"], account["group"], follow_symlinks=False)
+
+
+def self_signed(directory: Path, account: Mapping[str, Any]) -> tuple[str, str]:
+    """Make a private key and a certificate; return their files' names.
+
+    Raises PostgresMissing where the program ``openssl`` is missing.
+    """
+    if shutil.which("openssl") is None:
+        raise PostgresMissing("No openssl on PATH to make the server's certificate.")
+    files = directory / "server.key", directory / "server.crt"
+    command = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:prime256v1"
+    command += " -nodes -days 2 -subj /CN=localhost -addext subjectAltName=IP:127.0.0.1"
+    subprocess.run(
+        [*command.split(), "-keyout", str(files[0]), "-out", str(files[1])],
+        check=True,
+        capture_output=True,
+    )
+    for file in files:
+        file.chmod(0o600)
+        give(file, account)
+    return str(files[0]), str(files[1])
 
 
 def free_port() -> int:

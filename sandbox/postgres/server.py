@@ -41,7 +41,8 @@ DEFAULT_SETTINGS: dict[str, object] = {
 class PostgresServer(Server):
     """A private PostgreSQL that can be started, stopped, killed, restarted and removed.
 
-    ``extension`` names an extension that the server must offer, such as "postgis". One
+    ``extension`` names an extension that the server must offer, such as "postgis". With
+    ``tls`` it takes TLS connections too, with a certificate that it signed itself. One
     thread at a time may call the methods. A forked child may use the address; the
     child's end doesn't end the server.
     """
@@ -49,11 +50,15 @@ class PostgresServer(Server):
     _servers: ClassVar[weakref.WeakSet[PostgresServer]] = weakref.WeakSet()
 
     def __init__(
-        self, settings: Mapping[str, object] | None = None, extension: str = ""
+        self,
+        settings: Mapping[str, object] | None = None,
+        extension: str = "",
+        tls: bool = False,
     ) -> None:
         super().__init__("127.0.0.1", 0, "postgres", secrets.token_hex(16))
         self.settings = {**DEFAULT_SETTINGS, **(settings or {})}
         self.extension = extension
+        self.tls = tls
         self.directory: Path | None = None
         self._binaries = Path()
         self._account: dict[str, Any] = {}
@@ -134,7 +139,7 @@ class PostgresServer(Server):
         self._watchdog = self.directory = None
 
     def _prepare(self) -> None:
-        source = machine.find_binaries(self.extension)
+        source = machine.find_binaries(self.extension, self.tls)
         self._account = machine.unprivileged_account()
         self.directory = machine.new_directory(self._account)
         self._watchdog = Watchdog(self.directory)
@@ -181,6 +186,9 @@ class PostgresServer(Server):
             raise RuntimeError(f"initdb failed:\n{self.log}")
         password.unlink()
         settings = {"unix_socket_directories": str(self.directory), **self.settings}
+        if self.tls:
+            key, certificate = machine.self_signed(data, self._account)
+            settings |= {"ssl": True, "ssl_key_file": key, "ssl_cert_file": certificate}
         with (data / "postgresql.conf").open("a") as file:
             for name, value in settings.items():
                 file.write(f"{name} = {_setting(value)}\n")

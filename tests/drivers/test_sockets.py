@@ -23,6 +23,11 @@ class Connection:
         self.socket, self.server = socket.socketpair()
         self.error = error
         self.closed = 0
+        self.status = extensions.TRANSACTION_STATUS_IDLE
+        self.notices: list[str] = []
+        self.notifies: list[object] = []
+        self.read: list[bytes] = []
+        self.failed_over = False
 
     def fileno(self):
         # psycopg2 raises if another thread has just closed the connection.
@@ -31,7 +36,18 @@ class Connection:
         return self.socket.fileno()
 
     def get_transaction_status(self):
-        return extensions.TRANSACTION_STATUS_IDLE
+        return self.status
+
+    def poll(self):
+        """Read what is there, a notice if it begins with N."""
+        self.read.append(self.socket.recv(100))
+        if self.read[-1].startswith(b"N"):
+            self.notices.append("NOTICE: x")
+        if self.read[-1].startswith(b"?"):
+            raise psycopg2.OperationalError("lost synchronization")
+
+    def look_for_failover(self):
+        return self.failed_over
 
     def close(self):
         if self.error is not None:
@@ -58,10 +74,67 @@ def test_a_connection_that_the_server_closed_is_dead(connection):
     assert alive() is False
 
 
-def test_a_connection_on_which_the_server_sent_data_unasked_is_dead(connection):
-    alive = driver.liveness(connection)
-    connection.server.send(b"E")
+@pytest.fixture(params=["epoll", "poll"])
+def alive(request, connection, monkeypatch):
+    """Give the liveness of the connection, with epoll and without."""
+    if request.param == "poll":
+        monkeypatch.delattr(select, "epoll")
+    return driver.liveness(connection)
+
+
+def test_a_connection_on_which_the_server_said_something_is_read_from_and_alive(
+    alive, connection
+):
+    connection.server.send(b"S")
+    assert [alive(), alive()] == [True, True]
+    assert connection.read == [b"S"]
+
+
+def test_a_notice_is_kept_from_the_next_holder(alive, connection):
+    connection.server.send(b"N")
+    assert alive() is True
+    assert connection.notices == []
+
+
+def test_a_notice_after_which_the_server_closes_is_a_farewell(alive, connection):
+    connection.server.send(b"N")
+    # It closes while the connection is looked at.
+    read = connection.poll
+    connection.poll = lambda: (read(), connection.server.close())
     assert alive() is False
+    assert connection.read == [b"N"]
+
+
+def test_a_server_that_says_something_and_closes_is_not_read_from(alive, connection):
+    connection.server.send(b"S")
+    connection.server.close()
+    assert alive() is False
+    assert connection.read == []
+
+
+def test_what_libpq_cant_read_is_the_end(alive, connection):
+    connection.server.send(b"?")
+    assert alive() is False
+
+
+def test_a_server_that_says_it_became_read_only_is_left(alive, connection):
+    connection.server.send(b"S")
+    connection.failed_over = True
+    assert alive() is False
+
+
+def test_a_server_that_never_stops_speaking_is_left(alive, connection):
+    connection.server.send(b"S")
+    read = connection.poll
+    connection.poll = lambda: (read(), connection.server.send(b"S"))
+    assert alive() is False
+
+
+def test_a_connection_that_a_holder_got_meanwhile_is_not_read_from(alive, connection):
+    connection.status = extensions.TRANSACTION_STATUS_ACTIVE
+    connection.server.send(b"D")
+    assert alive() is True
+    assert connection.read == []
 
 
 def test_a_connection_is_looked_at_where_the_system_has_no_epoll(
@@ -103,7 +176,7 @@ def test_an_interruption_of_a_close_is_raised(connection):
 @pytest.mark.parametrize("status", range(5))
 def test_only_a_running_statement_is_cancelled_before_a_close(connection, status):
     cancelled = []
-    connection.get_transaction_status = lambda: status
+    connection.status = status
     connection.canceller = SimpleNamespace(start=lambda: cancelled.append(status))
     connection.server.close()
     driver.close(connection)

@@ -2,10 +2,20 @@
 
 from __future__ import annotations
 
+import fcntl
 import socket
+import termios
 import threading
 import time
 from contextlib import suppress
+
+
+def wait_for_delivery(end: socket.socket) -> None:
+    """Wait until what was sent has reached the other side."""
+    deadline = time.monotonic() + 10
+    while any(fcntl.ioctl(end, termios.TIOCOUTQ, bytes(4))):
+        assert time.monotonic() < deadline, "not delivered within 10 s"
+        time.sleep(0.001)
 
 
 class Proxy:
@@ -24,6 +34,7 @@ class Proxy:
         #: Seconds that each accept delays the next one.
         self.pause = 0.0
         self._open: list[socket.socket] = []
+        self._clients: list[socket.socket] = []
         self._silenced: set[socket.socket] = set()
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
         self._threads[0].start()
@@ -45,6 +56,12 @@ class Proxy:
         for end in list(self._open):
             with suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
+
+    def say(self, data: bytes) -> None:
+        """Send bytes to all clients, as if the server had; while they are idle."""
+        for client in list(self._clients):
+            client.sendall(data)
+            wait_for_delivery(client)
 
     def silence(self) -> None:
         """Make all open connections unresponsive for good; new connections work."""
@@ -72,10 +89,12 @@ class Proxy:
             client.close()
             return
         self._open += [client, server]
+        self._clients.append(client)
         back = threading.Thread(target=self._pass, args=[server, client], daemon=True)
         back.start()
         self._pass(client, server)
         back.join()
+        self._clients.remove(client)
         for end in (client, server):
             self._open.remove(end)
             end.close()

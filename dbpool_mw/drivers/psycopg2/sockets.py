@@ -17,12 +17,21 @@ from dbpool_mw.core.errors import HoldTooLong
 
 from .connection import TrackedConnection
 from .greenlets import original
-from .session import ACTIVE
+from .session import ACTIVE, IDLE
 
 Connection = extensions.connection
 
 #: Seconds that a close waits for the end of its backend.
 _BACKEND_END = 2.0
+
+#: Milliseconds that a connection is given to end after a notice.
+_FAREWELL = 100
+
+#: How often an idle connection is read from at most, until nothing is left.
+_MOST_READS = 10
+
+#: What poll reports when the other side has ended the stream; Linux has it.
+_END_OF_STREAM = getattr(select, "POLLRDHUP", 0)
 
 #: Bytes to read at once.
 _CHUNK = 64 * 1024
@@ -34,9 +43,10 @@ _SECOND_CANCEL = 0.3
 def liveness(connection: Connection) -> Callable[[], bool]:
     """Return a function that tells whether an idle connection is still alive.
 
-    The function polls the socket without waiting: what can be read from an idle
-    connection is the server's farewell, or the end of the stream. No round trip. It is
-    for one thread at a time: Python refuses two polls on one poll object.
+    The function polls the socket without waiting, and makes no round trip. If anything
+    can be read, it is the end of the stream, or something that the server said unasked:
+    see ``_has_ended``. It is for one thread at a time: Python refuses two polls on one
+    poll object.
 
     Where there is epoll, it is used: it costs a descriptor for each connection, and a
     checkout two thirds of the time that poll takes.
@@ -52,10 +62,40 @@ def liveness(connection: Connection) -> Callable[[], bool]:
     except AttributeError:  # not on this system
         poller = original("select", "poll")()
     # The end of a socket and its errors are reported whatever is asked for.
-    poller.register(descriptor, select.POLLIN)
+    poller.register(descriptor, select.POLLIN | _END_OF_STREAM)
     poll = poller.poll
     # epoll says nothing of a socket that this process has closed.
-    return lambda: not (poll(0) or connection.closed)
+    return lambda: not ((poll(0) and _has_ended(connection)) or connection.closed)
+
+
+def _has_ended(connection: Any) -> bool:
+    """Tell whether an idle connection ended; libpq reads what the server said to it.
+
+    A server, or a TLS proxy before it, may say something and go on: a setting changed,
+    a notice, a session ticket. A backend that ends says why, as a notice to libpq, and
+    closes its socket a moment later: that moment is waited for. A connection that turns
+    out to be in use, by a holder who got it meanwhile, is alive and isn't read from.
+    """
+    poller = original("select", "poll")()
+    wait = 0
+    try:
+        poller.register(connection.fileno(), select.POLLIN | _END_OF_STREAM)
+        for _ in range(_MOST_READS):
+            events = poller.poll(wait)
+            if not events:
+                return bool(connection.look_for_failover())
+            if events[0][1] != select.POLLIN:
+                return True
+            if connection.get_transaction_status() != IDLE:
+                return False
+            connection.poll()
+            wait = _FAREWELL if connection.notices else 0
+            # The next holder shall not take them for its own.
+            connection.notices.clear()
+            connection.notifies.clear()
+    except psycopg2.Error:
+        pass
+    return True
 
 
 def socket_number(connection: Connection) -> int | None:

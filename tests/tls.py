@@ -1,0 +1,122 @@
+"""A TLS proxy before PostgreSQL that speaks TLS to its clients at any moment.
+
+Python's ``ssl`` can't send a session ticket or a key update when a test wants it, so
+OpenSSL is called through ctypes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import ctypes.util
+import select
+import socket
+import threading
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.faults.proxy import wait_for_delivery
+
+_FOUND = ctypes.util.find_library("ssl")
+_KEY_UPDATE_REQUESTED = 1
+_PEM = 1
+_WANT_READ = 2
+
+needs_openssl = pytest.mark.skipif(
+    _FOUND is None, reason="no OpenSSL library found: install it to test"
+)
+
+
+def _openssl() -> ctypes.CDLL:
+    library = ctypes.CDLL(_FOUND)
+    for name in ("TLS_server_method", "SSL_CTX_new", "SSL_new"):
+        getattr(library, name).restype = ctypes.c_void_p
+    return library
+
+
+class TlsProxy:
+    """Take TLS connections for a server without TLS."""
+
+    def __init__(self, host: str, port: int, key: Path, certificate: Path) -> None:
+        self._server = (host, port)
+        self._ssl = ssl = _openssl()
+        self._context = ctypes.c_void_p(
+            ssl.SSL_CTX_new(ctypes.c_void_p(ssl.TLS_server_method()))
+        )
+        assert (
+            ssl.SSL_CTX_use_certificate_file(self._context, bytes(certificate), _PEM)
+            == 1
+        )
+        assert ssl.SSL_CTX_use_PrivateKey_file(self._context, bytes(key), _PEM) == 1
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self._listener.getsockname()[1]
+        self._clients: list[tuple[socket.socket, ctypes.c_void_p, threading.Lock]] = []
+        self._threads = [threading.Thread(target=self._accept, daemon=True)]
+        self._threads[0].start()
+
+    def __enter__(self) -> TlsProxy:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        for thread in self._threads:
+            thread.join(20)
+
+    def say(self, what: str) -> None:
+        """Send every client a "ticket" or a "key update"."""
+        for client, tls, lock in list(self._clients):
+            with lock:
+                if what == "ticket":
+                    assert self._ssl.SSL_new_session_ticket(tls) == 1
+                else:
+                    assert self._ssl.SSL_key_update(tls, _KEY_UPDATE_REQUESTED) == 1
+                assert self._ssl.SSL_do_handshake(tls) == 1
+            wait_for_delivery(client)
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                client, _ = self._listener.accept()
+            except OSError:
+                return
+            thread = threading.Thread(target=self._relay, args=[client], daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def _relay(self, client: socket.socket) -> None:
+        ssl, lock = self._ssl, threading.Lock()
+        client.recv(8)  # SSLRequest
+        client.sendall(b"S")
+        tls = ctypes.c_void_p(ssl.SSL_new(self._context))
+        ssl.SSL_set_fd(tls, client.fileno())
+        if ssl.SSL_accept(tls) != 1:
+            client.close()
+            return
+        # An OpenSSL connection is for one thread at a time: nothing waits within.
+        client.setblocking(False)
+        self._clients.append((client, tls, lock))
+        buffer = ctypes.create_string_buffer(65536)
+        with (
+            client,
+            socket.create_connection(self._server) as server,
+            suppress(OSError),
+        ):
+            while True:
+                ready, _, _ = select.select([client, server], [], [])
+                if server in ready:
+                    data = server.recv(65536)
+                    if not data:
+                        break
+                    with lock:
+                        ssl.SSL_write(tls, data, len(data))
+                if client in ready:
+                    with lock:
+                        size = ssl.SSL_read(tls, buffer, len(buffer))
+                        error = ssl.SSL_get_error(tls, size)
+                    if size > 0:
+                        server.sendall(buffer.raw[:size])
+                    elif error != _WANT_READ:
+                        break
+            self._clients.remove((client, tls, lock))
