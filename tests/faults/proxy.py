@@ -33,6 +33,8 @@ class Proxy:
         self.delay = 0.0
         #: Seconds that each accept delays the next one.
         self.pause = 0.0
+        #: Whether new connections are closed as soon as they are accepted.
+        self.refuses = False
         self._open: list[socket.socket] = []
         self._clients: list[socket.socket] = []
         self._silenced: set[socket.socket] = set()
@@ -73,6 +75,9 @@ class Proxy:
                 client, _ = self._listener.accept()
             except OSError:
                 return
+            if self.refuses:
+                client.close()
+                continue
             if self.pause:
                 time.sleep(self.pause)
             thread = threading.Thread(target=self._relay, args=[client], daemon=True)

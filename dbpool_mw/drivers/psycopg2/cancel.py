@@ -26,11 +26,16 @@ class Canceller:
     ``pointer`` is the connection's ``pgconn_ptr``. To be made by the thread that opens
     the connection, while nothing runs on it. Raises OSError where psycopg2 doesn't
     export the functions of its libpq.
+
+    ``refused`` is what libpq said of the last request that could not be sent, "" if all
+    were sent. Whether the server, or what stands before it, did as it was asked, libpq
+    doesn't know.
     """
 
-    __slots__ = ("_handle", "_libpq")
+    __slots__ = ("_handle", "_libpq", "refused")
 
     def __init__(self, pointer: int | None) -> None:
+        self.refused = ""
         self._handle = None
         self._libpq = libpq = _libpq()
         self._handle = libpq.get(pointer)
@@ -51,7 +56,8 @@ class Canceller:
         if delay:
             original("time", "sleep")(delay)
         text = ctypes.create_string_buffer(_TEXT_SIZE)
-        self._libpq.cancel(self._handle, text, _TEXT_SIZE)
+        if not self._libpq.cancel(self._handle, text, _TEXT_SIZE):
+            self.refused = text.value.decode(errors="replace").strip()
 
     def __del__(self) -> None:
         # What the handler of a signal raises in here, Python prints and drops.

@@ -14,10 +14,13 @@ import psycopg2
 from psycopg2 import extensions
 
 from dbpool_mw.core.errors import HoldTooLong
+from dbpool_mw.core.logs import get_logger
 
 from .connection import TrackedConnection
 from .greenlets import original
 from .session import ACTIVE, IDLE
+
+logger = get_logger("dbpool_mw.pool")
 
 Connection = extensions.connection
 
@@ -190,16 +193,27 @@ def cancel(connection: TrackedConnection) -> None:
         connection.cancel()
 
 
-def shut_down(connection: Connection, socket_number: int | None) -> None:
+def shut_down(connection: Any, socket_number: int | None) -> None:
     """Shut down a connection's socket, so that a thread waiting for its answer goes on.
 
     Called from another thread, while the server or the network doesn't respond.
     ``socket_number`` is the connection's: if the descriptor has become another socket's
-    meanwhile, nothing is done. Never raises.
+    meanwhile, nothing is done. Logs that a cancel had no effect, if one was to end what
+    the connection runs. Never raises.
     """
+    aborted = getattr(connection, "aborted", None)
+    runs = connection.get_transaction_status() == ACTIVE
     with (
         contextlib.suppress(psycopg2.Error, OSError),
         _copy_of_socket(connection) as copy,
     ):
         if os.fstat(copy.fileno()).st_ino == socket_number:
             copy.shutdown(socket.SHUT_RDWR)
+            if aborted is not None and runs:
+                canceller = connection.canceller
+                logger.warning(
+                    "%s; the cancel had no effect (%s): its connection is shut down, "
+                    "and the server may run the statement to its end",
+                    aborted,
+                    (canceller and canceller.refused) or "the request was sent",
+                )

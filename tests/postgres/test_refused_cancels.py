@@ -1,0 +1,80 @@
+"""A cancel that is refused, or has no effect: MAX_HOLD ends the holder all the same."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import threading
+
+import pytest
+from django.db import OperationalError, connection
+from django.test import override_settings
+
+from dbpool_mw import HoldTooLong, pooled
+from dbpool_mw.binding import registry
+from dbpool_mw.core import watch
+from tests.core.fakes import InThread
+from tests.faults.proxy import Proxy
+from tests.postgres.conftest import ask, forget_wrappers, stats
+from tests.process.servers import wait_until
+
+
+@pytest.fixture
+def proxy(databases, monkeypatch):
+    """Put a proxy between Django and the server; holds are short."""
+    monkeypatch.setattr(watch, "CANCEL_SECONDS", 0.2)
+    forget_wrappers()
+    with (
+        Proxy(databases.server.host, databases.server.port) as proxy,
+        override_settings(DBPOOL_MW_MAX_HOLD=0.2, DBPOOL_MW_MAX_CONNS=1),
+    ):
+        connection.settings_dict["PORT"] = str(proxy.port)
+        yield proxy
+        forget_wrappers()
+        registry.close()
+
+
+def is_refused(proxy):
+    """Have no new connection reach the proxy."""
+    with contextlib.suppress(OSError):
+        proxy._listener.shutdown(socket.SHUT_RDWR)
+    proxy._listener.close()
+
+
+def is_dropped(proxy):
+    """Have the proxy close what doesn't begin as it wants, without a word."""
+    proxy.refuses = True
+
+
+@pytest.mark.parametrize(
+    ("happens", "said"),
+    [(is_refused, "connect() failed"), (is_dropped, "the request was sent")],
+)
+def test_a_cancel_without_effect_is_logged_and_the_holder_ends(
+    proxy, caplog, happens, said
+):
+    held = threading.Event()
+
+    def hold():
+        with pooled():
+            ask("SELECT 1")
+            held.set()
+            ask("SELECT pg_sleep(60)")
+
+    holder = InThread(hold)
+    assert held.wait(10)
+    happens(proxy)
+    (pool,) = registry.pools()
+
+    def ended():
+        pool.maintain()
+        return not holder.is_alive()
+
+    wait_until(ended, "the holder ended")
+    with pytest.raises(OperationalError) as caught:
+        holder.result()
+    assert isinstance(caught.value.__cause__, HoldTooLong)
+    wait_until(lambda: stats()["size"] == 0, "its place is free")
+    (line,) = [text for text in caplog.messages if "no effect" in text]
+    assert said in line
+    assert line.startswith("pool 'default': held longer than MAX_HOLD, 0.2 s; ")
