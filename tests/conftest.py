@@ -3,7 +3,8 @@
 `postgres` is the server of the whole run: a private server, or the server that the
 variable DBPOOL_MW_TEST_DSN names (its user must be allowed to create databases).
 `own_postgres` is always private, for tests that stop or kill it. `postgis` is a private
-server that offers PostGIS. `database` is a new database on `postgres`.
+server that offers PostGIS, `tls_postgres` one that is reached by TLS. `database` is a
+new database on `postgres`.
 
 `databases` points Django's aliases "default" and "replica" at two databases on
 `postgres`. It changes the dicts in settings.DATABASES in place, because every wrapper
@@ -99,12 +100,14 @@ def aliases_at(databases: Databases) -> Iterator[Databases]:
         "USER": databases.server.user,
         "PASSWORD": databases.server.password,
     }
+    sslmode = databases.server.sslmode
+    options = {"sslmode": sslmode} if sslmode else {}
     for alias, name in [
         ("default", databases.default),
         ("replica", databases.replica),
     ]:
         before[alias] = settings.DATABASES[alias].copy()
-        settings.DATABASES[alias].update(address, NAME=name)
+        settings.DATABASES[alias].update(address, NAME=name, OPTIONS=dict(options))
     testing.remember_databases()
     try:
         yield databases
@@ -168,6 +171,16 @@ def postgis() -> Iterator[PostgresServer]:
             yield server
     except PostgresMissing as missing:
         pytest.skip(f"{missing} {how}")
+
+
+@pytest.fixture(scope="session")
+def tls_postgres() -> Iterator[PostgresServer]:
+    """Give a private server that clients reach by TLS. Tests must not stop it."""
+    try:
+        with PostgresServer(SERVER_SETTINGS, tls=True) as server:
+            yield server
+    except PostgresMissing as missing:
+        pytest.skip(f"{missing} On Debian, root can install it with .ci/debian.")
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ def _database(dsn: str | None) -> dict[str, Any]:
         "PASSWORD": parts.get("password", ""),
         "HOST": parts.get("host", "127.0.0.1"),
         "PORT": parts.get("port", "5432"),
+        "OPTIONS": {k: v for k, v in parts.items() if k == "sslmode"},
     }
 
 

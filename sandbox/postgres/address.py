@@ -7,16 +7,26 @@ from urllib.parse import quote
 
 
 class Server:
-    """The address of a PostgreSQL server; creates and drops databases there."""
+    """The address of a PostgreSQL server; creates and drops databases there.
+
+    ``sslmode`` is libpq's, "" for its default.
+    """
 
     def __init__(
-        self, host: str, port: int, user: str, password: str, dbname: str = "postgres"
+        self,
+        host: str,
+        port: int,
+        user: str,
+        password: str,
+        dbname: str = "postgres",
+        sslmode: str = "",
     ) -> None:
         self.host = host
         self.port = port
         self.user = user
         self.password = password
         self.dbname = dbname
+        self.sslmode = sslmode
 
     @classmethod
     def from_dsn(cls, dsn: str) -> Server:
@@ -30,13 +40,15 @@ class Server:
             user=parts.get("user", "postgres"),
             password=parts.get("password", ""),
             dbname=parts.get("dbname", "postgres"),
+            sslmode=parts.get("sslmode", ""),
         )
 
     def dsn(self, dbname: str | None = None) -> str:
         """Return the libpq URL of one of the server's databases."""
         name = quote(self.dbname if dbname is None else dbname, safe="")
         account = f"{quote(self.user, safe='')}:{quote(self.password, safe='')}"
-        return f"postgresql://{account}@{quote(self.host, safe='')}:{self.port}/{name}"
+        url = f"postgresql://{account}@{quote(self.host, safe='')}:{self.port}/{name}"
+        return f"{url}?sslmode={self.sslmode}" if self.sslmode else url
 
     def create_database(self, name: str) -> None:
         """Create an empty database."""

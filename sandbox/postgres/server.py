@@ -42,8 +42,8 @@ class PostgresServer(Server):
     """A private PostgreSQL that can be started, stopped, killed, restarted and removed.
 
     ``extension`` names an extension that the server must offer, such as "postgis". With
-    ``tls`` it takes TLS connections too, with a certificate that it signed itself. One
-    thread at a time may call the methods. A forked child may use the address; the
+    ``tls`` its address asks for TLS, and it has a certificate that it signed itself.
+    One thread at a time may call the methods. A forked child may use the address; the
     child's end doesn't end the server.
     """
 
@@ -59,6 +59,7 @@ class PostgresServer(Server):
         self.settings = {**DEFAULT_SETTINGS, **(settings or {})}
         self.extension = extension
         self.tls = tls
+        self.sslmode = "require" if tls else ""
         self.directory: Path | None = None
         self._binaries = Path()
         self._account: dict[str, Any] = {}
