@@ -85,7 +85,7 @@ def _address(alias: str) -> tuple[Any, ...]:
 
 
 def _query(alias: str) -> _Server | None:
-    """Query a server for its limit, None if it can't be reached.
+    """Query a server for its limit, None if it can't be reached or has none.
 
     A wrapper without a connection is closed again afterwards. A proxy is recognised by
     the process id: a proxy sends libpq an id of its own when libpq connects, by which
@@ -103,12 +103,15 @@ def _query(alias: str) -> _Server | None:
                 "UNION ALL SELECT 'pid', pg_backend_pid()::text"
             )
             numbers = {name: int(setting) for name, setting in cursor.fetchall()}
+        limit = numbers.pop("max_connections")
         driver = conf.driver_for(alias)
         assert driver is not None, "config_for() has refused the alias"
         behind_proxy = numbers.pop("pid") != driver.backend_pid(wrapper.connection)
     except (DatabaseError, ImproperlyConfigured):
         return None
+    except (KeyError, ValueError):
+        return None  # it speaks PostgreSQL's protocol and isn't PostgreSQL
     finally:
         if was_closed:
             wrapper.close()
-    return _Server(numbers.pop("max_connections") - sum(numbers.values()), behind_proxy)
+    return _Server(limit - sum(numbers.values()), behind_proxy)

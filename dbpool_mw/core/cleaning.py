@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from .driver import Driver
 from .entry import PoolEntry
-from .errors import ResetFailed
+from .errors import ResetFailed, ResetRefused
 from .logs import get_logger
 
 logger = get_logger("dbpool_mw.pool")
@@ -44,6 +44,7 @@ class Cleaner:
         self._driver = driver
         self._mode = mode
         self._reset = reset
+        self._was_refused = False
 
     def clean(self, entry: PoolEntry) -> Cleaned:
         """End an open transaction and reset the session, if it needs that.
@@ -60,6 +61,17 @@ class Cleaner:
             rolled_back = driver.roll_back(connection)
             was_reset = self._reset_as_configured(entry)
             clean = driver.is_clean(connection, entry.initial)
+        except ResetRefused:
+            if not self._was_refused:
+                self._was_refused = True
+                logger.warning(
+                    "%s: the server refuses to reset a session, so every connection "
+                    "whose session was changed is closed. Set RESET to a function that "
+                    "undoes what your requests change",
+                    self._name,
+                    exc_info=True,
+                )
+            return Cleaned("reset refused")
         except (driver.Error, ResetFailed):
             logger.warning(
                 "%s: could not clean a connection; closing it",

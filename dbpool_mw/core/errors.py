@@ -60,6 +60,13 @@ class ResetFailed(Exception):
     """
 
 
+class ResetRefused(ResetFailed):
+    """The server doesn't know, or doesn't allow, the statements of a reset.
+
+    It will refuse them for every other session as well.
+    """
+
+
 class HoldTooLong(Exception):
     """A connection was held longer than MAX_HOLD, and its statement was cancelled.
 

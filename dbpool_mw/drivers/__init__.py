@@ -54,7 +54,8 @@ class Driver(driver.Driver, Protocol):
     def forget_session(self, connection: Any, initial: Any) -> None:
         """Undo everything that was set in a session, the initial set-up included.
 
-        Raises the library's errors, also for what can't be undone.
+        Raises the library's errors, also for what can't be undone, and
+        ``core.errors.ResetRefused`` where the server knows no such statements.
         """
 
 

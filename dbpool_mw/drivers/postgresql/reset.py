@@ -21,6 +21,10 @@ PINNED = (
     "standard_conforming_strings",
 )
 
+#: The classes of SQLSTATEs with which a server says that it doesn't know, or doesn't
+#: allow, a statement.
+_REFUSALS = ("0A", "42")
+
 _RESET = (
     "CLOSE ALL; SET SESSION AUTHORIZATION DEFAULT; RESET ALL; DEALLOCATE ALL; "
     "UNLISTEN *; SELECT pg_advisory_unlock_all(); DISCARD PLANS; DISCARD TEMP; "
@@ -36,6 +40,11 @@ def reset_statement(pinned: Iterable[tuple[str, str]]) -> str:
 def set_statement(settings: Iterable[tuple[str, str]]) -> str:
     """Return the statements that set these settings for the session."""
     return "; ".join(f"SET {name} TO {_literal(value)}" for name, value in settings)
+
+
+def is_refusal(sqlstate: str | None) -> bool:
+    """Tell whether a server would refuse a reset that failed so at any other time."""
+    return sqlstate is not None and sqlstate[:2] in _REFUSALS
 
 
 def _literal(value: str) -> str:

@@ -16,8 +16,14 @@ from typing import Any
 import psycopg2
 from psycopg2 import extensions
 
+from dbpool_mw.core.errors import ResetRefused
 from dbpool_mw.drivers.postgresql.failover import takes_writes
-from dbpool_mw.drivers.postgresql.reset import PINNED, reset_statement, set_statement
+from dbpool_mw.drivers.postgresql.reset import (
+    PINNED,
+    is_refusal,
+    reset_statement,
+    set_statement,
+)
 
 Connection = extensions.connection
 
@@ -158,13 +164,18 @@ def forget_session(connection: Any, initial: SessionAttributes) -> None:
     attributes. What Django and the application set up when the connection was opened is
     gone as well, but for what is pinned: the caller has to do it again. Raises
     psycopg2.Error when the connection is broken, or when a statement did what no reset
-    undoes.
+    undoes, and ResetRefused.
     """
     if connection.not_resettable is not None:
         raise psycopg2.NotSupportedError(f"no reset undoes {connection.not_resettable}")
     connection = _unwrapped(connection)
     connection.autocommit = True
-    _send(connection, reset_statement(initial.pinned))
+    try:
+        _send(connection, reset_statement(initial.pinned))
+    except psycopg2.Error as error:
+        if is_refusal(error.pgcode):
+            raise ResetRefused("the server refuses to reset a session") from error
+        raise
     # psycopg2 keeps its own copies. It sends the characteristics with BEGIN, or as
     # defaults of the session when autocommit is switched on, and it encodes texts.
     connection.autocommit = False
