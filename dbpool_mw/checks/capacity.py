@@ -59,7 +59,8 @@ def _messages(databases: Sequence[str]) -> Iterator[CheckMessage]:
                 "In session mode the proxy needs one server connection per client "
                 f"connection: let it open {total}. In transaction mode set "
                 f"{conf.PREFIX}RESET = 'never' and 'DISABLE_SERVER_SIDE_CURSORS': "
-                "True; docs/migrating.rst lists the limitations.",
+                "True; docs/migrating.rst lists the limitations, and what holds for "
+                "RDS Proxy.",
             )
         elif total > server.limit:
             yield message(
