@@ -34,7 +34,7 @@ from dbpool_mw.binding.errors import for_django
 from dbpool_mw.binding.failover import Failover
 from dbpool_mw.binding.parameters import Parameters, as_settings, copied, read
 from dbpool_mw.core.entry import Holder, PoolEntry
-from dbpool_mw.core.errors import ConnectFailed, PoolClosed, PoolError
+from dbpool_mw.core.errors import ConnectFailed, PoolClosed, PoolError, PoolTimeout
 from dbpool_mw.core.pool import ConnectionPool
 
 #: The attribute of a bound wrapper that holds its binding.
@@ -191,6 +191,20 @@ class Binding:
         bindings = thread_state.bindings.values()
         return any(binding.held for binding in bindings if binding is not self)
 
+    def _held_meanwhile(self, error: PoolError) -> str:
+        """Say what this thread held while it waited in vain for another connection.
+
+        Two threads that hold one connection each and wait for the other's end so.
+        """
+        aliases = [
+            repr(binding.alias)
+            for binding in thread_state.bindings.values()
+            if binding is not self and binding.held
+        ]
+        if not aliases or not isinstance(error, PoolTimeout):
+            return ""
+        return f"this thread itself held a connection of {', '.join(aliases)} meanwhile"
+
     def cancellation(self) -> Callable[[], bool]:
         """Return what tells whether the work that wants a connection was cancelled."""
         work = cancelling.current_work.get()
@@ -248,7 +262,7 @@ class Binding:
         except OperationalError:
             raise  # another pool's, which was used while this one connected
         except PoolError as error:
-            made = for_django(error)
+            made = for_django(error, self._held_meanwhile(error))
             if eager and isinstance(error, ConnectFailed) and not error.may_wait:
                 self.connect_error = made
             raise made from error

@@ -40,7 +40,11 @@ _KINDS: dict[type[errors.PoolError], type[PoolError]] = {
 }
 
 
-def for_django(error: errors.PoolError) -> PoolError:
-    """Return a pool's error as one of Django's, to be raised from the first."""
+def for_django(error: errors.PoolError, more: str = "") -> PoolError:
+    """Return a pool's error as one of Django's, to be raised from the first.
+
+    ``more`` is added to its details.
+    """
     kind = _KINDS.get(type(error), PoolError)
-    return kind(error.alias, error.summary, error.details)
+    details = "; ".join(filter(None, (error.details, more)))
+    return kind(error.alias, error.summary, details)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import threading
 
 import psycopg2
 import pytest
@@ -65,6 +66,40 @@ def test_a_query_without_a_connection_is_caught_by_either_name(kind):
         error = InThread(query).result()
     assert type(error.__cause__) is dbpool_mw.PoolTimeout
     assert error.alias == "default"
+
+
+@override_settings(DBPOOL_MW_MAX_CONNS=1, DBPOOL_MW_TIMEOUT=0.2)
+def test_threads_that_wait_crosswise_read_what_they_hold_and_who_holds_the_other():
+    both = threading.Barrier(2)
+
+    def query(first, second):
+        with pooled():
+            ask("SELECT 1", alias=first)
+            both.wait(10)
+            try:
+                ask("SELECT 1", alias=second)
+            except dbpool_mw.PoolTimeout as error:
+                return str(error)
+            return None
+
+    threads = [
+        InThread(query, "default", "replica"),
+        InThread(query, "replica", "default"),
+    ]
+    texts = [thread.result() for thread in threads]
+    assert any(texts)
+    for text, wanted, own in zip(
+        texts, ("replica", "default"), ("default", "replica"), strict=True
+    ):
+        if text is not None:
+            assert text.startswith(f"pool '{wanted}': no connection within 0.2 s; ")
+            assert "held by thread" in text
+            assert text.endswith(
+                f"; this thread itself held a connection of '{own}' meanwhile"
+            )
+    for pool in dbpool_mw.binding.registry.pools():
+        figures = pool.stats()
+        assert (figures["in_use"], figures["waiting"]) == (0, 0)
 
 
 def test_the_cause_of_a_failed_connect_is_the_librarys_own_error(down):
