@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -24,16 +25,21 @@ def figures() -> Iterator[Figures]:
         found.write()
 
 
-@pytest.fixture
-def project(own_databases: Databases, short_directory) -> Project:
-    """Give the project on a private PostgreSQL, with one small pool in each worker."""
-    project = Project(own_databases, short_directory)
+def small_project(databases: Databases, directory: Path) -> Project:
+    """Return the project with one small pool in each worker."""
+    project = Project(databases, directory)
     project.settings |= {
         "DBPOOL_MW_MAX_CONNS": MAX_CONNS,
         "DBPOOL_MW_POOLS": {"replica": None},
         "DBPOOL_MW_TIMEOUT": 5,
     }
     return project
+
+
+@pytest.fixture
+def project(own_databases: Databases, short_directory) -> Project:
+    """Give the project on a private PostgreSQL."""
+    return small_project(own_databases, short_directory)
 
 
 @pytest.fixture(params=["gthread", "uvicorn", "gevent"])

@@ -1,4 +1,4 @@
-"""Liveness, closing, cancelling, and requests, on TLS connections.
+"""Liveness, closing and cancelling on TLS connections.
 
 Most are tests of other files, on a server that is reached by TLS.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import threading
 
+import psycopg2
 import pytest
 from django.db import OperationalError
 from django.db import connection as default
@@ -28,9 +29,6 @@ from tests.postgres.test_driver import (
     test_shutting_a_socket_down_ends_the_wait_for_an_answer as test_shut_down,
 )
 from tests.process.servers import wait_until
-from tests.process.test_dead_connections import (
-    test_idle_connections_ended_by_the_server_fail_no_request as ended_while_idle,
-)
 
 __all__ = ["test_dead", "test_shut_down"]
 
@@ -58,8 +56,17 @@ def test_after_a_close_the_backend_has_ended(postgres, database, connection):
     after_a_close(postgres, database, connection, "running")
 
 
-def test_idle_connections_ended_by_the_server_fail_no_request(project):
-    ended_while_idle(project, asynchronous=False)
+@pytest.mark.usefixtures("databases")
+def test_a_connection_ended_while_it_was_idle_fails_nothing(tls_postgres):
+    with pooled():
+        backend = ask("SELECT pg_backend_pid()")
+    session = psycopg2.connect(tls_postgres.dsn())
+    with session, session.cursor() as cursor:
+        cursor.execute("SELECT pg_terminate_backend(%s, 10000)", [backend])
+    session.close()
+    with pooled():
+        assert ask("SELECT pg_backend_pid()") != backend
+    assert stats()["discarded"] == {"dead": 1}
 
 
 @pytest.mark.usefixtures("databases")
