@@ -9,6 +9,7 @@ from __future__ import annotations
 import ctypes
 import ctypes.util
 import select
+import shutil
 import socket
 import threading
 from contextlib import suppress
@@ -24,7 +25,8 @@ _PEM = 1
 _WANT_READ = 2
 
 needs_openssl = pytest.mark.skipif(
-    _FOUND is None, reason="no OpenSSL library found: install it to test"
+    _FOUND is None or shutil.which("openssl") is None,
+    reason="no OpenSSL library, or no program openssl: install both to test",
 )
 
 
