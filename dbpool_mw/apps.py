@@ -63,6 +63,7 @@ def _prepare_for_pools() -> None:
         signals,
         tasks,
         testing,
+        uwsgi,
     )
 
     testing.remember_databases()
@@ -70,10 +71,14 @@ def _prepare_for_pools() -> None:
     tasks.connect()
     error_pages.install()
     logs.install()
-    os.register_at_fork(
-        before=registry.before_fork, after_in_child=registry.after_fork_in_child
-    )
-    os.register_at_fork(after_in_child=binding.drop_inherited_connections)
+
+    def start_anew() -> None:
+        if registry.after_fork_in_child():
+            binding.drop_inherited_connections()
+
+    os.register_at_fork(before=registry.before_fork, after_in_child=start_anew)
+    uwsgi.call_after_forks(start_anew)
+    uwsgi.warn_without_threads()
     atexit.register(registry.close_at_exit)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from asyncio import CancelledError
 from collections.abc import Awaitable, Callable
 from inspect import iscoroutinefunction
@@ -45,10 +44,7 @@ class ConnectionPoolMiddleware:
         self._is_async = iscoroutinefunction(get_response)
         if self._is_async:
             markcoroutinefunction(self)
-        # uWSGI loads the application in its master, which runs no threads, and forks
-        # without telling Python. There a worker begins with its first request.
-        if "uwsgi" not in sys.modules:
-            registry.begin()
+        registry.begin()
 
     def __call__(
         self, request: HttpRequest

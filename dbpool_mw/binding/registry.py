@@ -17,6 +17,7 @@ from __future__ import annotations
 import _thread
 import contextlib
 import math
+import os
 import threading
 import time
 from typing import Any
@@ -24,7 +25,7 @@ from typing import Any
 from django.db import connections
 
 from dbpool_mw import conf
-from dbpool_mw.binding import parameters, testing
+from dbpool_mw.binding import parameters, testing, uwsgi
 from dbpool_mw.binding.parameters import Parameters
 from dbpool_mw.binding.pools import Build, Pools
 from dbpool_mw.control.server import ControlServer
@@ -61,6 +62,7 @@ class _ProcessState:
         self.lock = threading.RLock()
         self.starting = threading.Lock()
         self.closed = threading.Event()
+        self.pid = os.getpid()
         self.pools = Pools()
         self.worker = Worker(conf.control_dir, lambda: self.pools.all(), lock=self.lock)
         self.maintenance: Maintenance | None = None
@@ -204,10 +206,11 @@ def note_serving() -> None:
 
     From now on new pools have threads. A pool that was made before is closed: what the
     main thread took from it before the process served takes no place from those whom it
-    serves. Called before their first checkout, in any thread.
+    serves. Called before their first checkout, in any thread. Does nothing in a process
+    that only loads the application for others.
     """
     global _is_serving
-    if is_serving():
+    if is_serving() or uwsgi.is_loading():
         return
     state = _state
     with state.lock:
@@ -234,7 +237,7 @@ def start_threads() -> bool:
     if state.maintenance_due != math.inf or state.control_due == 0:
         state.start_maintenance()
         state.start_control()
-    return state.maintenance_due == math.inf
+    return state.maintenance_due == math.inf and not uwsgi.is_loading()
 
 
 def begin() -> None:
@@ -247,6 +250,10 @@ def begin() -> None:
     False. Raises ImproperlyConfigured when the settings are wrong.
     """
     if testing.is_test_run() or not conf.pooled_aliases() or not conf.control_dir():
+        return
+    global _children_serve
+    if uwsgi.is_loading():
+        _children_serve = True
         return
     state = _state
     if not _is_ending and state.will_start():
@@ -264,7 +271,7 @@ def make_pool(alias: str, wanted: Parameters, build: Build) -> ConnectionPool:
     is_own = own is not None and parameters.read(own) == wanted
     database = parameters.as_settings(wanted)["NAME"]
     keeps_none = testing.must_keep_no_idle_connection(alias, database)
-    follows_no_order = keeps_none or _is_ending
+    follows_no_order = keeps_none or _is_ending or uwsgi.is_loading()
     while True:
         state = _state
         serves = is_serving()
@@ -356,18 +363,25 @@ def before_fork() -> None:
     state.stop()
 
 
-def after_fork_in_child() -> None:
-    """Start with an empty state; the parent's pools and socket stay as they are."""
+def after_fork_in_child() -> bool:
+    """Start with an empty state; the parent's pools and socket stay as they are.
+
+    Tells whether the state was the parent's. It isn't where uWSGI runs Python's hooks
+    and its own, or has the process that loaded the application serve, too.
+    """
     global _children_serve, _state, _is_ending
-    old, _state = _state, _ProcessState()
-    _is_ending = False
-    old.pools.are_dropped = True
-    _inherited.append(old)
-    if old.control is not None:
-        old.control.forget()
+    is_inherited = _state.pid != os.getpid()
+    if is_inherited:
+        old, _state = _state, _ProcessState()
+        _is_ending = False
+        old.pools.are_dropped = True
+        _inherited.append(old)
+        if old.control is not None:
+            old.control.forget()
     if _children_serve:
         _children_serve = False
         # In a thread, which runs when the fork is done: until then gevent's event loop
         # is the parent's.
         with contextlib.suppress(RuntimeError), sent_signals_blocked():
             _thread.start_new_thread(begin, ())
+    return is_inherited

@@ -27,6 +27,9 @@ MANAGE = str(ROOT / "tests" / "process" / "project" / "manage.py")
 APPLICATION_NAME = "dbpool_mw tests"
 GUNICORN = [sys.executable, "-m", "gunicorn", "--graceful-timeout", "10"]
 APPLICATION = "tests.process.project.wsgi:application"
+#: It is told where the virtual environment is, and to end at SIGTERM.
+UWSGI = [str(Path(sys.executable).parent / "uwsgi"), "--die-on-term"]
+UWSGI += ["--module", APPLICATION, "--virtualenv", sys.prefix]
 #: The gunicorn.conf.py of docs/gevent.rst.
 GEVENT = code_block("docs/gevent.rst", "worker_class")
 
@@ -253,6 +256,13 @@ class Project:
         command = [sys.executable, "-m", "uvicorn", "--log-level", "warning"]
         command += ["tests.process.project.asgi:application", "--fd", "{fd}"]
         with self._server(command) as server:
+            yield server
+
+    @contextmanager
+    def uwsgi(self, *options: str, workers: int = 2) -> Iterator[Server]:
+        """Run uWSGI."""
+        command = [*UWSGI, "--http-socket", "fd://{fd}", "--processes", str(workers)]
+        with self._server([*command, *options]) as server:
             yield server
 
     def _server(self, command: list[str], binds_itself: bool = False) -> Server:
