@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from dbpool_mw.binding.registry import stats as stats
     from dbpool_mw.binding.release import released as released
     from dbpool_mw.binding.scope import pooled as pooled
+    from dbpool_mw.binding.warming import warm_up as warm_up
     from dbpool_mw.core.errors import ConnectFailed as ConnectFailed
     from dbpool_mw.core.errors import HoldTooLong as HoldTooLong
     from dbpool_mw.core.errors import PoolError as PoolError
@@ -24,6 +25,7 @@ __all__ = [
     "pooled",
     "released",
     "stats",
+    "warm_up",
 ]
 
 #: Where each public name is defined. They are imported when they are first used:
@@ -37,6 +39,7 @@ _HOMES = {
     "pooled": "dbpool_mw.binding.scope",
     "released": "dbpool_mw.binding.release",
     "stats": "dbpool_mw.binding.registry",
+    "warm_up": "dbpool_mw.binding.warming",
 }
 
 

@@ -303,6 +303,15 @@ def make_pool(alias: str, wanted: Parameters, build: Build) -> ConnectionPool:
     return pool
 
 
+def keeps_connections(alias: str) -> bool:
+    """Tell whether the alias's pools may keep idle connections here and now.
+
+    They don't under a drain or a pause, and in a process that loads for others.
+    """
+    with _state.worker.adopting(alias) as verb:
+        return verb is None and not uwsgi.is_loading()
+
+
 def pools() -> list[ConnectionPool]:
     """Return the pools that this process has now."""
     return _state.pools.all()

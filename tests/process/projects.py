@@ -29,7 +29,7 @@ GUNICORN = [sys.executable, "-m", "gunicorn", "--graceful-timeout", "10"]
 APPLICATION = "tests.process.project.wsgi:application"
 #: It is told where the virtual environment is, and to end at SIGTERM.
 UWSGI = [str(Path(sys.executable).parent / "uwsgi"), "--die-on-term"]
-UWSGI += ["--module", APPLICATION, "--virtualenv", sys.prefix]
+UWSGI += ["--virtualenv", sys.prefix]
 #: The gunicorn.conf.py of docs/gevent.rst.
 GEVENT = code_block("docs/gevent.rst", "worker_class")
 
@@ -224,11 +224,15 @@ class Project:
         wait_until(waiting, f"{number} views wait for lock {key}")
 
     @contextmanager
-    def gunicorn(self, *options: str, workers: int = 1) -> Iterator[Server]:
-        """Run gunicorn."""
-        command = [*GUNICORN, "--config", "python:tests.process.project.gunicorn_conf"]
-        command += ["--workers", str(workers), *options, APPLICATION]
-        with self._server([*command, "--bind", "fd://{fd}"]) as server:
+    def gunicorn(
+        self, *options: str, configuration: str = "", workers: int = 1
+    ) -> Iterator[Server]:
+        """Run gunicorn, with what its configuration file is to begin with."""
+        file = self.directory / "gunicorn.conf.py"
+        file.write_text(configuration + Path(gunicorn_conf.__file__).read_text())
+        command = [*GUNICORN, "--config", str(file), "--workers", str(workers)]
+        command += [*options, APPLICATION, "--bind", "fd://{fd}"]
+        with self._server(command) as server:
             yield server
 
     @contextmanager
@@ -236,11 +240,9 @@ class Project:
         self, *options: str, configuration: str = GEVENT, workers: int = 1
     ) -> Iterator[Server]:
         """Run gunicorn's gevent worker, with the configuration of the documentation."""
-        file = self.directory / "gunicorn.conf.py"
-        file.write_text(configuration + Path(gunicorn_conf.__file__).read_text())
-        command = [*GUNICORN, "--config", str(file), "--workers", str(workers)]
-        command += [*options, APPLICATION, "--bind", "fd://{fd}"]
-        with self._server(command) as server:
+        with self.gunicorn(
+            *options, configuration=configuration, workers=workers
+        ) as server:
             yield server
 
     @contextmanager
@@ -259,10 +261,13 @@ class Project:
             yield server
 
     @contextmanager
-    def uwsgi(self, *options: str, workers: int = 2) -> Iterator[Server]:
+    def uwsgi(
+        self, *options: str, workers: int = 2, application: str = APPLICATION
+    ) -> Iterator[Server]:
         """Run uWSGI."""
         command = [*UWSGI, "--http-socket", "fd://{fd}", "--processes", str(workers)]
-        with self._server([*command, *options]) as server:
+        command += ["--module", application, *options]
+        with self._server(command) as server:
             yield server
 
     def _server(self, command: list[str], binds_itself: bool = False) -> Server:

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import quote
 
 import pytest
 
+from dbpool_mw.binding import uwsgi
 from tests.process.projects import Project
 from tests.process.servers import Server, wait_until
 
-MODES = {
-    "master": ["--master"],
-    "no master": [],
-    "hooks of Python": ["--master", "--py-call-uwsgi-fork-hooks"],
-    "lazy": ["--master", "--lazy-apps"],
-    "threads": ["--master", "--threads", "3"],
-}
+#: A module that sets uWSGI's hook itself, after the application was loaded.
+HOOKED = """
+from tests.process.project.wsgi import application
+import uwsgi
+uwsgi.post_fork_hook = lambda: print("their own hook", flush=True)
+"""
+
+#: A module that uses uWSGI's own decorator.
+DECORATED = """
+from tests.process.project.wsgi import application
+from uwsgidecorators import postfork
+postfork(lambda: print("their own hook", flush=True))
+"""
 
 
 def ask_for(server: Server, number: int) -> tuple[str, int, int]:
@@ -28,17 +35,71 @@ def ask_for(server: Server, number: int) -> tuple[str, int, int]:
     return answer["rows"][0][0], answer["pid"], answer["backend"]
 
 
-@pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("at_import", ["query", "request"])
-def test_no_connection_is_shared_with_what_ran_at_import(project, mode, at_import):
+def check_that_nothing_is_shared(project: Project, server: Server) -> set[int]:
+    """Send requests to all workers at once; return the pids of those that answered."""
+    with ThreadPoolExecutor(9) as clients:
+        answers = list(clients.map(lambda n: ask_for(server, n), range(90)))
+    assert [value for value, _, _ in answers] == [str(n) for n in range(90)]
+    workers: dict[int, set[int]] = {}
+    for _, pid, backend in answers:
+        workers.setdefault(backend, set()).add(pid)
+    assert {len(pids) for pids in workers.values()} == {1}
+    return set().union(*workers.values())
+
+
+@pytest.mark.parametrize(
+    ("at_import", "options"),
+    [
+        ("query", ["--master"]),
+        ("request", ["--master", "--threads", "2"]),
+        ("request", []),
+        ("request", ["--master", "--py-call-uwsgi-fork-hooks"]),
+    ],
+)
+def test_no_connection_of_the_time_of_loading_is_shared(project, at_import, options):
     project.extra["TEST_AT_IMPORT"] = at_import
-    with project.uwsgi(*MODES[mode], workers=3) as server:
+    with project.uwsgi(*options, workers=3) as server:
+        served = check_that_nothing_is_shared(project, server)
+        # Those that served nothing yet are seen too, and the master isn't.
         wait_until(lambda: len(project.pids()) == 3, "the commands see every worker")
-        with ThreadPoolExecutor(9) as clients:
-            answers = list(clients.map(lambda n: ask_for(server, n), range(90)))
-        assert [value for value, _, _ in answers] == [str(n) for n in range(90)]
-        workers = {pid for _, pid, _ in answers}
-        assert set(project.pids()) >= workers
-        for backend in {backend for _, _, backend in answers}:
-            assert len({pid for _, pid, other in answers if other == backend}) == 1
+        assert set(project.pids()) >= served
+        assert (server.process.pid in project.pids()) == (not options)
         project.rest()
+        assert server.stop() == (0 if options else 30)
+    assert project.backends() == []
+
+
+@pytest.mark.parametrize("module", [HOOKED, DECORATED])
+def test_functions_of_the_project_run_after_the_fork_too(project, module):
+    (project.directory / "hooked.py").write_text(module)
+    project.extra["TEST_AT_IMPORT"] = "request"
+    project.extra["PYTHONPATH"] = f"{project.directory}:{project.environ['PYTHONPATH']}"
+    with project.uwsgi("--master", application="hooked:application") as server:
+        assert check_that_nothing_is_shared(project, server) <= set(project.pids())
+        assert server.text().count("their own hook") == 2
+
+
+def test_greenlets_of_uwsgi_share_nothing_and_stay_within_max_conns(project):
+    (project.directory / "patched.py").write_text(
+        "from gevent import monkey; monkey.patch_all()\n"
+        "from psycogreen.gevent import patch_psycopg; patch_psycopg()\n"
+        "from tests.process.project.wsgi import application\n"
+    )
+    project.extra["TEST_AT_IMPORT"] = "request"
+    project.extra["PYTHONPATH"] = f"{project.directory}:{project.environ['PYTHONPATH']}"
+    with project.uwsgi(
+        "--master", "--gevent", "20", application="patched:application"
+    ) as server:
+        check_that_nothing_is_shared(project, server)
+        wait_until(lambda: len(project.pids()) == 2, "the commands see every worker")
+        project.rest()
+
+
+@pytest.mark.parametrize(("worker", "times"), [(0, 1), (1, 1), (2, 0)])
+def test_missing_threads_are_told_once(monkeypatch, caplog, worker, times):
+    # Newer releases always run threads.
+    older = SimpleNamespace(worker_id=lambda: worker, has_threads=0)
+    monkeypatch.setitem(sys.modules, "uwsgi", older)
+    uwsgi.warn_without_threads()
+    assert caplog.text.count("uWSGI runs no threads between requests") == times
+    assert caplog.text.count("enable-threads = true") == times
