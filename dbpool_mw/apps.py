@@ -50,7 +50,7 @@ def start() -> None:
         _refuse_errors_on_load()
         # Without a database library, or what a pool needs of the system, there is no
         # pool to prepare for: a check reports either.
-        if drivers.can_import() and not platform.missing():
+        if drivers.can_import() and platform.problem() is None:
             _prepare_for_pools()
 
 

@@ -33,6 +33,7 @@ from dbpool_mw.binding import cancelling, connecting, recording, registry, testi
 from dbpool_mw.binding.errors import for_django
 from dbpool_mw.binding.failover import Failover
 from dbpool_mw.binding.parameters import Parameters, as_settings, copied, read
+from dbpool_mw.core import platform
 from dbpool_mw.core.entry import Holder, PoolEntry
 from dbpool_mw.core.errors import ConnectFailed, PoolClosed, PoolError, PoolTimeout
 from dbpool_mw.core.pool import ConnectionPool
@@ -295,6 +296,9 @@ class Binding:
 
 def _make_pool(alias: str, wanted: Parameters) -> ConnectionPool:
     """Make the pool of an alias whose connections are opened with these parameters."""
+    problem = platform.problem()
+    if problem is not None:
+        raise ImproperlyConfigured(" ".join(problem))
     _check_locals()
     config, driver = conf.config_for(alias), conf.driver_for(alias)
     assert driver is not None, "config_for() has refused the alias"
@@ -391,8 +395,8 @@ thread_state = _ThreadState()
 def _check_locals() -> None:
     """Raise ImproperlyConfigured if all greenlets of a thread share ``thread_state``.
 
-    That happens when gevent or eventlet patches Python after this module, or Django's
-    connections, were imported: then the greenlets share Django's wrappers too.
+    That happens when gevent patches Python after this module, or Django's connections,
+    were imported: then the greenlets share Django's wrappers too.
     """
     if _ThreadState.__mro__[1] is not threading.local:
         raise ImproperlyConfigured(

@@ -154,13 +154,14 @@ def _check_driver(pooled: Sequence[str]) -> list[CheckMessage]:
 
 
 def _check_platform() -> Iterator[CheckMessage]:
-    missing = platform.missing()
-    if missing:
+    problem = platform.problem()
+    if problem is not None:
+        text, hint = problem
         yield message(
             "platform",
-            f"A pool needs {', '.join(missing)}, which Python doesn't have here.",
-            f"dbpool_mw runs on Linux, macOS and BSD. Set {conf.PREFIX}ENABLED = False "
-            "on other systems: Django then works as without dbpool_mw.",
+            text,
+            f"{hint} With {conf.PREFIX}ENABLED = False Django works as without "
+            "dbpool_mw.",
         )
 
 

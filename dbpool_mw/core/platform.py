@@ -1,4 +1,4 @@
-"""What a pool needs of the operating system, and Windows, for example, doesn't have."""
+"""What a pool needs of the process that it runs in."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import os
 import select
 import signal
 import socket
+import sys
 
+#: Windows, for example, doesn't have them.
 _NEEDED = (
     (os, "geteuid"),
     (os, "register_at_fork"),
@@ -16,10 +18,29 @@ _NEEDED = (
 )
 
 
-def missing() -> list[str]:
-    """Return the names of what Python doesn't have here, such as "socket.AF_UNIX"."""
-    return [
+def problem() -> tuple[str, str] | None:
+    """Return why no pool can run in this process and what helps, None if one can."""
+    if _is_patched_by_eventlet():
+        return (
+            "eventlet has patched Python, and a pool can't run in its greenlets.",
+            "Use gevent instead, or threads: gunicorn's workers gevent and gthread, "
+            "Celery's pools gevent and threads. See docs/gevent.rst.",
+        )
+    missing = [
         f"{module.__name__}.{name}"
         for module, name in _NEEDED
         if not hasattr(module, name)
     ]
+    if missing:
+        return (
+            f"A pool needs {', '.join(missing)}, which Python doesn't have here.",
+            "dbpool_mw runs on Linux, macOS and BSD.",
+        )
+    return None
+
+
+def _is_patched_by_eventlet() -> bool:
+    patcher = sys.modules.get("eventlet.patcher")
+    return patcher is not None and any(
+        map(patcher.is_monkey_patched, ("select", "socket", "thread"))
+    )

@@ -8,6 +8,7 @@ from django.apps import AppConfig, apps
 from django.core.exceptions import ImproperlyConfigured
 
 from dbpool_mw import conf, drivers
+from dbpool_mw.core import platform
 
 #: The attribute of ``task.request`` that holds the scope: a request is one run.
 _SCOPE = "dbpool_mw_scope"
@@ -24,7 +25,8 @@ class CeleryConfig(AppConfig):
         """Begin a scope before each task and end it after.
 
         Raises ImportError without Celery, and ImproperlyConfigured without "dbpool_mw"
-        in INSTALLED_APPS: that app handles forks and the exit.
+        in INSTALLED_APPS, which handles forks and the exit, and in a worker with the
+        pool ``eventlet``.
         """
         from celery import signals
 
@@ -34,6 +36,10 @@ class CeleryConfig(AppConfig):
             )
         if conf.is_switched_off() or not drivers.can_import():
             return  # a check of dbpool_mw reports that there is no database library
+        problem = platform.problem()
+        if problem is not None:
+            # Celery logs what the receivers raise, and goes on without them.
+            raise ImproperlyConfigured(" ".join(problem))
         for signal, receiver in (
             (signals.worker_process_init, begin_process),
             (signals.task_prerun, begin),
