@@ -39,8 +39,19 @@ TRACERS = [
     "opentelemetry-instrumentation-psycopg2>=0.50b0",
     "opentelemetry-sdk>=1.29",
 ]
+# The servers of docs/servers.rst that the sandbox doesn't need; eventlet is refused.
+OTHER_SERVERS = [
+    "channels>=4.2",
+    "daphne>=4.1",
+    "eventlet>=0.40",
+    "granian>=2",
+    "hypercorn>=0.17",
+    "pyuwsgi>=2.0.30",
+    "waitress>=3",
+]
 TEST = [
     *SERVERS,
+    *OTHER_SERVERS,
     *GEVENT,
     *CELERY,
     *RUNNERS,

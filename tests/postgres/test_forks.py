@@ -34,9 +34,9 @@ for _ in range(3):
 )
 def test_python_does_not_warn_of_threads_where_the_children_serve():
     with tempfile.TemporaryDirectory() as directory:
+        options = ["-W", "error::DeprecationWarning:__main__", "-c", SCRIPT]
         done = subprocess.run(
-            [sys.executable, "-W", "error::DeprecationWarning:__main__"]
-            + ["-c", SCRIPT, directory],
+            [sys.executable, *options, directory],
             cwd=ROOT,
             env={**os.environ, "DJANGO_SETTINGS_MODULE": "tests.settings"},
             text=True,

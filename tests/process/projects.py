@@ -232,7 +232,7 @@ class Project:
         file.write_text(configuration + Path(gunicorn_conf.__file__).read_text())
         command = [*GUNICORN, "--config", str(file), "--workers", str(workers)]
         command += [*options, APPLICATION, "--bind", "fd://{fd}"]
-        with self._server(command) as server:
+        with self.serve(command) as server:
             yield server
 
     @contextmanager
@@ -249,7 +249,7 @@ class Project:
     def runserver(self, *options: str) -> Iterator[Server]:
         """Run Django's runserver."""
         command = [sys.executable, MANAGE, "runserver", *options, "{port}"]
-        with self._server(command, binds_itself=True) as server:
+        with self.serve(command, binds_itself=True) as server:
             yield server
 
     @contextmanager
@@ -257,7 +257,7 @@ class Project:
         """Run uvicorn, one process."""
         command = [sys.executable, "-m", "uvicorn", "--log-level", "warning"]
         command += ["tests.process.project.asgi:application", "--fd", "{fd}"]
-        with self._server(command) as server:
+        with self.serve(command) as server:
             yield server
 
     @contextmanager
@@ -267,9 +267,10 @@ class Project:
         """Run uWSGI."""
         command = [*UWSGI, "--http-socket", "fd://{fd}", "--processes", str(workers)]
         command += ["--module", application, *options]
-        with self._server(command) as server:
+        with self.serve(command) as server:
             yield server
 
-    def _server(self, command: list[str], binds_itself: bool = False) -> Server:
+    def serve(self, command: list[str], binds_itself: bool = False) -> Server:
+        """Run a server's command, in which {fd} or {port} says where it listens."""
         log = self.directory / "server.log"
         return Server([*self.run_by, *command], self.environ, log, binds_itself)

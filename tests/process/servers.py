@@ -127,7 +127,9 @@ class Server:
             body = response.read()
         finally:
             connection.close()
-        return Answer(response.status, dict(response.getheaders()), body)
+        # Some servers write the names of headers in lower case.
+        headers = {name.title(): value for name, value in response.getheaders()}
+        return Answer(response.status, headers, body)
 
     def break_off(self, path: str) -> None:
         """Request a page and disconnect after the first bytes of the answer."""

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from types import SimpleNamespace
 from urllib.parse import quote
 
 import pytest
 
 from dbpool_mw.binding import uwsgi
+from tests.documents import code_block
 from tests.process.projects import Project
 from tests.process.servers import Server, wait_until
 
@@ -23,9 +26,8 @@ uwsgi.post_fork_hook = lambda: print("their own hook", flush=True)
 #: A module that uses uWSGI's own decorator.
 DECORATED = """
 from tests.process.project.wsgi import application
-from uwsgidecorators import postfork
-postfork(lambda: print("their own hook", flush=True))
-"""
+from dbpool_mw import warm_up
+""" + code_block("docs/servers.rst", "postfork")
 
 
 def ask_for(server: Server, number: int) -> tuple[str, int, int]:
@@ -69,27 +71,41 @@ def test_no_connection_of_the_time_of_loading_is_shared(project, at_import, opti
     assert project.backends() == []
 
 
-@pytest.mark.parametrize("module", [HOOKED, DECORATED])
-def test_functions_of_the_project_run_after_the_fork_too(project, module):
-    (project.directory / "hooked.py").write_text(module)
+@contextmanager
+def uwsgi_with(project: Project, module: str, *options: str) -> Iterator[Server]:
+    """Run uWSGI with a module of a test's own, and a request at the import."""
+    (project.directory / "module.py").write_text(module)
     project.extra["TEST_AT_IMPORT"] = "request"
     project.extra["PYTHONPATH"] = f"{project.directory}:{project.environ['PYTHONPATH']}"
-    with project.uwsgi("--master", application="hooked:application") as server:
+    application = "module:application"
+    with project.uwsgi("--master", *options, application=application) as server:
+        yield server
+
+
+def test_nothing_is_shared_where_the_project_replaces_the_hook(project):
+    with uwsgi_with(project, HOOKED) as server:
         assert check_that_nothing_is_shared(project, server) <= set(project.pids())
         assert server.text().count("their own hook") == 2
 
 
-def test_greenlets_of_uwsgi_share_nothing_and_stay_within_max_conns(project):
-    (project.directory / "patched.py").write_text(
-        "from gevent import monkey; monkey.patch_all()\n"
-        "from psycogreen.gevent import patch_psycopg; patch_psycopg()\n"
-        "from tests.process.project.wsgi import application\n"
-    )
-    project.extra["TEST_AT_IMPORT"] = "request"
-    project.extra["PYTHONPATH"] = f"{project.directory}:{project.environ['PYTHONPATH']}"
-    with project.uwsgi(
-        "--master", "--gevent", "20", application="patched:application"
-    ) as server:
+def test_functions_of_the_project_run_after_the_fork(project):
+    with uwsgi_with(project, DECORATED) as server:
+        wait_until(lambda: project.totals()["size"] == 2, "each worker is warm")
+        assert check_that_nothing_is_shared(project, server) <= set(project.pids())
+
+
+#: A module that patches Python before Django is imported.
+PATCHED = """
+from gevent import monkey
+monkey.patch_all()
+from psycogreen.gevent import patch_psycopg
+patch_psycopg()
+from tests.process.project.wsgi import application
+"""
+
+
+def test_greenlets_of_uwsgi_share_nothing(project):
+    with uwsgi_with(project, PATCHED, "--gevent", "20") as server:
         check_that_nothing_is_shared(project, server)
         wait_until(lambda: len(project.pids()) == 2, "the commands see every worker")
         project.rest()
