@@ -40,6 +40,7 @@ TRACERS = [
     "opentelemetry-sdk>=1.29",
 ]
 # The servers of docs/servers.rst that the sandbox doesn't need; eventlet is refused.
+# Their tests run on one pair of Python and Django too.
 OTHER_SERVERS = [
     "channels>=4.2",
     "daphne>=4.1",
@@ -51,7 +52,6 @@ OTHER_SERVERS = [
 ]
 TEST = [
     *SERVERS,
-    *OTHER_SERVERS,
     *GEVENT,
     *CELERY,
     *RUNNERS,
@@ -102,7 +102,7 @@ setup(
         "celery": CELERY,
         "gevent": GEVENT,
         "sandbox": SERVERS,
-        "test": [*TEST, *TRACERS],
+        "test": [*TEST, *TRACERS, *OTHER_SERVERS],
         "pairs": TEST,
         "lint": LINT,
         "types": TYPES,
@@ -110,6 +110,7 @@ setup(
         "dev": [
             *TEST,
             *TRACERS,
+            *OTHER_SERVERS,
             *LINT,
             *TYPES,
             "coverage>=7.10",

@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
+
+import pytest
+
+pytestmark = pytest.mark.skipif(
+    find_spec("eventlet") is None, reason="no eventlet: pip install -e '.[test]'"
+)
+
 TEXT = "eventlet has patched Python, and a pool can't run in its greenlets."
 INSTEAD = "Use gevent instead, or threads"
 

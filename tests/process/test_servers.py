@@ -11,6 +11,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from importlib.util import find_spec
 from typing import NamedTuple
 from urllib.parse import quote
 
@@ -18,6 +19,10 @@ import pytest
 
 from tests.process.projects import APPLICATION, GUNICORN, UWSGI, Project
 from tests.process.servers import Server, wait_until
+
+pytestmark = pytest.mark.skipif(
+    find_spec("hypercorn") is None, reason="no hypercorn: pip install -e '.[test]'"
+)
 
 MAX_CONNS = 3
 

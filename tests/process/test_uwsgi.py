@@ -6,6 +6,7 @@ import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from importlib.util import find_spec
 from types import SimpleNamespace
 from urllib.parse import quote
 
@@ -15,6 +16,10 @@ from dbpool_mw.binding import uwsgi
 from tests.documents import code_block
 from tests.process.projects import Project
 from tests.process.servers import Server, wait_until
+
+pytestmark = pytest.mark.skipif(
+    find_spec("pyuwsgi") is None, reason="no pyuwsgi: pip install -e '.[test]'"
+)
 
 #: A module that sets uWSGI's hook itself, after the application was loaded.
 HOOKED = """
