@@ -46,7 +46,7 @@ def call_after_forks(function: Callable[[], object]) -> None:
     before = getattr(uwsgi, "post_fork_hook", None)
     with suppress(Exception):  # it refuses to be imported without a master
         # Imported later, it would replace the hook that is set here.
-        __import__("uwsgidecorators")
+        import uwsgidecorators  # noqa: F401
     hooks = dict.fromkeys([before, getattr(uwsgi, "post_fork_hook", None)])
 
     def hook() -> None:
