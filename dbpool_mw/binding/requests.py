@@ -52,13 +52,13 @@ def begin_request(request: Any, aliases: Iterable[str], eager: Container[str]) -
             wrapper = None if binding is None else binding.wrapper()
         if binding is None:
             continue
-        is_inside = False
         if binding.request is not None:
             binding.inside = _going_on(binding)
             if binding.inside:
-                is_inside, bindings.requests = True, 2
+                bindings.requests = 2
         binding.request = request
         if wrapper.connection is not None:
+            is_inside = bindings.requests == 2 and binding.inside != ()
             if wrapper.in_atomic_block or not binding.held or is_inside:
                 # The test's transaction goes on, or the connection isn't the pool's,
                 # or this request runs inside of another one, whose connection it is.

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 from asgiref.sync import ThreadSensitiveContext, sync_to_async
-from django.core.handlers import exception
+from django.core.handlers import base
 from django.core.signals import request_finished
 from django.db.backends.signals import connection_created
 from django.http import HttpResponse
@@ -83,10 +83,8 @@ async def querying_view(request):
     return HttpResponse("well")
 
 
-async def rendering_view(request):
-    """Render an error page as Django does: in a thread of any request."""
-    render = sync_to_async(exception.response_for_exception, thread_sensitive=False)
-    return await render(request, ValueError("on purpose"))
+async def failing_view(request):
+    raise ValueError("on purpose")
 
 
 def run(work):
@@ -203,8 +201,11 @@ def test_an_error_page_of_a_request_that_is_cancelled_leaves_the_queue(caplog):
     def page(request):
         return HttpResponse(str(ask("SELECT 1")), status=500)
 
+    # As Django does around each view.
+    rendering = base.convert_exception_to_response(failing_view)
+
     async def work():
-        task = start(ConnectionPoolMiddleware(rendering_view))
+        task = start(ConnectionPoolMiddleware(rendering))
         await waiting(1)
         await cancel(task)
         assert stats()["waiting"] == 0

@@ -10,7 +10,7 @@ from django.http import HttpResponse
 from django.test import override_settings
 
 from dbpool_mw.binding import registry
-from tests.core.fakes import InThread
+from tests.core.fakes import InThread, until
 from tests.postgres.conftest import Requests, ask
 
 pytestmark = pytest.mark.usefixtures("fresh_wrappers")
@@ -39,7 +39,12 @@ def test_a_leak_is_logged_with_the_place_where_the_holder_is(
         serving = InThread(lambda: requests(leaks))
         assert reached.wait(20)
         (pool,) = registry.pools()
-        pool.maintain()
+
+        def is_found() -> bool:
+            pool.maintain()
+            return bool(pool.stats()["leaked"] == 1)
+
+        until(is_found)
         (holder,) = pool.holders()
         go_on.set()
         assert serving.result().status_code == 200
