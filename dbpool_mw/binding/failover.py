@@ -11,13 +11,12 @@ from functools import partial
 
 from dbpool_mw.core.logs import get_logger
 from dbpool_mw.core.pool import ConnectionPool
-from dbpool_mw.core.slots import RUNNING
 
 logger = get_logger("dbpool_mw.pool")
 
 
 class Failover:
-    """Has a pool recycled once for all connections that a failover leaves behind.
+    """Has a pool replace, once, all connections that a failover leaves behind.
 
     ``pool`` is assigned before the first connection is opened. The other methods may be
     called from any thread.
@@ -27,14 +26,14 @@ class Failover:
 
     def __init__(self) -> None:
         # One for the connections that are opened until the next failover: a list with
-        # one element, because ``pop`` is atomic. Whoever gets the element recycles.
+        # one element, because ``pop`` is atomic. Whoever gets the element acts.
         self._turn = [None]
 
     def before_connect(self) -> Callable[[str], None]:
         """Return what the connection that is opened next calls with a reason.
 
         Of all connections that were opened since the last failover, the first call has
-        the pool recycled, and the others do nothing.
+        the pool replace them, and the others do nothing.
         """
         return partial(self._hand_over, self._turn)
 
@@ -43,10 +42,8 @@ class Failover:
             turn.pop()
         except IndexError:
             return
-        # Whatever is opened until the pool is recycled is replaced with the others.
+        # Whatever is opened until the pool acts is replaced with the others.
         self._turn = [None]
         pool = self.pool
-        if pool.state != RUNNING:
-            return  # no connection stays in it, and its state must stay
         logger.warning("%s: %s; replacing every connection", pool.label, reason)
-        pool.recycle()
+        pool.fail_over()

@@ -829,6 +829,10 @@ class ConnectionPool:
         """Replace every connection by a new one, and go on pooling."""
         self._change_state(RUNNING, "recycled")
 
+    def fail_over(self) -> None:
+        """Replace every connection, unless the pool is draining or paused."""
+        self._change_state(RUNNING, "failed over", only_if=RUNNING)
+
     def resume(self) -> None:
         """End a drain or a pause."""
         self._change_state(RUNNING, None)
@@ -838,10 +842,15 @@ class ConnectionPool:
         self._change_state(SHUT, "pool closed")
         self._end_waits()
 
-    def _change_state(self, state: str, stale_reason: str | None) -> None:
-        """Change the state; with a reason, every connection open now becomes stale."""
+    def _change_state(
+        self, state: str, stale_reason: str | None, only_if: str | None = None
+    ) -> None:
+        """Change the state; with a reason, every connection open now becomes stale.
+
+        ``only_if`` is the state that the pool must be in. A closed one stays closed.
+        """
         with self._lock:
-            if self._slots.state is SHUT:
+            if self._slots.state is SHUT or only_if not in (None, self._slots.state):
                 return
             victims = self._slots.change_state(state, stale_reason)
         logger.info("%s: %s", self.label, stale_reason or "resumed")

@@ -335,3 +335,19 @@ def test_a_waiter_that_holds_another_pools_connection_bypasses_a_later_pause():
     pool.resume()
     pool.checkin(waiting.result())
     check(pool, driver)
+
+
+@pytest.mark.parametrize("verb", ["drain", "pause"])
+def test_a_failover_replaces_connections_and_ends_no_order(verb):
+    pool, driver, _ = make_pool()
+    connection = use(pool)
+    pool.fail_over()
+    assert connection.closed
+    assert use(pool) is not connection
+    getattr(pool, verb)()
+    state, stats = pool.state, pool.stats()
+    pool.fail_over()
+    assert pool.state == state
+    assert pool.stats() == stats
+    assert stats["discarded"] == {"failed over": 1, state.replace("ing", "ed"): 1}
+    check(pool, driver)

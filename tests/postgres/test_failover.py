@@ -136,7 +136,7 @@ def test_a_server_that_became_read_only_fails_one_request_per_connection_in_use(
     assert [write() for _ in range(20)] == [None] * 20
     assert time.monotonic() - began < 1
     assert ask_port() == other.port
-    assert stats()["discarded"] == {"recycled": MAX_CONNS}
+    assert stats()["discarded"] == {"failed over": MAX_CONNS}
     (warning,) = warnings(caplog)
     assert warning.getMessage() == (
         "default: the server has become read-only; replacing every connection"
@@ -234,7 +234,7 @@ def test_a_thousand_errors_replace_the_connections_once(route, caplog):
 
     in_threads(fails)
     assert write() is None
-    assert stats()["discarded"] == {"recycled": MAX_CONNS}
+    assert stats()["discarded"] == {"failed over": MAX_CONNS}
     assert stats()["opened"] == MAX_CONNS + 1
     assert len(warnings(caplog)) == 1
 
@@ -243,7 +243,7 @@ def test_connections_opened_after_a_failover_notice_the_next_one(route):
     for number in (1, 2, 3):
         with pytest.raises(OperationalError), pooled():
             ask(SHUTS_DOWN)
-        assert stats()["discarded"] == {"recycled": number}
+        assert stats()["discarded"] == {"failed over": number}
 
 
 @pytest.mark.parametrize("verb", ["pause", "drain"])
