@@ -32,7 +32,14 @@ class Driver(Protocol):
     def liveness(self, connection: Any) -> Callable[[], bool]:
         """Return a function that tells whether an idle connection is alive.
 
-        The function makes no round trip. It is for one thread at a time.
+        The function makes no round trip. It may read what the server said meanwhile: it
+        is for the thread to which the connection belongs.
+        """
+
+    def has_ended(self, connection: Any) -> bool:
+        """Tell whether a connection is closed, at either side; no round trip.
+
+        Reads nothing: another thread may have checked the connection out.
         """
 
     def socket_number(self, connection: Any) -> int | None:

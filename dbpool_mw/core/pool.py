@@ -777,12 +777,8 @@ class ConnectionPool:
         """Close idle connections that died, expired or are idle too long."""
         with self._lock:
             idle_since = {entry: entry.idle_since for entry in list(self._idle)}
-        # With new liveness functions: the entry may be checked out meanwhile, and then
-        # its own is its holder's.
         dead = {
-            entry
-            for entry in idle_since
-            if not self._driver.liveness(entry.connection)()
+            entry for entry in idle_since if self._driver.has_ended(entry.connection)
         }
         with self._lock:
             victims = self._slots.remove_unfit(dead, idle_since)

@@ -136,6 +136,9 @@ class FakeDriver:
     def liveness(self, connection: FakeConnection) -> Callable[[], bool]:
         return lambda: connection.alive and not connection.closed
 
+    def has_ended(self, connection: FakeConnection) -> bool:
+        return not connection.alive or connection.closed
+
     def session_attributes(self, connection: FakeConnection) -> tuple[Any, ...]:
         assert connection in self.open
         return INITIAL

@@ -12,7 +12,7 @@ from tests.core.fakes import Clock, FakeDriver, Holder, at_once, check
 
 ANYBODY = Holder()
 #: The driver's functions that never raise an Exception.
-SAFE = ("ping", "close", "liveness", "session_attributes")
+SAFE = ("ping", "close", "liveness", "has_ended", "session_attributes")
 
 
 class Fault(Exception):
@@ -38,6 +38,7 @@ class FaultyDriver(FakeDriver):
             "why_unusable",
             "roll_back",
             "is_dirty",
+            "has_ended",
             "accept",
             "ping",
         ):

@@ -24,7 +24,7 @@ from .session import (
     session_attributes,
     why_unusable,
 )
-from .sockets import abort, close, liveness, shut_down, socket_number
+from .sockets import abort, close, has_ended, liveness, shut_down, socket_number
 from .tracking import track_all_cursors
 
 __all__ = [
@@ -36,6 +36,7 @@ __all__ = [
     "close",
     "connection_params",
     "forget_session",
+    "has_ended",
     "is_clean",
     "is_dirty",
     "is_tracked",

@@ -48,8 +48,7 @@ def liveness(connection: Connection) -> Callable[[], bool]:
 
     The function polls the socket without waiting, and makes no round trip. If anything
     can be read, it is the end of the stream, or something that the server said unasked:
-    see ``_has_ended``. It is for one thread at a time: Python refuses two polls on one
-    poll object.
+    see ``_reads_the_end``. It is for the thread to which the connection belongs.
 
     Where there is epoll, it is used: it costs a descriptor for each connection, and a
     checkout two thirds of the time that poll takes.
@@ -68,10 +67,20 @@ def liveness(connection: Connection) -> Callable[[], bool]:
     poller.register(descriptor, select.POLLIN | _END_OF_STREAM)
     poll = poller.poll
     # epoll says nothing of a socket that this process has closed.
-    return lambda: not ((poll(0) and _has_ended(connection)) or connection.closed)
+    return lambda: not ((poll(0) and _reads_the_end(connection)) or connection.closed)
 
 
-def _has_ended(connection: Any) -> bool:
+def has_ended(connection: Connection) -> bool:
+    """Tell whether a connection is closed, at either side; reads nothing of it."""
+    poller = original("select", "poll")()
+    try:
+        poller.register(connection.fileno(), _END_OF_STREAM)
+        return bool(poller.poll(0)) or bool(connection.closed)
+    except psycopg2.Error:
+        return True
+
+
+def _reads_the_end(connection: Any) -> bool:
     """Tell whether an idle connection ended; libpq reads what the server said to it.
 
     A server, or a TLS proxy before it, may say something and go on: a setting changed,
