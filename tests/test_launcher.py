@@ -108,14 +108,10 @@ def test_a_database_can_be_made_and_dropped_while_in_use(
     held.close()
 
 
-def test_an_address_survives_its_dsn(server: PostgresServer) -> None:
-    assert vars(Server.from_dsn(server.dsn("a b"))) == {
-        "host": server.host,
-        "port": server.port,
-        "user": server.user,
-        "password": server.password,
-        "dbname": "a b",
-    }
+@pytest.mark.parametrize("sslmode", ["", "require"])
+def test_an_address_survives_its_dsn(sslmode: str) -> None:
+    server = Server("::1", 5433, "o'neil@x", "p/:?", "postgres", sslmode)
+    assert vars(Server.from_dsn(server.dsn("a b"))) == {**vars(server), "dbname": "a b"}
 
 
 def test_a_killed_server_has_no_session_left_and_starts_again(

@@ -43,6 +43,7 @@ UNLISTED = {
     "BadMessage",
     "MiddlewareNotUsed",
     "OSError",
+    "ResetRefused",
     "ValueError",
 }
 #: The assertions for tests of a project say themselves what to do.
