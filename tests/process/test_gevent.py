@@ -146,7 +146,8 @@ def test_queries_of_requests_that_time_out_end_at_the_server_too(ten):
             assert {request.result().status for request in requests} == {504}
             wait_until(lambda: ten.backends() == [], "the server ended all queries")
         # The server takes a moment to notice that a connection was closed.
-        assert 1 < max(seen) < 20
+        assert max(seen) < 20
+        assert ten.totals()["opened"] > 1
         answers = clients.map(server.get, ["/facts/"] * 200)
         assert Counter(answer.status for answer in answers) == {200: 200}
         assert ten.settled()["reclaimed"] == 0
