@@ -10,7 +10,7 @@ from .stack import Stack
 
 # The states of an entry, and where each may lead:
 #
-#   CONNECTING -> IN_USE | CLOSED             reserved: a connection is being opened
+#   CONNECTING -> IN_USE | BUSY | CLOSED      reserved: a connection is being opened
 #   IDLE       -> IN_USE | BUSY               in the pool's idle list
 #   IN_USE     -> IDLE | IN_USE | BUSY        a holder has it, or is about to get it
 #   BUSY       -> IDLE | IN_USE | CLOSED      being checked in, cleaned or closed
@@ -45,8 +45,10 @@ class Holder(Protocol):
         was to do it, and the thread goes on.
         """
 
-    def let_go(self, entry: PoolEntry) -> bool:
+    def let_go(self, entry: PoolEntry, since: float) -> bool:
         """Take this entry from the holder, from any thread; tell whether it had it.
+
+        ``since`` is its ``checked_out_at`` in the hold that is meant.
 
         From then on the holder's thread can neither use the connection nor check it in.
         """

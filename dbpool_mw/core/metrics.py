@@ -6,6 +6,7 @@ the commands as JSON. Durations are seconds.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from bisect import bisect_left, bisect_right
 from collections import Counter, deque
@@ -248,8 +249,15 @@ class PoolMetrics:
 
 
 def _taken_from(queue: deque[_T]) -> list[_T]:
-    """Take everything out of a queue to which other threads append."""
-    return [queue.popleft() for _ in range(len(queue))]
+    """Take everything out of a queue to which other threads append.
+
+    A finaliser may take it out at the same time.
+    """
+    taken: list[_T] = []
+    with contextlib.suppress(IndexError):
+        while queue:
+            taken.append(queue.popleft())
+    return taken
 
 
 def mean(histogram: Mapping[str, Any]) -> float | None:

@@ -4,8 +4,11 @@ An exception of a signal, a time limit or a debugger can come between any two li
 Python. So no order of lines makes it certain that an entry, once taken, is either held
 or given back. What is certain is the pool's own record, which says who has an entry,
 and the interpreter's, which says what each thread is executing: an entry that its
-holder doesn't hold, and that no call of a checkout, a checkin or a close has among its
-local variables, is lost.
+holder doesn't hold, and whose threads execute no checkout, checkin or close, is lost. A
+thread that waits in the queue has none yet.
+
+Which entry a thread works on could be read from the variables of its frames, but not
+safely: CPython crashes when the thread leaves a frame whose variables are being read.
 
 Not found is what a dead thread's lock keeps: a tracer can raise on the way out of a
 ``with`` on the pool's lock, where no signal is handled.
@@ -15,18 +18,24 @@ from __future__ import annotations
 
 import sys
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Container, Iterable, Sequence
 from types import FrameType
-from typing import cast
+from typing import NamedTuple
 
-from .entry import IN_USE, PoolEntry
-from .waiter import Waiter
+from .entry import IDLE, IN_USE, PoolEntry
 
 #: The modules in which a thread can be about to hold an entry, or to give it back.
-_WORKING = frozenset({"dbpool_mw.core.pool", "dbpool_mw.binding.binding"})
+_POOL = "dbpool_mw.core.pool"
+_WORKING = frozenset({_POOL, "dbpool_mw.binding.binding"})
 
-#: What tells one taking of an entry from the next.
-Stamp = tuple[str, int, float, float]
+
+class Stamp(NamedTuple):
+    """What tells one taking of an entry from the next."""
+
+    state: str
+    worker: int
+    checked_out_at: float
+    deadline: float
 
 
 class Suspects:
@@ -55,13 +64,17 @@ class Orphans:
         self._suspects = Suspects()
 
     def find(
-        self, entries: Iterable[PoolEntry], idle: Sequence[PoolEntry]
+        self,
+        entries: Iterable[PoolEntry],
+        idle: Sequence[PoolEntry],
+        waiting: Container[int],
     ) -> list[tuple[PoolEntry, Stamp]]:
         """Return the entries that are lost, each with its stamp.
 
-        ``entries`` is a copy, ``idle`` the pool's list; call without the lock. Where
-        threads are greenlets, nothing is found: what they execute isn't known, and no
-        exception comes between two lines there.
+        ``entries`` is a copy, ``idle`` the pool's list, and ``waiting`` has the idents
+        of the threads in the queue; call without the lock. Where threads are greenlets,
+        nothing is found: what they execute isn't known, and no exception comes between
+        two lines there.
         """
         if _threads_are_greenlets():
             return []
@@ -72,7 +85,7 @@ class Orphans:
             if not _is_held(entry) and entry not in idle
         }
         if suspects:
-            being_worked_on = _find_worked_on(suspects)
+            being_worked_on = _find_worked_on(suspects, waiting)
             # It may have come to be held before its thread was looked at.
             suspects = {
                 entry: seen
@@ -84,7 +97,7 @@ class Orphans:
 
 def stamp(entry: PoolEntry) -> Stamp:
     """Return what an entry has as long as it isn't given to, or taken by, another."""
-    return entry.state, entry.worker, entry.checked_out_at, entry.deadline
+    return Stamp(entry.state, entry.worker, entry.checked_out_at, entry.deadline)
 
 
 def _is_held(entry: PoolEntry) -> bool:
@@ -93,38 +106,33 @@ def _is_held(entry: PoolEntry) -> bool:
     return entry.state is IN_USE and holder is not None and holder.holds(entry)
 
 
-def _find_worked_on(suspects: Iterable[PoolEntry]) -> set[PoolEntry]:
-    """Return the entries that a thread is executing a checkout or a checkin of."""
+def _find_worked_on(
+    suspects: Collection[PoolEntry], waiting: Container[int]
+) -> set[PoolEntry]:
+    """Return the entries whose threads execute a checkout, a checkin or a close."""
     frames: dict[int, FrameType | None] = {**sys._current_frames()}
     # Of the running thread, what called the search.
     frames[threading.get_ident()] = _caller_of("maintain")
-    found: set[PoolEntry] = set()
-    for innermost in frames.values():
-        frame = innermost
-        while frame is not None:
-            if _is_pools(frame):
-                # A copy: the thread goes on meanwhile.
-                for value in tuple(frame.f_locals.values()):
-                    found.update(_entries_in(value))
-            frame = frame.f_back
-    # In the middle of a line, what a call has returned is in no variable yet.
-    between = {ident for ident, frame in frames.items() if frame and _is_pools(frame)}
-    return found | {
-        entry for entry in suspects if not between.isdisjoint(_threads_of(entry))
+    innermost = {ident: _innermost(frame) for ident, frame in frames.items()}
+    working = {
+        ident
+        for ident, frame in innermost.items()
+        if frame is not None and ident not in waiting
     }
+    found = {e for e in suspects if not working.isdisjoint(_threads_of(e))}
+    # Whoever takes an idle entry without the lock isn't noted in it for a moment.
+    if any(
+        frame and frame.f_code.co_name == "checkout" for frame in innermost.values()
+    ):
+        found.update(entry for entry in suspects if entry.state is IDLE)
+    return found
 
 
-def _entries_in(value: object) -> Iterator[PoolEntry]:
-    """Yield the entries in a local variable: one, a waiter's, or those of a list."""
-    # isinstance() would ask a lazy object for its class, and so evaluate it here.
-    kind = type(value)
-    if kind is PoolEntry:
-        yield cast(PoolEntry, value)
-    elif issubclass(kind, Waiter):
-        yield from _entries_in(cast(Waiter, value).entry)
-    elif kind is tuple or kind is list:
-        for item in tuple(cast("list[object]", value)):
-            yield from _entries_in(item)
+def _innermost(frame: FrameType | None) -> FrameType | None:
+    """Return the innermost frame of a stack that executes such a call, if any."""
+    while frame is not None and frame.f_globals.get("__name__") not in _WORKING:
+        frame = frame.f_back
+    return frame
 
 
 def _threads_of(entry: PoolEntry) -> set[int]:
@@ -141,16 +149,10 @@ def _caller_of(name: str) -> FrameType | None:
 
 
 def is_in_pool(frame: FrameType | None) -> bool:
-    """Tell whether a frame, or one that called it, executes a checkout or a checkin."""
-    while frame is not None:
-        if _is_pools(frame):
-            return True
+    """Tell whether a frame, or one that called it, executes a method of a pool."""
+    while frame is not None and frame.f_globals.get("__name__") != _POOL:
         frame = frame.f_back
-    return False
-
-
-def _is_pools(frame: FrameType) -> bool:
-    return frame.f_globals.get("__name__") in _WORKING
+    return frame is not None
 
 
 def _threads_are_greenlets() -> bool:

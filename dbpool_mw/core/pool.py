@@ -14,8 +14,9 @@ would cost them a third of their time. What they rely on:
   ``idle`` looks at the queue afterwards: one of the two sees the other. The same goes
   for a change of the pool's state.
 - A checkin makes the entry BUSY before it looks at anything else, and a checkout makes
-  it IN_USE after all else: what is IN_USE is a hold that goes on, with its own holder
-  and time.
+  it IN_USE after it has noted holder and time: what is IN_USE is a hold that goes on,
+  with its own holder and time.
+- A hold is ended by one caller: holders see to that (``Binding.held``).
 
 Borrowed: the hand-over to the oldest waiter (psycopg_pool), few states of an entry
 (puddle), a reason for every close (HikariCP).
@@ -137,7 +138,7 @@ class ConnectionPool:
         # Re-entrant, so that a finaliser that runs while its thread has the lock can
         # find that out: nothing here takes it twice.
         self._lock = threading.RLock()
-        # The lock guards what these three hold.
+        # The lock guards what these three hold, but for the two below.
         self._slots = Slots(config, clock, make_waiter, state)
         self._watch = Watch(self.label, config, driver)
         self._metrics = PoolMetrics()
@@ -163,18 +164,15 @@ class ConnectionPool:
         one waits, ends the checkout with ConnectFailed.
         """
         began = self._clock()
-        entry = None
+        entry = fit = None
         try:
             if self._idle:
                 entry = self._idle.pop()
                 entry.checked_out_at = began
                 entry.holder = holder
                 entry.state = IN_USE
-                if (
-                    entry.generation == self._slots.generation
-                    and entry.alive()
-                    and began - entry.idle_since < self._check_after_idle
-                ):
+                fit = entry.generation == self._slots.generation and entry.alive()
+                if fit and began - entry.idle_since < self._check_after_idle:
                     if self._captures_stacks:
                         entry.stack = () if eager else capture()
                     entry.checkouts += 1
@@ -182,15 +180,18 @@ class ConnectionPool:
         except IndexError:
             pass  # another thread took it
         except BaseException:
-            if entry is not None:
+            if entry is not None and self._is_reentered():
+                self._defer(partial(self._abandon, entry))
+            elif entry is not None:
                 self._abandon(entry)
             raise
         deadline = began + (self._timeout if timeout is None else timeout)
-        return self._check_out(entry, holder, began, deadline, eager)
+        return self._check_out(entry, fit, holder, began, deadline, eager)
 
     def _check_out(
         self,
         entry: PoolEntry | None,
+        fit: bool | None,
         holder: Holder,
         began: float,
         deadline: float,
@@ -198,7 +199,8 @@ class ConnectionPool:
     ) -> PoolEntry:
         """Go on with a checkout that has no connection, or one that may be of no use.
 
-        ``entry``, if there is one, is the holder's already.
+        ``entry``, if there is one, is the holder's already, and ``fit`` says what was
+        seen of it. That counts: what was said to a connection can be read once.
         """
         if self._is_reentered(3):
             if entry is not None:
@@ -216,7 +218,7 @@ class ConnectionPool:
         while True:
             try:
                 if entry is None:
-                    took_time = True
+                    took_time, fit = True, None
                     entry = self._acquire(
                         holder, began, deadline, connect_failed, eager
                     )
@@ -226,13 +228,15 @@ class ConnectionPool:
                         raise self._timed_out(began, deadline)
                     self._open(entry, holder, deadline)
                     break
-                if entry.generation == self._slots.generation and entry.alive():
+                if fit is None:
+                    fit = entry.generation == self._slots.generation and entry.alive()
+                if fit:
                     if now - entry.idle_since < self._check_after_idle:
                         break
                     took_time = pinged = True
                     if self._ping(entry, holder, deadline):
                         break
-                took_time = True
+                took_time, fit = True, None
                 entry = self._replace(entry, holder)
                 now = self._clock()
             except BaseException as error:
@@ -252,6 +256,7 @@ class ConnectionPool:
             entry.waited = now - began
             entry.checked_out_at = now
             if holder.cancellation()():
+                entry.waited = 0.0
                 self._keep_or_close(entry)
                 with self._lock:
                     raise self._cancelled()
@@ -281,6 +286,7 @@ class ConnectionPool:
                 raise PoolClosed(self.name, f"pool {self.name!r} is closed")
             if is_cancelled():
                 raise self._cancelled()
+            slots.serve()
             entry = slots.take(holder, bypasses_pause)
             if entry is not None:
                 return entry
@@ -387,6 +393,7 @@ class ConnectionPool:
                     left -= nap
                 left = min(left, deadline - self._clock())
                 with self._lock:
+                    slots.serve()
                     slots.grant()
                     if waiter.is_served():
                         return
@@ -576,6 +583,10 @@ class ConnectionPool:
         """
         return self._is_clean(entry.connection, entry.initial)
 
+    def has_ended(self, entry: PoolEntry) -> bool:
+        """Tell whether a connection is closed, at either side; no round trip."""
+        return self._driver.has_ended(entry.connection)
+
     def discard(self, entry: PoolEntry, reason: str) -> None:
         """Take a connection back from its holder and close it; ``reason`` is counted.
 
@@ -678,6 +689,8 @@ class ConnectionPool:
         """Close the connections of BUSY entries, then free their slots."""
         if not victims:
             return
+        for entry, _ in victims:
+            entry.worker = threading.get_ident()
         connections = [entry.connection for entry, _ in victims]
         try:
             self._driver.close(*connections)
@@ -710,7 +723,8 @@ class ConnectionPool:
         decides and waits for no server: what has to wait runs on threads of its own.
         Never raises for a server that can't be reached.
         """
-        self._is_reentered()
+        if self._is_reentered():
+            return
         # Calls for which no thread could be started, or one that never runs: a greenlet
         # of gevent's in a thread of gevent's own.
         self._call_deferred()
@@ -734,7 +748,9 @@ class ConnectionPool:
             self._metrics.fold()
             self._slots.repair_queue()
             entries = list(self._slots.entries)
-        for entry, seen in self._orphans.find(entries, self._slots.idle):
+            holders = [waiter.holder for waiter in self._slots.waiters]
+        waiting = {holder.thread_id for holder in holders if holder is not None}
+        for entry, seen in self._orphans.find(entries, self._slots.idle, waiting):
             holder = _describe(entry)
             with self._lock:
                 if stamp(entry) != seen or entry not in self._slots.entries:
@@ -826,8 +842,8 @@ class ConnectionPool:
         self._change_state(RUNNING, "recycled")
 
     def fail_over(self) -> None:
-        """Replace every connection, unless the pool is draining or paused."""
-        self._change_state(RUNNING, "failed over", only_if=RUNNING)
+        """Replace every connection; a drain or a pause goes on."""
+        self._change_state(None, "failed over")
 
     def resume(self) -> None:
         """End a drain or a pause."""
@@ -838,15 +854,17 @@ class ConnectionPool:
         self._change_state(SHUT, "pool closed")
         self._end_waits()
 
-    def _change_state(
-        self, state: str, stale_reason: str | None, only_if: str | None = None
-    ) -> None:
+    def _change_state(self, state: str | None, stale_reason: str | None) -> None:
         """Change the state; with a reason, every connection open now becomes stale.
 
-        ``only_if`` is the state that the pool must be in. A closed one stays closed.
+        None leaves the state as it is. A closed pool stays closed.
         """
+        if self._is_reentered(3):
+            self._defer(partial(self._change_state, state, stale_reason))
+            return
         with self._lock:
-            if self._slots.state is SHUT or only_if not in (None, self._slots.state):
+            state = state or self._slots.state
+            if self._slots.state is SHUT:
                 return
             victims = self._slots.change_state(state, stale_reason)
         logger.info("%s: %s", self.label, stale_reason or "resumed")

@@ -1,8 +1,8 @@
 """The slots of a pool: which are taken, which connections are idle, and who waits.
 
-These are the decisions of a pool, apart from its lock and its I/O. All of it is called
-with the pool's lock held, takes microseconds, blocks on nothing and calls no code of
-others. What always holds:
+These are the decisions of a pool, apart from its lock and its I/O. Every method is
+called with the pool's lock held, takes microseconds, blocks on nothing and calls no
+code of others. What always holds:
 
 - ``entries`` has every slot taken, from the moment that a connection is to be opened
   until it was closed. Its length never exceeds MAX_CONNS.
@@ -72,7 +72,7 @@ class Slots:
         self.generation = 0
         #: The generation of connections that become idle again when they come back; -1
         #: while none does.
-        self.keeps = 0 if state is RUNNING else -1
+        self.keeps = self._kept_generation()
         self.stale_reason = "recycled"
         self.entries: set[PoolEntry] = set()
         self.idle: list[PoolEntry] = []
@@ -185,8 +185,9 @@ class Slots:
 
     def _forget(self, entry: PoolEntry) -> None:
         entry.state = CLOSED
-        self.entries.remove(entry)
+        # First: if an exception comes in between, the sum doesn't fall.
         self._checkouts += entry.checkouts
+        self.entries.remove(entry)
 
     def checkouts(self) -> int:
         """Return how many checkouts there were."""
@@ -299,6 +300,8 @@ class Slots:
                 return
             self.give(entry, first.holder, self.clock())
             self.hand_over(first, entry)
+            # Another waiter is the first now, and has to see to the next connect.
+            self.wake_for_retry()
 
     def _pop_idle(self) -> PoolEntry | None:
         if self.idle:
@@ -318,8 +321,9 @@ class Slots:
 
         Returns None, or the reason why it has to be closed instead.
         """
-        if entry.generation != self.keeps or now >= entry.expires_at:
-            return self.reason_to_close(entry, now)
+        reason = self.reason_to_close(entry, now)
+        if reason is not None:
+            return reason
         entry.deadline = math.inf
         entry.idle_since = now
         waiter = self.first_waiter() if self.waiters else None
@@ -420,13 +424,18 @@ class Slots:
         """Serve whom an exception in between kept waiting.
 
         That is who was given something and didn't leave the queue, and the first ones
-        if a slot was freed for nobody.
+        if a slot was freed, or a connection came back, for nobody. A change of the
+        state may have been interrupted too.
         """
+        self.keeps = self._kept_generation()
         for waiter in [waiter for waiter in self.waiters if waiter.is_served()]:
             waiter.wake()
             self.leave_queue(waiter)
         self.serve()
         self.grant()
+
+    def _kept_generation(self) -> int:
+        return self.generation if self.state is RUNNING else -1
 
     def change_state(self, state: str, stale_reason: str | None) -> list[Victim]:
         """Change the pool's state; return the idle connections that have to be closed.
@@ -437,7 +446,7 @@ class Slots:
         if stale_reason is not None:
             self.generation += 1
             self.stale_reason = stale_reason
-        self.keeps = self.generation if state is RUNNING else -1
+        self.keeps = self._kept_generation()
         victims = self.remove_stale()
         self.grant()
         # Another waiter may be the first now, and has to see to the retry.

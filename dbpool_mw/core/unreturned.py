@@ -39,7 +39,7 @@ class Unreturned:
                 and not holder.will_return()
             ):
                 suspects[entry] = seen
-        for entry, _ in self._suspects.confirm(suspects):
+        for entry, seen in self._suspects.confirm(suspects):
             holder = entry.holder
-            if holder is not None and holder.let_go(entry):
+            if holder is not None and holder.let_go(entry, seen.checked_out_at):
                 yield entry

@@ -78,9 +78,11 @@ class Watch:
             if held >= self._max_hold and not entry.overdue:
                 entry.overdue = True
                 entry.expires_at = -math.inf
-                # If it does, its checkin will find the connection expired.
+                # If it goes on, its checkin will find the connection expired.
                 if _goes_on(entry, since):
                     sighting.overdue.append((entry, holder))
+                else:
+                    entry.overdue = False
             elif held >= self._max_hold + CANCEL_SECONDS:
                 sighting.unresponsive.append(entry)
         return sighting

@@ -97,7 +97,7 @@ class _Nobody:
     def will_return(self) -> bool:
         return True
 
-    def let_go(self, entry: PoolEntry) -> bool:
+    def let_go(self, entry: PoolEntry, since: float) -> bool:
         return False
 
     def describe(self) -> dict[str, Any]:

@@ -72,7 +72,7 @@ class Holder:
     def will_return(self) -> bool:
         return self.returns
 
-    def let_go(self, entry: PoolEntry) -> bool:
+    def let_go(self, entry: PoolEntry, since: float) -> bool:
         had_it, self.has_it = self.has_it, False
         return had_it
 

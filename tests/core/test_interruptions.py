@@ -10,6 +10,8 @@ import contextlib
 import sys
 import threading
 from pathlib import Path
+from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 
@@ -301,6 +303,32 @@ def test_a_connection_that_closes_in_the_background_is_not_taken_for_lost():
     until(lambda: pool.stats()["size"] == 0)
     assert pool.stats()["discarded"] == {"recycled": 2}
     assert pool.stats()["reclaimed"] == 0
+    check(pool, driver)
+
+
+def test_the_search_reads_no_variables_of_another_threads_frames(monkeypatch):
+    class Frame:
+        f_back = None
+        f_globals: ClassVar = {"__name__": "dbpool_mw.core.pool"}
+        f_code = SimpleNamespace(co_name="checkin")
+
+        @property
+        def f_locals(self):
+            raise AssertionError("CPython crashes when the thread leaves the frame")
+
+    pool, driver, _ = make_pool()
+    keeper = Keeper(pool)
+    keeper.thread_id = 1
+    keeper.check_out()
+    keeper.entries.clear()
+    monkeypatch.setattr(sys, "_current_frames", lambda: {1: Frame()})
+    for _ in range(3):
+        pool.maintain()
+    assert pool.stats()["reclaimed"] == 0
+    monkeypatch.undo()
+    pool.maintain()
+    pool.maintain()
+    assert pool.stats()["reclaimed"] == 1
     check(pool, driver)
 
 

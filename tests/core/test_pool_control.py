@@ -351,3 +351,15 @@ def test_a_failover_replaces_connections_and_ends_no_order(verb):
     assert pool.stats() == stats
     assert stats["discarded"] == {"failed over": 1, state.replace("ing", "ed"): 1}
     check(pool, driver)
+
+
+def test_a_connection_of_before_a_failover_is_not_kept_when_a_drain_ends():
+    pool, driver, _ = make_pool()
+    pool.drain()
+    entry = pool.checkout(Holder())
+    pool.fail_over()
+    pool.resume()
+    pool.checkin(entry)
+    assert entry.connection.closed
+    assert pool.stats()["discarded"] == {"failed over": 1}
+    check(pool, driver)

@@ -149,7 +149,7 @@ class Schedule:
         self.done: Counter[str] = Counter()
         self.pool._lock = SteppedLock(self)
         # What these greenlets execute can't be told from their thread's frames.
-        self.pool._orphans.find = lambda entries, idle: []
+        self.pool._orphans.find = lambda *arguments: []
         self.idle = self.pool._idle = self.pool._slots.idle = SteppedIdle(self)
         self.pool.checkin = self.without_the_lock(self.pool.checkin, 1)
         self.pool._check_in = self.without_the_lock(self.pool._check_in, -1)

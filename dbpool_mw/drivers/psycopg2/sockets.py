@@ -85,8 +85,7 @@ def _reads_the_end(connection: Any) -> bool:
 
     A server, or a TLS proxy before it, may say something and go on: a setting changed,
     a notice, a session ticket. A backend that ends says why, as a notice to libpq, and
-    closes its socket a moment later: that moment is waited for. A connection that turns
-    out to be in use, by a holder who got it meanwhile, is alive and isn't read from.
+    closes its socket a moment later: that moment is waited for.
     """
     poller = original("select", "poll")()
     wait = 0
