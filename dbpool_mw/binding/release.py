@@ -1,9 +1,9 @@
 """Give connections back before their request or block ends.
 
 For when no query is likely for long: while a response streams, or around a slow call of
-something else. Given back is only what is clean. A session that was changed, with an
-open transaction or an open named cursor, stays with its holder: the settings, locks,
-tables and rows in it would be gone otherwise.
+something else. Given back is only what is clean, or has ended. A session that was
+changed, with an open transaction or an open named cursor, stays with its holder: the
+settings, locks, tables and rows in it would be gone otherwise.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ def release_request(request: Any) -> None:
 
 
 def _release(binding: Binding) -> None:
-    for pool, entry in tuple(binding.held):
-        if pool.is_clean(entry):
+    for pool, entry, _ in tuple(binding.held):
+        if pool.is_clean(entry) or pool.has_ended(entry):
             give_back(binding)
 
 

@@ -11,7 +11,7 @@ from asgiref.sync import ThreadSensitiveContext, sync_to_async
 from django.core.exceptions import SynchronousOnlyOperation
 from django.core.handlers.asgi import ASGIHandler
 from django.core.signals import request_finished
-from django.db import connection, connections, transaction
+from django.db import OperationalError, connection, connections, transaction
 from django.db.transaction import TransactionManagementError
 from django.db.utils import ConnectionDoesNotExist
 from django.http import FileResponse, HttpResponse, StreamingHttpResponse
@@ -152,6 +152,23 @@ def test_a_session_that_was_changed_stays_with_its_stream(requests, change):
     assert noted == [1, 1]
     assert in_use() == 0
     assert stats()["checkouts"] == 1
+
+
+def test_the_error_page_of_a_request_that_lost_its_connection_gets_another(requests):
+    def fails(request):
+        ask("SET application_name = 'changed'")
+        with pytest.raises(OperationalError):
+            ask("SELECT pg_terminate_backend(pg_backend_pid())")
+        raise RuntimeError("on purpose")
+
+    def page(request):
+        return HttpResponse(str(backend()), status=500)
+
+    requests.urls.handler500 = page
+    response = requests(fails)
+    assert response.status_code == 500
+    assert int(response.content)
+    assert in_use() == 0
 
 
 def test_rows_of_a_server_side_cursor_can_be_read_in_the_stream(
