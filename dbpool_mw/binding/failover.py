@@ -44,6 +44,10 @@ class Failover:
             return
         # Whatever is opened until the pool acts is replaced with the others.
         self._turn = [None]
-        pool = self.pool
-        logger.warning("%s: %s; replacing every connection", pool.label, reason)
-        pool.fail_over()
+        try:
+            self.pool.fail_over()
+        except BaseException:
+            turn.append(None)  # another one's
+            raise
+        # Only now: a log handler may take its time.
+        logger.warning("%s: %s; replacing every connection", self.pool.label, reason)

@@ -146,7 +146,8 @@ class TrackedConnection(Connection):
         if error.pgcode == failover.READ_ONLY:
             self.look_for_failover()
         elif error.pgcode in failover.SHUTDOWN and self.on_failover is not None:
-            self.on_failover(f"the server shuts down ({error.pgcode})")
+            reason = "the server shuts down, or ended this session"
+            self.on_failover(f"{reason} ({error.pgcode})")
 
     def look_for_failover(self) -> bool:
         """Tell whether the server took writes and takes none now; no round trip.
