@@ -16,6 +16,10 @@ from dbpool_mw.core.logs import get_logger
 logger = get_logger("dbpool_mw.pool")
 
 
+#: What ``uwsgidecorators`` sets when it is imported.
+_HOOKS = ("post_fork_hook", "spooler", "mule_msg_hook")
+
+
 def _module() -> Any:
     """Return the module that uWSGI makes in its processes, None in all others."""
     module = sys.modules.get("uwsgi")
@@ -43,11 +47,15 @@ def call_after_forks(function: Callable[[], object]) -> None:
     uwsgi = _module()
     if uwsgi is None:
         return
-    before = getattr(uwsgi, "post_fork_hook", None)
+    before = {name: getattr(uwsgi, name, None) for name in _HOOKS}
     with suppress(Exception):  # it refuses to be imported without a master
         # Imported later, it would replace the hook that is set here.
         import uwsgidecorators  # noqa: F401
-    hooks = dict.fromkeys([before, getattr(uwsgi, "post_fork_hook", None)])
+    own = getattr(uwsgi, "post_fork_hook", None)
+    for name, set_before in before.items():
+        if set_before is not None:
+            setattr(uwsgi, name, set_before)
+    hooks = dict.fromkeys([before["post_fork_hook"], own])
 
     def hook() -> None:
         function()
