@@ -41,6 +41,10 @@ def warm_up(*aliases: str, timeout: float = 10.0) -> None:
             _Opening(alias, number, deadline).wait(timeout)
 
 
+#: Seconds between an attempt that failed and the next.
+_PAUSE = 0.1
+
+
 class _Opening:
     """Connections that are opened together, each in a thread that holds it meanwhile.
 
@@ -97,9 +101,12 @@ class _Opening:
                 self.opened += 1
                 return
             except OperationalError as error:
-                if time.monotonic() >= self.deadline:
+                left = self.deadline - time.monotonic()
+                if left <= 0:
                     raise
-                self.errors.append(error)
+                self.errors[:] = [error]
+                # The pool may refuse at once, as with MAX_WAITING.
+                time.sleep(min(left, _PAUSE))
 
     def _meet(self) -> bool:
         """Wait until all connections are open; tell whether they are."""
