@@ -5,6 +5,7 @@ from __future__ import annotations
 from asyncio import CancelledError
 from collections.abc import Awaitable, Callable
 from inspect import iscoroutinefunction
+from itertools import count
 from typing import Any
 
 from asgiref.sync import markcoroutinefunction, sync_to_async
@@ -19,7 +20,10 @@ from dbpool_mw.binding import registry, unavailable
 from dbpool_mw.binding.cancelling import cancel_waits, is_cancelled
 from dbpool_mw.binding.errors import PoolError
 from dbpool_mw.binding.release import release_request
-from dbpool_mw.binding.requests import begin_request, end_request
+from dbpool_mw.binding.requests import begin_request, end_request, return_refused
+
+#: Numbers of the requests that were answered in this process.
+_numbers = count(1)
 
 
 class ConnectionPoolMiddleware:
@@ -58,12 +62,13 @@ class ConnectionPoolMiddleware:
                 response = self.get_response(request)
                 if response.streaming:
                     release_request(request)
-            request._dbpool_mw_answered = True  # type: ignore[attr-defined]
-            response._dbpool_mw_request = id(request)  # type: ignore[union-attr]
+            number = next(_numbers)
+            request._dbpool_mw_answered = number  # type: ignore[attr-defined]
+            response._dbpool_mw_request = number  # type: ignore[union-attr]
         except BaseException:
             # Django turns every Exception into a response. After another BaseException
             # the server may not send request_finished.
-            request._dbpool_mw_answered = True  # type: ignore[attr-defined]
+            request._dbpool_mw_answered = None  # type: ignore[attr-defined]
             end_request()
             raise
         return response
@@ -83,11 +88,11 @@ class ConnectionPoolMiddleware:
             cancel_waits(request)
             raise
         except BaseException:
-            request._dbpool_mw_answered = True  # type: ignore[attr-defined]
+            request._dbpool_mw_answered = None  # type: ignore[attr-defined]
             await sync_to_async(end_request)()
             raise
         finally:
-            request._dbpool_mw_answered = True  # type: ignore[attr-defined]
+            request._dbpool_mw_answered = None  # type: ignore[attr-defined]
         return response
 
     def process_exception(
@@ -111,7 +116,7 @@ class ConnectionPoolMiddleware:
         try:
             begin_request(request, aliases, eager)
         except PoolError as error:
-            release_request(request)
+            return_refused(request)
             if is_cancelled(request):
                 return None  # Nobody reads it, nor would an error be read.
             return unavailable.respond(request, error)

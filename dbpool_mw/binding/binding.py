@@ -56,11 +56,17 @@ def is_answered(request: Any) -> bool:
     return hasattr(request, "_dbpool_mw_answered")
 
 
+def number_of(request: Any) -> Any:
+    """Return the number that a request was answered under, None if it has none."""
+    return getattr(request, "_dbpool_mw_answered", None)
+
+
 class Binding:
     """Binds one wrapper to the pool of its alias, where it is the holder.
 
-    ``held`` has at most one element. It is a list because ``pop`` is atomic: when two
-    threads return the same connection, one of them finds the list empty.
+    ``held`` has at most one element, whose last part is the time of the checkout. It is
+    a list because ``pop`` is atomic: when two threads return the same connection, one
+    of them finds the list empty.
     """
 
     __slots__ = (
@@ -90,7 +96,7 @@ class Binding:
         self.engine_close = None if is_djangos else engine_close
         #: What the wrapper has as its ``connect`` while it is bound.
         self.connect = partial(_connect, self)
-        self.held: list[tuple[ConnectionPool, PoolEntry]] = []
+        self.held: list[tuple[ConnectionPool, PoolEntry, float]] = []
         #: The pool of the last checkout, the pools that it is one of, and what its
         #: connections are opened with; empty where the pool has to be looked up.
         self.pool: ConnectionPool | None = None
@@ -144,7 +150,7 @@ class Binding:
 
     def holds(self, entry: PoolEntry) -> bool:
         """Tell whether this binding holds an entry; in any thread."""
-        return any(held is entry for _, held in self.held)
+        return any(held is entry for _, held, _ in self.held)
 
     def in_request(self) -> bool:
         """Tell whether a request has begun in this thread and not ended."""
@@ -171,13 +177,15 @@ class Binding:
         wrapper: Any = self.wrapper()
         return wrapper is None or bool(wrapper.in_atomic_block)
 
-    def let_go(self, entry: PoolEntry) -> bool:
+    def let_go(self, entry: PoolEntry, since: float) -> bool:
         """Take an entry off the wrapper, from any thread; tell whether it was held.
+
+        ``since`` is when the hold began: the thread may have begun another one.
 
         The wrapper connects anew at its next query.
         """
         for held in tuple(self.held):
-            if held[1] is entry:
+            if held[1] is entry and held[2] == since:
                 # First of all: a wrapper that finds nothing held closes what it has.
                 wrapper: Any = self.wrapper()
                 if wrapper is not None and wrapper.connection is entry.connection:
@@ -211,7 +219,7 @@ class Binding:
         work = cancelling.current_work.get()
         return partial(cancelling.is_cancelled, self.work if work is None else work)
 
-    def pop_held(self) -> tuple[ConnectionPool, PoolEntry] | None:
+    def pop_held(self) -> tuple[ConnectionPool, PoolEntry, float] | None:
         """Remove and return what is held, None if nothing is; one caller gets it."""
         try:
             return self.held.pop()
@@ -226,7 +234,7 @@ class Binding:
         """
         held = self.pop_held()
         if held is not None:
-            pool, entry = held
+            pool, entry = held[:2]
             pool.reclaim_soon(entry)
 
     def checkout(self, wrapper: Any, eager: bool = False) -> bool:
@@ -239,7 +247,7 @@ class Binding:
         ``dbpool_mw.binding.errors``, and ImproperlyConfigured.
         """
         if self.held and (held := self.pop_held()) is not None:
-            replaced_pool, replaced_entry = held
+            replaced_pool, replaced_entry, _ = held
             replaced_pool.discard(replaced_entry, "taken off its wrapper")
         pool = self.pool
         try:
@@ -267,7 +275,7 @@ class Binding:
             if eager and isinstance(error, ConnectFailed) and not error.may_wait:
                 self.connect_error = made
             raise made from error
-        self.held.append((pool, entry))
+        self.held.append((pool, entry, entry.checked_out_at))
         recording.apply(wrapper, entry.connection, entry.recorded, entry.checked_out_at)
         return True
 
@@ -566,7 +574,7 @@ def _close(wrapper: Any, binding: Binding) -> None:
     queries of the block must fail, as they do without a pool.
     """
     try:
-        pool, entry = binding.held.pop()
+        pool, entry, _ = binding.held.pop()
     except IndexError:
         type(wrapper)._close(wrapper)
         return

@@ -2,8 +2,8 @@
 
 Some servers call the application in one thread and close the response in another. There
 ``request_finished`` arrives where nothing is held, and doesn't say which request ended.
-The response that is being closed has the ``id()`` of its request, a number, because it
-may be kept and pickled.
+Request and response have the same number, and no other ones have it: a response may be
+kept, pickled and closed again.
 """
 
 from __future__ import annotations
@@ -15,22 +15,25 @@ from types import FrameType
 
 from django.http.response import HttpResponseBase
 
-from dbpool_mw.binding.binding import Binding, all_bindings, is_answered
+from dbpool_mw.binding.binding import Binding, all_bindings, number_of
+from dbpool_mw.core.entry import PoolEntry
+from dbpool_mw.core.pool import ConnectionPool
 
 
 def end_request() -> None:
     """Return what another thread holds for the request that ends in this thread."""
-    ended = _closing_id()
+    ended = _closing_number()
     if ended is None:
         return
     for binding in all_bindings():
-        request = binding.request
-        if id(request) == ended and is_answered(request):
-            _give_back(binding)
+        # First: the other thread may begin another request at any moment.
+        held = tuple(binding.held)
+        if number_of(binding.owner) == ended:
+            _give_back(binding, held)
 
 
-def _closing_id() -> int | None:
-    """Return the id of the request whose response is being closed by this thread."""
+def _closing_number() -> int | None:
+    """Return the number of the request whose response this thread is closing."""
     frame: FrameType | None = sys._getframe()
     while frame is not None:
         if frame.f_code.co_name == "close":
@@ -41,10 +44,12 @@ def _closing_id() -> int | None:
     return None
 
 
-def _give_back(binding: Binding) -> None:
-    for pool, entry in tuple(binding.held):
+def _give_back(
+    binding: Binding, held: tuple[tuple[ConnectionPool, PoolEntry, float], ...]
+) -> None:
+    for pool, entry, since in held:
         clean = pool.is_clean(entry)
-        if not binding.let_go(entry):
+        if not binding.let_go(entry, since):
             continue  # its thread has begun another request
         if not clean:
             # A thread with an event loop, where servers close responses, can't query.

@@ -18,7 +18,10 @@ from asgiref.sync import sync_to_async
 from django.core.handlers import base, exception
 from django.http import HttpRequest
 
+from dbpool_mw.binding.binding import give_back, thread_state
+
 _convert: Callable[[Any], Any] = exception.convert_exception_to_response
+_log: Callable[..., Any] = base.log_response  # type: ignore[attr-defined]
 
 
 @wraps(_convert)
@@ -38,7 +41,23 @@ def convert_exception_to_response(get_response: Callable[..., Any]) -> Any:
     return converting
 
 
+@wraps(_log)
+def log_response(*args: Any, **kwargs: Any) -> None:
+    """Log a response, and return what a log handler has checked out.
+
+    Under ASGI Django calls this in a thread that serves no request and never ends.
+    """
+    try:
+        _log(*args, **kwargs)
+    finally:
+        if not thread_state.bindings.requests:
+            for binding in thread_state.bindings.values():
+                if binding.held and binding.request is None:
+                    give_back(binding)
+
+
 def install() -> None:
-    """Replace Django's function where needed; called once, when the app is ready."""
+    """Replace Django's functions where needed; called once, when the app is ready."""
+    base.log_response = log_response  # type: ignore[attr-defined]
     if django.VERSION < (6, 2):
         base.convert_exception_to_response = convert_exception_to_response  # type: ignore[attr-defined]

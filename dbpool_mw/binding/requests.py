@@ -79,23 +79,34 @@ def begin_request(request: Any, aliases: Iterable[str], eager: Container[str]) -
                 raise
 
 
+def return_refused(request: Any) -> None:
+    """Return what a request holds that gets no connection of another alias.
+
+    Nothing has run on it, so there is no session to keep.
+    """
+    for binding in thread_state.bindings.values():
+        if binding.held and binding.owner is request:
+            give_back(binding)
+
+
 def end_request(**signal: Any) -> None:
     """Return what this thread's request holds, and end the request, however it went.
 
-    Also the receiver of ``request_finished``. Does nothing at the end of a request that
-    runs inside of another one, or of a scope: what this thread holds is the other's.
+    Also the receiver of ``request_finished``. Where the request runs inside of another
+    one, or of a scope, what this thread holds for that one stays.
     """
     bindings = thread_state.bindings
-    if bindings.requests != 1:
-        if any(map(_is_inside, bindings.values())):
-            return
-        if not bindings.requests:
-            elsewhere.end_request()
+    is_alone = bindings.requests == 1
     bindings.requests = 0
     for binding in bindings.values():
+        if not is_alone and _is_inside(binding):
+            bindings.requests = 2
+            continue
         if binding.held:
             give_back(binding)
         binding.request = binding.connect_error = None
+    if not is_alone and not bindings.requests:
+        elsewhere.end_request()
 
 
 def _going_on(binding: Binding) -> tuple[Any, ...]:

@@ -138,6 +138,14 @@ def test_a_block_keeps_its_session_around_a_request(requests):
 
 
 @override_settings(DBPOOL_MW_MAX_CONNS=1, DBPOOL_MW_TIMEOUT=1)
+def test_a_request_in_a_block_of_another_alias_returns_its_own_connection(requests):
+    with override_settings(DBPOOL_MW_POOLS={}), pooled("replica"):
+        assert requests(lambda request: HttpResponse(ask("SELECT 1"))).content == b"1"
+        assert stats()["in_use"] == 0
+        assert requests(lambda request: HttpResponse(ask("SELECT 2"))).content == b"2"
+        assert stats()["in_use"] == 0
+
+
 def test_nested_requests_at_once_share_the_connection_of_the_coroutine(requests):
     async def view(request):
         if "inner" in request.GET:
