@@ -107,7 +107,8 @@ def aliases_at(databases: Databases) -> Iterator[Databases]:
         ("replica", databases.replica),
     ]:
         before[alias] = settings.DATABASES[alias].copy()
-        settings.DATABASES[alias].update(address, NAME=name, OPTIONS=dict(options))
+        own = settings.DATABASES[alias].get("OPTIONS", {})
+        settings.DATABASES[alias].update(address, NAME=name, OPTIONS={**own, **options})
     testing.remember_databases()
     try:
         yield databases

@@ -72,7 +72,7 @@ def test_probes_are_answered_at_an_exhausted_pool_and_a_stop_drains(deployed):
     assert server_command[:3] == ["gunicorn", "--config", "gunicorn.conf.py"]
     with (
         deployed.gunicorn(
-            "--config", str(deployed.directory / server_command[2])
+            configuration=(deployed.directory / server_command[2]).read_text()
         ) as server,
         ThreadPoolExecutor() as clients,
     ):

@@ -162,14 +162,14 @@ def test_preflights_and_static_files_need_no_connection_and_the_503_has_all_head
                 "OPTIONS", "/facts/", Access_Control_Request_Method="GET", **origin
             )
             assert preflight.status == 200
-            assert "GET" in preflight.headers["access-control-allow-methods"]
+            assert "GET" in preflight.headers["Access-Control-Allow-Methods"]
             assert server.get("/static/a.css").body == b"p { color: red }"
             refused = server.get("/facts/", **origin)
             assert refused.status == 503
             assert refused.headers["Retry-After"] == "1"
             for name, value in {
-                "access-control-allow-origin": "https://spa.example",
-                "access-control-expose-headers": "Retry-After",
+                "Access-Control-Allow-Origin": "https://spa.example",
+                "Access-Control-Expose-Headers": "Retry-After",
                 "X-Content-Type-Options": "nosniff",
             }.items():
                 assert refused.headers[name] == value
