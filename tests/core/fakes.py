@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import sys
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -273,6 +274,16 @@ def end_hold(pool: ConnectionPool, entry: Any, verb: str) -> None:
         pool._call_deferred()
     else:
         getattr(pool, verb)(entry)
+
+
+def traced(call: Callable[[], object], trace: Callable[..., Any]) -> None:
+    """Make a call with a trace function, and put the one before back."""
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    finally:
+        sys.settrace(before)
 
 
 class InThread(threading.Thread):

@@ -17,7 +17,7 @@ import pytest
 
 import dbpool_mw.core
 import dbpool_mw.core.errors
-from tests.core.fakes import Holder, InThread, check, make_pool, until
+from tests.core.fakes import Holder, InThread, check, make_pool, traced, until
 
 CORE = str(Path(dbpool_mw.core.__file__).parent)
 
@@ -40,14 +40,8 @@ def interrupted_at(number, call, error):
                 raise error
         return trace
 
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        call()
-    except (KeyboardInterrupt, Limit):
-        pass
-    finally:
-        sys.settrace(before)
+    with contextlib.suppress(KeyboardInterrupt, Limit):
+        traced(call, trace)
     return lines >= number
 
 

@@ -8,7 +8,6 @@ failure can be reproduced.
 from __future__ import annotations
 
 import contextlib
-import sys
 from collections import deque
 from pathlib import Path
 
@@ -17,7 +16,7 @@ import pytest
 import dbpool_mw.core
 from dbpool_mw.core.errors import PoolClosed, PoolError, PoolTimeout
 from dbpool_mw.core.waiter import Waiter
-from tests.core.fakes import Holder, check, make_pool
+from tests.core.fakes import Holder, check, make_pool, traced
 
 CORE = str(Path(dbpool_mw.core.__file__).parent)
 
@@ -256,12 +255,7 @@ def run_within(world, call, other, number):
                 world.errors.append(repr(error))
         return trace
 
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        call()
-    finally:
-        sys.settrace(before)
+    traced(call, trace)
     return lines >= number
 
 
@@ -316,12 +310,7 @@ def within_a_locked_part(pool, call, other, number):
                 other()
         return trace
 
-    before = sys.gettrace()
-    sys.settrace(trace)
-    try:
-        call()
-    finally:
-        sys.settrace(before)
+    traced(call, trace)
     return lines >= number
 
 
