@@ -88,6 +88,13 @@ def fresh_database(server: Server) -> Iterator[str]:
 
 
 @contextmanager
+def fresh_databases(server: Server) -> Iterator[Databases]:
+    """Create a database for each of the two aliases, and drop both at the end."""
+    with fresh_database(server) as default, fresh_database(server) as replica:
+        yield Databases(server, default, replica)
+
+
+@contextmanager
 def aliases_at(databases: Databases) -> Iterator[Databases]:
     """Point "default" and "replica" at the databases."""
     # The registry reads the settings at its import, after this module has chosen them.
@@ -107,7 +114,8 @@ def aliases_at(databases: Databases) -> Iterator[Databases]:
         ("replica", databases.replica),
     ]:
         before[alias] = settings.DATABASES[alias].copy()
-        own = settings.DATABASES[alias].get("OPTIONS", {})
+        own = settings.DATABASES[alias].get("OPTIONS", {}).copy()
+        own.pop("sslmode", None)
         settings.DATABASES[alias].update(address, NAME=name, OPTIONS={**own, **options})
     testing.remember_databases()
     try:
@@ -193,8 +201,8 @@ def database(postgres: Server) -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def _databases(postgres: Server) -> Iterator[Databases]:
-    with fresh_database(postgres) as default, fresh_database(postgres) as replica:
-        yield Databases(postgres, default, replica)
+    with fresh_databases(postgres) as databases:
+        yield databases
 
 
 @pytest.fixture
@@ -208,8 +216,8 @@ def databases(_databases: Databases) -> Iterator[Databases]:
 def own_databases(own_postgres: PostgresServer) -> Iterator[Databases]:
     """Point Django at two new databases on `own_postgres`."""
     server = own_postgres
-    with fresh_database(server) as default, fresh_database(server) as replica:
-        with aliases_at(Databases(server, default, replica)) as databases:
+    with fresh_databases(server) as databases:
+        with aliases_at(databases):
             yield databases
         if not server.running:
             server.start()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.conftest import Databases, aliases_at, fresh_database
+from tests.conftest import aliases_at, fresh_databases
 from tests.faults.conftest import small_project
 from tests.faults.test_database import (
     test_terminated_backends_fail_only_the_queries_that_run as terminated,
@@ -14,11 +14,7 @@ from tests.faults.test_database import (
 @pytest.fixture
 def project(tls_postgres, short_directory):
     """Give the project on a server that is reached by TLS."""
-    with (
-        fresh_database(tls_postgres) as one,
-        fresh_database(tls_postgres) as other,
-        aliases_at(Databases(tls_postgres, one, other)) as databases,
-    ):
+    with fresh_databases(tls_postgres) as databases, aliases_at(databases):
         yield small_project(databases, short_directory)
 
 

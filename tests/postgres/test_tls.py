@@ -15,7 +15,7 @@ from django.test import override_settings
 
 from dbpool_mw import HoldTooLong, pooled
 from dbpool_mw.binding import registry
-from tests.conftest import Databases, aliases_at, fresh_database
+from tests.conftest import aliases_at, fresh_databases
 from tests.core.fakes import InThread
 from tests.postgres.conftest import ask, forget_wrappers, stats
 from tests.postgres.conftest import connection as connection
@@ -42,11 +42,7 @@ def postgres(tls_postgres):
 def databases(tls_postgres):
     """Point Django at two databases of the server with TLS."""
     forget_wrappers()
-    with (
-        fresh_database(tls_postgres) as one,
-        fresh_database(tls_postgres) as other,
-        aliases_at(Databases(tls_postgres, one, other)) as databases,
-    ):
+    with fresh_databases(tls_postgres) as databases, aliases_at(databases):
         yield databases
         forget_wrappers()
         registry.close()

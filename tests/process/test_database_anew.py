@@ -5,7 +5,7 @@ from __future__ import annotations
 import psycopg2
 import pytest
 
-from tests.conftest import Databases, aliases_at, fresh_database
+from tests.conftest import aliases_at, fresh_databases
 from tests.faults.test_operations import send
 from tests.process.projects import Project
 from tests.process.servers import wait_until
@@ -14,11 +14,7 @@ from tests.process.servers import wait_until
 @pytest.fixture
 def project(postgres, short_directory):
     """Give the project on databases of its own."""
-    with (
-        fresh_database(postgres) as one,
-        fresh_database(postgres) as other,
-        aliases_at(Databases(postgres, one, other)) as databases,
-    ):
+    with fresh_databases(postgres) as databases, aliases_at(databases):
         yield Project(databases, short_directory)
 
 
