@@ -60,7 +60,8 @@ def test_a_reload_replaces_the_workers(under, project, figures):
 
 @GUNICORN
 def test_workers_recycled_after_some_requests_are_replaced(under, project, figures):
-    options = ["--max-requests", "60", "--max-requests-jitter", "20"]
+    # Longer than a worker takes to start, so that all of them serve at the same time.
+    options = ["--max-requests", "200", "--max-requests-jitter", "50"]
     with under.traffic(*options) as (server, traffic):
         wait_until(
             lambda: server.text().count("Autorestarting worker") >= 4,
