@@ -103,7 +103,8 @@ setup(
         "gevent": GEVENT,
         "sandbox": SERVERS,
         "test": [*TEST, *TRACERS, *OTHER_SERVERS],
-        "pairs": TEST,
+        # What the environments of tox.ini install.
+        "testenv": TEST,
         "lint": LINT,
         "types": TYPES,
         "matrix": ["tox>=4.25"],
