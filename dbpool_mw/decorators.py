@@ -11,14 +11,14 @@ from typing import Any
 from django.conf import settings
 from django.conf.urls.i18n import is_language_prefix_patterns_used
 from django.http import HttpRequest
+from django.middleware.locale import LocaleMiddleware
 from django.urls import Resolver404, get_resolver, resolve
 from django.urls.resolvers import LocalePrefixPattern
 from django.utils import translation
+from django.utils.module_loading import import_string
 
 #: The attribute of decorated views; Django's ``as_view()`` copies it from ``dispatch``.
 _NO_POOL = "dbpool_mw_no_pool"
-
-_LOCALE = "django.middleware.locale.LocaleMiddleware"
 
 #: Whether a view was decorated in this process so far.
 used = False
@@ -99,7 +99,9 @@ def _is_translated(urlconf: Any) -> bool:
 def _language(request: HttpRequest, urlconf: Any) -> str | None:
     """Return the language in which Django will resolve a request's path."""
     in_path = translation.get_language_from_path(request.path_info)
-    if hasattr(request, "LANGUAGE_CODE") or _LOCALE not in settings.MIDDLEWARE:
+    if hasattr(request, "LANGUAGE_CODE") or not _will_choose_a_language(
+        tuple(settings.MIDDLEWARE)
+    ):
         # LocaleMiddleware stood before, or other middleware decides.
         return in_path or translation.get_language()
     # What LocaleMiddleware will do.
@@ -109,3 +111,12 @@ def _language(request: HttpRequest, urlconf: Any) -> str | None:
     if has_prefix and (in_path or not prefixes_default):
         return in_path or settings.LANGUAGE_CODE
     return translation.get_language_from_request(request)
+
+
+@lru_cache(maxsize=1)
+def _will_choose_a_language(middleware: tuple[str, ...]) -> bool:
+    """Tell whether LocaleMiddleware, or one that inherits from it, is among these."""
+    found = map(import_string, middleware)
+    return any(
+        isinstance(one, type) and issubclass(one, LocaleMiddleware) for one in found
+    )

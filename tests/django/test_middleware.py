@@ -18,6 +18,7 @@ from django.core.handlers import base
 from django.core.signals import got_request_exception, request_finished
 from django.db import close_old_connections, connections
 from django.http import HttpResponse
+from django.middleware.locale import LocaleMiddleware
 from django.test import RequestFactory, override_settings
 from django.urls import path
 from django.utils import translation
@@ -101,7 +102,12 @@ def test_a_decorated_view_is_served_without_a_checkout(is_eager, url):
 
 
 LOCALE = "django.middleware.locale.LocaleMiddleware"
+OWN_LOCALE = f"{__name__}.OwnLocaleMiddleware"
 POOL = "dbpool_mw.middleware.ConnectionPoolMiddleware"
+
+
+class OwnLocaleMiddleware(LocaleMiddleware):
+    """A project's own."""
 
 
 class Urls:
@@ -122,7 +128,9 @@ def serve(path, middleware, **headers):
         return found
 
 
-@pytest.mark.parametrize("order", [[POOL, LOCALE], [LOCALE, POOL]])
+@pytest.mark.parametrize(
+    "order", [[POOL, LOCALE], [LOCALE, POOL], [POOL, OWN_LOCALE], [OWN_LOCALE, POOL]]
+)
 @pytest.mark.parametrize("prefixed", [False, True])
 def test_a_decorated_view_is_found_in_every_language(is_eager, order, prefixed):
     route = lazy(lambda: f"{translation.get_language()}-translated/", str)()
