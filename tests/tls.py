@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from tests.faults.proxy import wait_for_delivery
+from tests.listener import Listener
 
 _FOUND = ctypes.util.find_library("ssl")
 _KEY_UPDATE_REQUESTED = 1
@@ -51,20 +52,16 @@ class TlsProxy:
             == 1
         )
         assert ssl.SSL_CTX_use_PrivateKey_file(self._context, bytes(key), _PEM) == 1
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port: int = self._listener.getsockname()[1]
         self._clients: list[tuple[socket.socket, ctypes.c_void_p, threading.Lock]] = []
-        self._threads = [threading.Thread(target=self._accept, daemon=True)]
-        self._threads[0].start()
+        self._listener = Listener(self._relay)
+        self.port = self._listener.port
 
     def __enter__(self) -> TlsProxy:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._listener.shutdown(socket.SHUT_RDWR)
         self._listener.close()
-        for thread in self._threads:
-            thread.join(20)
+        self._listener.join()
 
     def say(self, what: str) -> None:
         """Send every client a "ticket" or a "key update"."""
@@ -76,16 +73,6 @@ class TlsProxy:
                     assert self._ssl.SSL_key_update(tls, _KEY_UPDATE_REQUESTED) == 1
                 assert self._ssl.SSL_do_handshake(tls) == 1
             wait_for_delivery(client)
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            thread = threading.Thread(target=self._relay, args=[client], daemon=True)
-            self._threads.append(thread)
-            thread.start()
 
     def _relay(self, client: socket.socket) -> None:
         ssl, lock = self._ssl, threading.Lock()

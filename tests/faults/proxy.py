@@ -9,6 +9,8 @@ import threading
 import time
 from contextlib import suppress
 
+from tests.listener import Listener
+
 
 def wait_for_delivery(end: socket.socket) -> None:
     """Wait until what was sent has reached the other side."""
@@ -24,34 +26,30 @@ class Proxy:
     def __init__(self, host: str, port: int) -> None:
         #: Where new connections lead to.
         self.server = (host, port)
-        self._listener = socket.create_server(("127.0.0.1", 0), backlog=128)
-        self.port: int = self._listener.getsockname()[1]
         #: While this event is cleared, no byte passes, and connections stay open.
         self.responsive = threading.Event()
         self.responsive.set()
         #: Seconds from the accept of a connection until its bytes are relayed.
         self.delay = 0.0
-        #: Seconds that each accept delays the next one.
+        #: Seconds that each connection delays the next one.
         self.pause = 0.0
+        self._pausing = threading.Lock()
         #: Whether new connections are closed as soon as they are accepted.
         self.refuses = False
         self._open: list[socket.socket] = []
         self._clients: list[socket.socket] = []
         self._silenced: set[socket.socket] = set()
-        self._threads = [threading.Thread(target=self._accept, daemon=True)]
-        self._threads[0].start()
+        self.listener = Listener(self._relay)
+        self.port = self.listener.port
 
     def __enter__(self) -> Proxy:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
+        self.listener.close()
         self.responsive.set()
         self.cut()
-        for thread in self._threads:
-            thread.join(20)
+        self.listener.join()
 
     def cut(self) -> None:
         """Shut down every open connection."""
@@ -69,22 +67,13 @@ class Proxy:
         """Make all open connections unresponsive for good; new connections work."""
         self._silenced.update(self._open)
 
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            if self.refuses:
-                client.close()
-                continue
-            if self.pause:
-                time.sleep(self.pause)
-            thread = threading.Thread(target=self._relay, args=[client], daemon=True)
-            self._threads.append(thread)
-            thread.start()
-
     def _relay(self, client: socket.socket) -> None:
+        if self.refuses:
+            client.close()
+            return
+        if self.pause:
+            with self._pausing:
+                time.sleep(self.pause)
         if self.delay:
             time.sleep(self.delay)
         self.responsive.wait()

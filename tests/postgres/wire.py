@@ -5,8 +5,9 @@ from __future__ import annotations
 import selectors
 import socket
 import struct
-import threading
 from contextlib import suppress
+
+from tests.listener import Listener
 
 
 class CountingProxy:
@@ -14,22 +15,9 @@ class CountingProxy:
 
     def __init__(self, host, port):
         self.server = (host, port)
-        self.listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self.listener.getsockname()[1]
         self.messages = []
-        self.threads = []
-        self.accepting = threading.Thread(target=self.accept, daemon=True)
-        self.accepting.start()
-
-    def accept(self):
-        while True:
-            try:
-                client, _ = self.listener.accept()
-            except OSError:
-                return
-            thread = threading.Thread(target=self.relay, args=[client], daemon=True)
-            thread.start()
-            self.threads.append(thread)
+        self.listener = Listener(self.relay)
+        self.port = self.listener.port
 
     def relay(self, client):
         server = socket.create_connection(self.server)
@@ -71,9 +59,5 @@ class CountingProxy:
             data = data[length + skip :]
 
     def close(self):
-        # close() alone does not end an accept() that waits.
-        self.listener.shutdown(socket.SHUT_RDWR)
         self.listener.close()
-        self.accepting.join(5)
-        for thread in self.threads:
-            thread.join(5)
+        self.listener.join()
