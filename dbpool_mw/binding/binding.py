@@ -365,13 +365,10 @@ class _Bindings(dict[str, Binding]):
     thread ends, the pools reclaim what it held.
     """
 
-    __slots__ = ("__weakref__", "requests")
+    __slots__ = ("__weakref__",)
 
     def __init__(self) -> None:
         _of_all_threads[id(self)] = self
-        #: How many requests began since the last end: 0, 1, or 2 if one of them runs
-        #: inside of another, or of a scope.
-        self.requests = 0
 
     def __del__(self) -> None:
         for binding in self.values():

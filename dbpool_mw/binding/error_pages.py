@@ -47,13 +47,13 @@ def log_response(*args: Any, **kwargs: Any) -> None:
 
     Under ASGI Django calls this in a thread that serves no request and never ends.
     """
+    held = [binding for binding in thread_state.bindings.values() if binding.held]
     try:
         _log(*args, **kwargs)
     finally:
-        if not thread_state.bindings.requests:
-            for binding in thread_state.bindings.values():
-                if binding.held and binding.request is None:
-                    give_back(binding)
+        for binding in thread_state.bindings.values():
+            if binding.held and binding.request is None and binding not in held:
+                give_back(binding)
 
 
 def install() -> None:

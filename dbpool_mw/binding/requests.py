@@ -41,7 +41,6 @@ def begin_request(request: Any, aliases: Iterable[str], eager: Container[str]) -
         and may_forbid_connecting()
     )
     bindings = thread_state.bindings
-    bindings.requests = 1
     for alias in aliases:
         binding: Binding | None = bindings.get(alias)
         wrapper: Any = None if binding is None else binding.wrapper()
@@ -54,12 +53,9 @@ def begin_request(request: Any, aliases: Iterable[str], eager: Container[str]) -
             continue
         if binding.request is not None:
             binding.inside = _going_on(binding)
-            if binding.inside:
-                bindings.requests = 2
         binding.request = request
         if wrapper.connection is not None:
-            is_inside = bindings.requests == 2 and binding.inside != ()
-            if wrapper.in_atomic_block or not binding.held or is_inside:
+            if wrapper.in_atomic_block or not binding.held or binding.inside:
                 # The test's transaction goes on, or the connection isn't the pool's,
                 # or this request runs inside of another one, whose connection it is.
                 continue
@@ -90,28 +86,31 @@ def return_refused(request: Any) -> None:
 
 
 def end_request(**signal: Any) -> None:
-    """Return what this thread's request holds, and end the request, however it went.
+    """Return what this thread holds for requests that go on no more, however they went.
 
-    Also the receiver of ``request_finished``. Where the request runs inside of another
-    one, or of a scope, what this thread holds for that one stays.
+    Also the receiver of ``request_finished``, which doesn't say which request ended: it
+    may be one inside of another, or of a scope, that goes on and keeps what it has, and
+    one that never came to the middleware. What is held outside of requests and scopes,
+    with one of this package's ENGINEs, is for Django's own receiver to close.
     """
-    bindings = thread_state.bindings
-    is_alone = bindings.requests == 1
-    bindings.requests = 0
-    for binding in bindings.values():
-        if not is_alone and _is_inside(binding):
-            bindings.requests = 2
+    ended = False
+    for binding in thread_state.bindings.values():
+        if binding.request is None or _going_on(binding):
             continue
         if binding.held:
             give_back(binding)
-        binding.request = binding.connect_error = None
-    if not is_alone and not bindings.requests:
+        binding.forget_work()
+        ended = True
+    if not ended:
         elsewhere.end_request()
 
 
 def _going_on(binding: Binding) -> tuple[Any, ...]:
     """Return the requests, or the scope, that go on in this thread, outermost first."""
-    works = (*binding.inside, binding.request)
+    work = binding.request
+    if not binding.inside:  # nearly always
+        return (work,) if _goes_on(binding, work) else ()
+    works = (*binding.inside, work)
     return tuple(work for work in works if _goes_on(binding, work))
 
 
@@ -124,7 +123,7 @@ def _goes_on(binding: Binding, work: Any) -> bool:
     """
     if isinstance(work, ScopeLabel):
         return binding.in_scope()
-    if work is None or is_answered(work):
+    if is_answered(work):
         return False
     return isinstance(work, ASGIRequest) or _is_on_stack(work)
 
@@ -140,11 +139,3 @@ def _is_on_stack(request: Any) -> bool:
             return True
         frame = frame.f_back
     return False
-
-
-def _is_inside(binding: Binding) -> bool:
-    """Tell whether requests of this thread run inside of another, or of a scope."""
-    if not binding.inside:
-        return False
-    binding.inside = binding.inside if _going_on(binding) else ()
-    return binding.inside != ()

@@ -47,14 +47,19 @@ class Requests:
 
     def __call__(self, view: Callable[..., Any]) -> HttpResponse:
         """Have the view serve one request from its start to its end."""
+        response = self.begin(view)
+        # Sends request_finished, as any server does.
+        response.close()
+        return response
+
+    def begin(self, view: Callable[..., Any]) -> Any:
+        """Have the view serve one request, and leave its response open."""
         self.urls.view = view
         handler = WSGIHandler()
         request = RequestFactory().get("/")
         request_started.send(sender=type(handler), environ=request.environ)
         response = handler.get_response(request)
         response._handler_class = type(handler)
-        # Sends request_finished, as any server does.
-        response.close()
         return response
 
 

@@ -6,13 +6,24 @@ import asyncio
 
 import pytest
 from asgiref.sync import ThreadSensitiveContext, sync_to_async
+from django.conf import settings
 from django.core.handlers.asgi import ASGIHandler
+from django.core.handlers.wsgi import WSGIHandler
+from django.db import connections
 from django.http import HttpResponse, StreamingHttpResponse
-from django.test import AsyncClient, AsyncRequestFactory, Client, override_settings
+from django.test import (
+    AsyncClient,
+    AsyncRequestFactory,
+    Client,
+    RequestFactory,
+    override_settings,
+)
 
 from dbpool_mw import pooled
 from dbpool_mw.binding import registry
-from tests.postgres.conftest import ask, stats
+from dbpool_mw.middleware import ConnectionPoolMiddleware
+from tests.postgres.conftest import ask, on_engine, stats
+from tests.postgres.test_cancelled import all_in_use
 
 pytestmark = pytest.mark.usefixtures("fresh_wrappers")
 
@@ -167,3 +178,116 @@ def test_nested_requests_at_once_share_the_connection_of_the_coroutine(requests)
 
     assert asyncio.run(serve()) == b"42"
     assert (stats()["in_use"], stats()["checkouts"], stats()["reclaimed"]) == (0, 1, 0)
+
+
+def tenant(request):
+    return HttpResponse(ask(TENANT) or "none", status=int(request.GET.get("is", 200)))
+
+
+def sets_tenant(request):
+    ask("SET app.tenant = '42'")
+
+
+@pytest.mark.parametrize("middleware", [True, False])
+@pytest.mark.parametrize("asked", ["/?inner", "/?inner&is=404"])
+def test_a_request_inside_of_another_on_the_pools_engine(requests, asked, middleware):
+    def view(request):
+        if "inner" in request.GET:
+            return tenant(request)
+        sets_tenant(request)
+        assert Client().get(asked).content == b"42"
+        return tenant(request)
+
+    before = settings.MIDDLEWARE
+    with (
+        on_engine("dbpool_mw.backends.postgresql"),
+        override_settings(MIDDLEWARE=before if middleware else []),
+    ):
+        assert requests(view).content == b"42"
+        assert (stats()["in_use"], stats()["checkouts"]) == (0, 1)
+        with pooled():
+            sets_tenant(None)
+            assert Client().get(asked).content == b"42"
+            assert ask(TENANT) == "42"
+        assert stats()["in_use"] == 0
+        assert requests(tenant).content == b"none"
+
+
+def test_a_handler_called_inside_of_a_request_does_as_without_the_pool(requests):
+    """Unlike a test client, it has Django itself close the thread's connections."""
+
+    def view(request):
+        if "inner" in request.GET:
+            return tenant(request)
+        sets_tenant(request)
+        environ = RequestFactory().get("/?inner").environ
+        page = WSGIHandler()(environ, lambda *_: None)
+        inner = b"".join(page)
+        page.close()
+        return HttpResponse([inner, b",", ask(TENANT) or "none"])
+
+    for enabled in (False, True):
+        with override_settings(DBPOOL_MW_ENABLED=enabled):
+            assert requests(view).content == b"none,none"
+            assert requests(tenant).content == b"none"
+            assert not enabled or stats()["in_use"] == 0
+
+
+def stops(get_response):
+    """Answer ``/?stops`` before the pool's middleware is asked."""
+
+    def middleware(request):
+        if "stops" in request.GET:
+            return HttpResponse("stops")
+        return get_response(request)
+
+    return middleware
+
+
+def test_a_request_inside_that_never_came_to_the_pools_middleware(requests):
+    def view(request):
+        sets_tenant(request)
+        assert Client().get("/?stops").content == b"stops"
+        return tenant(request)
+
+    with override_settings(MIDDLEWARE=[f"{__name__}.stops", *settings.MIDDLEWARE]):
+        assert requests(view).content == b"42"
+        assert requests(tenant).content == b"none"
+    assert stats()["in_use"] == 0
+
+
+@pytest.mark.parametrize("error", [ValueError, SystemExit])
+def test_a_request_inside_that_fails_before_it_began(requests, monkeypatch, error):
+    original = ConnectionPoolMiddleware._begin
+
+    def begin(self, request):
+        if "inner" in request.GET:
+            raise error
+        return original(self, request)
+
+    monkeypatch.setattr(ConnectionPoolMiddleware, "_begin", begin)
+
+    def view(request):
+        sets_tenant(request)
+        with pytest.raises(error):
+            Client().get("/?inner")
+        return tenant(request)
+
+    assert requests(view).content == b"42"
+    assert requests(tenant).content == b"none"
+    assert stats()["in_use"] == 0
+
+
+@override_settings(DBPOOL_MW_POOLS={}, DBPOOL_MW_MAX_CONNS=1, DBPOOL_MW_TIMEOUT=0.2)
+def test_a_request_inside_that_is_refused_leaves_every_alias_alone(requests):
+    """It gets none of the first alias, and has not come to the second."""
+
+    def view(request):
+        ask("SET app.tenant = '42'", "replica")
+        connections["default"].close()
+        with all_in_use():
+            assert Client().get("/?inner").status_code == 503
+        return HttpResponse(ask(TENANT, "replica"))
+
+    assert requests(view).content == b"42"
+    assert stats("replica")["in_use"] == 0

@@ -104,7 +104,7 @@ def backend():
         cursor.execute("SELECT pg_backend_pid()")
         return cursor.fetchone()[0]
 
-begin_request(None, ("default",), ("default",))
+begin_request(object(), ("default",), ("default",))
 parent = backend()
 (pool,) = registry.pools()
 locked, go_on = threading.Event(), threading.Event()
@@ -123,7 +123,7 @@ if not pid:
     # The parent's lock is held for ever in this copy; the child's pools have new locks.
     assert registry.pools() == []
     assert connections["default"].connection is None
-    begin_request(None, ("default",), ("default",))
+    begin_request(object(), ("default",), ("default",))
     child = backend()
     end_request()
     assert registry.pools()[0].stats()["opened"] == 1
@@ -157,13 +157,13 @@ def backend():
         return cursor.fetchone()[0]
 
 def work(_):
-    begin_request(None, ("default",), ("default",))
+    begin_request(object(), ("default",), ("default",))
     try:
         return backend()
     finally:
         end_request()
 
-begin_request(None, ("default",), ("default",))
+begin_request(object(), ("default",), ("default",))
 with transaction.atomic():
     parent = backend()
     with multiprocessing.get_context("fork").Pool(3) as pool:
