@@ -21,6 +21,7 @@ from dbpool_mw.binding.cancelling import cancel_waits, is_cancelled
 from dbpool_mw.binding.errors import PoolError
 from dbpool_mw.binding.release import release_request
 from dbpool_mw.binding.requests import begin_request, end_request, return_refused
+from dbpool_mw.binding.streams import note_stream
 
 #: Numbers of the requests that were answered in this process.
 _numbers = count(1)
@@ -61,6 +62,7 @@ class ConnectionPoolMiddleware:
             if response is None:
                 response = self.get_response(request)
                 if response.streaming:
+                    note_stream(request, response)
                     release_request(request)
             number = next(_numbers)
             request._dbpool_mw_answered = number  # type: ignore[attr-defined]
@@ -80,6 +82,7 @@ class ConnectionPoolMiddleware:
             if response is None:
                 response = await self.get_response(request)
                 if response.streaming:
+                    note_stream(request, response)
                     await sync_to_async(release_request)(request)
         except (CancelledError, GeneratorExit):
             # The request's thread may wait for a connection, which nobody wants any

@@ -19,6 +19,7 @@ from dbpool_mw.binding.binding import (
     is_answered,
     thread_state,
 )
+from dbpool_mw.binding.streams import is_streaming
 from dbpool_mw.binding.testing import (
     DJANGO_ENSURE_CONNECTION,
     connect_if_allowed,
@@ -124,7 +125,7 @@ def _goes_on(binding: Binding, work: Any) -> bool:
     if isinstance(work, ScopeLabel):
         return binding.in_scope()
     if is_answered(work):
-        return False
+        return is_streaming(work)
     return isinstance(work, ASGIRequest) or _is_on_stack(work)
 
 

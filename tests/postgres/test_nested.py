@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 from asgiref.sync import ThreadSensitiveContext, sync_to_async
@@ -22,6 +23,7 @@ from django.test import (
 from dbpool_mw import pooled
 from dbpool_mw.binding import registry
 from dbpool_mw.middleware import ConnectionPoolMiddleware
+from tests.core.fakes import InThread
 from tests.postgres.conftest import ask, on_engine, stats
 from tests.postgres.test_cancelled import all_in_use
 
@@ -186,6 +188,86 @@ def tenant(request):
 
 def sets_tenant(request):
     ask("SET app.tenant = '42'")
+
+
+@override_settings(DBPOOL_MW_MAX_CONNS=1, DBPOOL_MW_TIMEOUT=1)
+@pytest.mark.parametrize("asked", ["/?inner", "/?inner&is=404", "/?inner&streams"])
+def test_a_request_inside_of_a_stream_leaves_its_session_alone(requests, asked):
+    def lines():
+        for _ in range(2):
+            yield ask(TENANT)
+            page = Client().get(asked)
+            yield b"".join(page) if page.streaming else page.content
+        yield ask(TENANT)
+
+    def view(request):
+        if "streams" in request.GET:
+            return StreamingHttpResponse(ask(TENANT) for _ in range(1))
+        if "inner" in request.GET:
+            return tenant(request)
+        sets_tenant(request)
+        return StreamingHttpResponse(lines())
+
+    response = requests.begin(view)
+    assert b",".join(response) == b"42,42,42,42,42"
+    response.close()
+    assert (stats()["in_use"], stats()["checkouts"]) == (0, 1)
+    assert requests(tenant).content == b"none"
+
+
+def test_a_stream_that_runs_in_another_thread_shares_nothing_with_the_next_request(
+    requests,
+):
+    running, done = threading.Event(), threading.Event()
+
+    def lines():
+        running.set()
+        assert done.wait(20)
+        yield "well"
+
+    def view(request):
+        sets_tenant(request)
+        return StreamingHttpResponse(lines())
+
+    response = requests.begin(view)
+    stream = InThread(lambda: b"".join(response))
+    assert running.wait(20)
+    assert requests(tenant).content == b"none"
+    done.set()
+    assert stream.result() == b"well"
+    response.close()
+    assert stats()["in_use"] == 0
+
+
+@pytest.mark.parametrize("client", ["sync", "async"])
+def test_a_request_inside_of_an_async_stream_leaves_its_session_alone(requests, client):
+    async def lines():
+        yield await sync_to_async(ask)(TENANT)
+        if client == "sync":
+            page = await sync_to_async(Client().get)("/?inner")
+        else:
+            page = await AsyncClient().get("/?inner")
+        yield page.content
+        yield await sync_to_async(ask)(TENANT)
+
+    async def view(request):
+        if "inner" in request.GET:
+            return await sync_to_async(tenant)(request)
+        await sync_to_async(sets_tenant)(request)
+        return StreamingHttpResponse(lines())
+
+    async def serve():
+        requests.urls.urlpatterns[0].callback = view
+        async with ThreadSensitiveContext():
+            request = AsyncRequestFactory().get("/")
+            response = await ASGIHandler().get_response_async(request)
+            response._handler_class = ASGIHandler
+            found = [part async for part in response]
+            await sync_to_async(response.close)()
+        return found
+
+    assert asyncio.run(serve()) == [b"42", b"42", b"42"]
+    assert (stats()["in_use"], stats()["checkouts"], stats()["reclaimed"]) == (0, 1, 0)
 
 
 @pytest.mark.parametrize("middleware", [True, False])

@@ -1,0 +1,45 @@
+"""Tell whether a thread is in the middle of a response's stream.
+
+Its request is answered, and goes on all the same: a request that begins meanwhile in
+this thread runs inside of it. One that begins after a stream that the server never
+closed doesn't, nor does one in the thread of a request that another thread streams for.
+So the stack has to tell, where it can: see ``requests``.
+"""
+
+from __future__ import annotations
+
+import sys
+import weakref
+from inspect import isasyncgen, isgenerator
+from types import FrameType
+from typing import Any
+
+from django.core.handlers.asgi import ASGIRequest
+
+#: The attribute of a request with a weak reference to its response, if that streams.
+_KEY = "_dbpool_mw_stream"
+
+
+def note_stream(request: Any, response: Any) -> None:
+    """Note that the response to a request streams."""
+    setattr(request, _KEY, weakref.ref(response))
+
+
+def is_streaming(request: Any) -> bool:
+    """Tell whether this thread runs the stream of the response to a request.
+
+    It can be told of generators. An ``async`` one's thread serves no other request.
+    """
+    reference = getattr(request, _KEY, None)
+    response: Any = None if reference is None else reference()
+    stream = getattr(response, "_iterator", None)
+    if isasyncgen(stream):
+        return stream.ag_running and isinstance(request, ASGIRequest)
+    return isgenerator(stream) and stream.gi_running and _is_on_stack(stream.gi_frame)
+
+
+def _is_on_stack(wanted: FrameType | None) -> bool:
+    frame: FrameType | None = sys._getframe()
+    while frame is not None and frame is not wanted:
+        frame = frame.f_back
+    return frame is not None
