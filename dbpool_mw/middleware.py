@@ -55,6 +55,8 @@ class ConnectionPoolMiddleware:
         self, request: HttpRequest
     ) -> HttpResponseBase | Awaitable[HttpResponseBase]:
         """Handle a request on pooled connections."""
+        # It is there where middleware outside has the request served again.
+        request.__dict__.pop("_dbpool_mw_answered", None)
         if self._is_async:
             return self._handle_async(request)
         try:

@@ -53,12 +53,19 @@ def begin_request(request: Any, aliases: Iterable[str], eager: Container[str]) -
         if binding is None:
             continue
         if binding.request is not None:
-            binding.inside = _going_on(binding)
-        binding.request = request
+            going_on = _going_on(binding)
+            binding.inside = tuple(work for work in going_on if work is not request)
+        is_again, binding.request = binding.request is request, request
         if wrapper.connection is not None:
-            if wrapper.in_atomic_block or not binding.held or binding.inside:
+            if (
+                wrapper.in_atomic_block
+                or not binding.held
+                or binding.inside
+                or is_again
+            ):
                 # The test's transaction goes on, or the connection isn't the pool's,
-                # or this request runs inside of another one, whose connection it is.
+                # or this request runs inside of another one, whose connection it is,
+                # or it has the connection already: middleware has it served again.
                 continue
             wrapper.close()  # an earlier request of this thread didn't end
         if alias not in eager:

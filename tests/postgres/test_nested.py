@@ -375,3 +375,39 @@ def test_a_request_inside_that_is_refused_leaves_every_alias_alone(requests):
 
     assert requests(view).content == b"42"
     assert stats("replica")["in_use"] == 0
+
+
+def asks_twice(get_response):
+    """Ask for each response twice, as middleware that tries again does."""
+
+    def middleware(request):
+        request.attempt = 1
+        first = get_response(request)
+        if "closes" in request.GET:
+            first.close()
+        request.attempt = 2
+        return get_response(request)
+
+    return middleware
+
+
+def test_a_request_that_is_served_twice_goes_on_with_its_session(requests):
+    held = []
+
+    def view(request):
+        if "inner" in request.GET:
+            return tenant(request)
+        if request.attempt == 1:
+            sets_tenant(request)
+            return HttpResponse("fails")
+        # Neither has a request inside of the second attempt anything of it.
+        assert ask(TENANT) == "42"
+        assert Client().get("/?inner").content == b"42"
+        held.append(stats()["in_use"])
+        return tenant(request)
+
+    with override_settings(MIDDLEWARE=[f"{__name__}.asks_twice", *settings.MIDDLEWARE]):
+        assert requests(view).content == b"42"
+    assert held == [1]
+    assert (stats()["in_use"], stats()["checkouts"]) == (0, 1)
+    assert requests(tenant).content == b"none"
