@@ -215,9 +215,13 @@ class Binding:
         return f"this thread itself held a connection of {', '.join(aliases)} meanwhile"
 
     def cancellation(self) -> Callable[[], bool]:
-        """Return what tells whether the work that wants a connection was cancelled."""
+        """Return what tells whether the work that wants a connection was cancelled.
+
+        A request inside of another is for nobody when the outermost was cancelled.
+        """
         work = cancelling.current_work.get()
-        return partial(cancelling.is_cancelled, self.work if work is None else work)
+        works = (self.work, self.owner) if work is None else (work,)
+        return lambda: any(map(cancelling.is_cancelled, works))
 
     def pop_held(self) -> tuple[ConnectionPool, PoolEntry, float] | None:
         """Remove and return what is held, None if nothing is; one caller gets it."""

@@ -10,11 +10,13 @@ import pytest
 from asgiref.sync import ThreadSensitiveContext, sync_to_async
 from django.core.handlers import base
 from django.core.signals import request_finished
+from django.db import connections
 from django.db.backends.signals import connection_created
 from django.http import HttpResponse
-from django.test import AsyncRequestFactory, override_settings
+from django.test import AsyncRequestFactory, Client, override_settings
 
 from dbpool_mw import pooled
+from dbpool_mw.binding import registry
 from dbpool_mw.core.errors import PoolError
 from dbpool_mw.middleware import ConnectionPoolMiddleware
 from tests.core.fakes import InThread
@@ -195,6 +197,33 @@ def test_a_connection_opened_for_a_request_cancelled_meanwhile_is_idle(caplog):
     assert stats()["opened"] == stats()["idle"] == stats()["cancelled"] == 1
     assert stats()["checkouts"] == stats()["reclaimed"] == 0
     assert problems(caplog) == []
+
+
+@pytest.mark.parametrize("eager", [("default",), ()])
+def test_a_request_inside_of_one_that_is_cancelled_leaves_the_queue(requests, eager):
+    ended = threading.Event()
+
+    def ask_for_another_page():
+        requests.urls.view = lambda request: HttpResponse(ask("SELECT 1"))
+        connections["default"].close()
+        with all_in_use():
+            assert Client().get("/").status_code == 503
+        ended.set()
+
+    async def nesting_view(request):
+        await sync_to_async(ask_for_another_page)()
+
+    async def work():
+        task = start(ConnectionPoolMiddleware(nesting_view))
+        await until(lambda: registry.pools() and stats()["waiting"] == 1)
+        await cancel(task)
+        await until(ended.is_set)
+        await finish_request()
+
+    with override_settings(DBPOOL_MW_EAGER=eager):
+        run(work)
+        assert (stats()["cancelled"], stats()["timeouts"]) == (1, 0)
+        assert stats()["in_use"] == 0
 
 
 def test_an_error_page_of_a_request_that_is_cancelled_leaves_the_queue(caplog):
