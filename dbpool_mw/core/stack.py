@@ -32,6 +32,11 @@ _OTHERS = (
     *(path + os.sep for path in (*site.getsitepackages(), site.getusersitepackages())),
 )
 
+#: The modules in which a thread waits for the calls that coroutines make in it, and
+#: those of their queues.
+_EXECUTORS = ("concurrent.futures.thread", "asgiref.current_thread_executor")
+_QUEUES = ("queue", "threading")
+
 
 def capture() -> Stack:
     """Return the stack of the caller, without its line numbers."""
@@ -47,12 +52,13 @@ def of_thread(ident: int) -> Stack:
     """Return where another thread is now, from the project's own code on.
 
     Without the server's and the framework's calls around it; they stay where no code of
-    the project runs. Empty for a thread that has ended, for a greenlet, and for the
-    running thread, which is where it asks.
+    the project runs. Empty for a thread that has ended, for a greenlet, for the running
+    thread, which is where it asks, and for one that waits for an async view's next
+    call: where the view is, its stack doesn't say.
     """
     if ident == threading.get_ident():
         return ()
-    frame = sys._current_frames().get(ident)
+    innermost = frame = sys._current_frames().get(ident)
     found: list[tuple[CodeType, int]] = []
     own = 0
     while frame is not None:
@@ -60,7 +66,16 @@ def of_thread(ident: int) -> Stack:
         if not frame.f_code.co_filename.startswith(_OTHERS):
             own = len(found)
         frame = frame.f_back
+    if not own and _waits_for_calls(innermost):
+        return ()
     return tuple(found[: own or len(found)][:DEPTH])
+
+
+def _waits_for_calls(frame: FrameType | None) -> bool:
+    """Tell whether a thread has nothing to do but calls that others will ask for."""
+    while frame is not None and frame.f_globals.get("__name__") in _QUEUES:
+        frame = frame.f_back
+    return frame is not None and frame.f_globals.get("__name__") in _EXECUTORS
 
 
 def where(ident: int, stack: Stack) -> list[str]:
