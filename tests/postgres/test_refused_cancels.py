@@ -11,8 +11,10 @@ from django.test import override_settings
 from dbpool_mw import HoldTooLong, pooled
 from dbpool_mw.binding import registry
 from dbpool_mw.core import watch
+from dbpool_mw.drivers.psycopg2 import cancel
 from tests.core.fakes import InThread
 from tests.faults.proxy import Proxy
+from tests.listener import Listener
 from tests.postgres.conftest import ask, forget_wrappers, stats
 from tests.process.servers import wait_until
 
@@ -74,3 +76,35 @@ def test_a_cancel_without_effect_is_logged_and_the_holder_ends(
     (line,) = [text for text in caplog.messages if "no effect" in text]
     assert said in line
     assert line.startswith("pool 'default': held longer than MAX_HOLD, 0.2 s; ")
+
+
+def test_cancels_that_are_taken_and_never_answered_keep_few_threads(proxy, monkeypatch):
+    monkeypatch.setattr(cancel, "_MOST_UNANSWERED", 3)
+    taken, answered = threading.Semaphore(0), threading.Event()
+
+    def take(client):
+        with client:
+            client.recv(16)
+            taken.release()
+            assert answered.wait(30)
+
+    listener = Listener(take)
+    with pooled():
+        ask("SELECT 1")
+        canceller = connection.connection.canceller
+        proxy.server = ("127.0.0.1", listener.port)
+        for _ in range(3):
+            canceller.start()
+            assert taken.acquire(timeout=20)
+        for _ in range(5):
+            canceller.refused = ""
+            canceller.start()
+            wait_until(lambda: canceller.refused, "the cancel was not sent")
+        assert canceller.refused == "3 cancels before have got no answer"
+        assert len(cancel._unanswered) == 3
+        answered.set()
+        wait_until(lambda: not cancel._unanswered, "the threads ended")
+        canceller.start()
+        assert taken.acquire(timeout=20)
+    listener.close()
+    listener.join()

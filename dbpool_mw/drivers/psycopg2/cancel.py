@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 from functools import cache
 from typing import Any
 
@@ -19,6 +20,15 @@ from .greenlets import original
 
 _TEXT_SIZE = 256
 
+#: The requests that wait for the server to close their connections, and how many may.
+#: libpq waits without a limit: whatever takes a request and never closes its connection
+#: keeps a thread as long.
+_unanswered: set[object] = set()
+_MOST_UNANSWERED = 100
+
+# The threads are the parent's.
+os.register_at_fork(after_in_child=_unanswered.clear)
+
 
 class Canceller:
     """Cancels the statements of one connection, even after it was closed.
@@ -27,7 +37,7 @@ class Canceller:
     the connection, while nothing runs on it. Raises OSError where psycopg2 doesn't
     export the functions of its libpq.
 
-    ``refused`` is what libpq said of the last request that could not be sent, "" if all
+    ``refused`` says why the last request that was not sent could not be, "" if all
     were sent. Whether the server, or what stands before it, did as it was asked, libpq
     doesn't know.
     """
@@ -55,9 +65,16 @@ class Canceller:
         # In this thread no greenlet ever runs: nothing here may wait for one.
         if delay:
             original("time", "sleep")(delay)
-        text = ctypes.create_string_buffer(_TEXT_SIZE)
-        if not self._libpq.cancel(self._handle, text, _TEXT_SIZE):
-            self.refused = text.value.decode(errors="replace").strip()
+        if len(_unanswered) >= _MOST_UNANSWERED:
+            self.refused = f"{len(_unanswered)} cancels before have got no answer"
+            return
+        text, request = ctypes.create_string_buffer(_TEXT_SIZE), object()
+        _unanswered.add(request)
+        try:
+            if not self._libpq.cancel(self._handle, text, _TEXT_SIZE):
+                self.refused = text.value.decode(errors="replace").strip()
+        finally:
+            _unanswered.discard(request)
 
     def __del__(self) -> None:
         # What the handler of a signal raises in here, Python prints and drops.
