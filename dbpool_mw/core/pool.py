@@ -75,6 +75,12 @@ _REFILL_SECONDS = 30.0
 #: How many holds may have ended without being counted.
 _MOST_ENDED = 256
 
+#: The lock of each process. All its pools share it: a finaliser may use a pool in a
+#: thread that has the lock for another one, and two such threads would wait for each
+#: other. Re-entrant, so that a finaliser can find out that its thread has the lock:
+#: nothing here takes it twice. A child of a fork has its own, whatever the fork ran.
+_locks: dict[int, threading.RLock] = {}
+
 #: Lifetimes are shortened by up to this share, at random, so that connections opened
 #: together don't all expire together.
 _LIFETIME_JITTER = 0.1
@@ -135,9 +141,7 @@ class ConnectionPool:
         self._deferred: deque[Callable[[], object]] = deque()
         self._orphans = Orphans()
         self._unreturned = Unreturned()
-        # Re-entrant, so that a finaliser that runs while its thread has the lock can
-        # find that out: nothing here takes it twice.
-        self._lock = threading.RLock()
+        self._lock = _locks.setdefault(os.getpid(), threading.RLock())
         # The lock guards what these three hold, but for the two below.
         self._slots = Slots(config, clock, make_waiter, state)
         self._watch = Watch(self.label, config, driver)
@@ -207,7 +211,8 @@ class ConnectionPool:
                 self._defer(partial(self._abandon, entry))
             raise PoolError(
                 self.name,
-                f"pool {self.name!r} was used by a finaliser while its thread used it",
+                f"pool {self.name!r} was used by a finaliser while its thread used "
+                "it or another one",
             )
         if eager and entry is None and self.connecting_fails():
             failed = ConnectFailed(self.name, f"pool {self.name!r} can't connect now")

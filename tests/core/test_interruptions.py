@@ -197,8 +197,13 @@ def test_an_entry_that_nobody_holds_is_reclaimed_in_the_second_round(caplog):
         ("checkout of a dead one", "in use"),
     ],
 )
-def test_a_finaliser_that_uses_the_pool_while_its_thread_does_cannot_hang(verb, state):
+@pytest.mark.parametrize("of_another_pool", [False, True])
+def test_a_finaliser_that_uses_a_pool_while_its_thread_has_the_lock_cannot_hang(
+    verb, state, of_another_pool
+):
+    """Nor where it is for another pool that the thread has the lock."""
     pool, driver, _ = make_pool()
+    locked = make_pool()[0] if of_another_pool else pool
     entry = pool.checkout(Holder())
     if verb == "checkin of a dirty one":
         entry.connection.dirty = True
@@ -219,9 +224,9 @@ def test_a_finaliser_that_uses_the_pool_while_its_thread_does_cannot_hang(verb, 
             pool.discard(entry, "on purpose")
         assert entry.state == state
 
-    pool._slots.checkouts = finalise
-    pool.stats()
-    del pool._slots.checkouts
+    locked._slots.checkouts = finalise
+    locked.stats()
+    del locked._slots.checkouts
     pool._call_deferred()
     until(lambda: pool.stats()["in_use"] == 0)
     check(pool, driver)
