@@ -101,22 +101,26 @@ def end_request(**signal: Any) -> None:
     one that never came to the middleware. What is held outside of requests and scopes,
     with one of this package's ENGINEs, is for Django's own receiver to close.
     """
-    ended = False
+    ended: Any = None
     for binding in thread_state.bindings.values():
-        if binding.request is None or _going_on(binding):
+        request = binding.request
+        if request is None:
+            continue
+        # The aliases nearly always have the same one.
+        if (request is not ended or binding.inside) and _going_on(binding):
             continue
         if binding.held:
             give_back(binding)
         binding.forget_work()
-        ended = True
-    if not ended:
+        ended = request
+    if ended is None:
         elsewhere.end_request()
 
 
 def _going_on(binding: Binding) -> tuple[Any, ...]:
     """Return the requests, or the scope, that go on in this thread, outermost first."""
     work = binding.request
-    if not binding.inside:  # nearly always
+    if not binding.inside:
         return (work,) if _goes_on(binding, work) else ()
     works = (*binding.inside, work)
     return tuple(work for work in works if _goes_on(binding, work))
@@ -129,10 +133,10 @@ def _goes_on(binding: Binding, work: Any) -> bool:
     before its middleware could note that. So the stack has to tell, where it can: the
     thread of an ASGI request serves no other, and its stack isn't that of the task.
     """
-    if isinstance(work, ScopeLabel):
-        return binding.in_scope()
     if is_answered(work):
         return is_streaming(work)
+    if isinstance(work, ScopeLabel):
+        return binding.in_scope()
     return isinstance(work, ASGIRequest) or _is_on_stack(work)
 
 

@@ -31,7 +31,10 @@ def is_streaming(request: Any) -> bool:
     It can be told of generators. An ``async`` one's thread serves no other request.
     """
     reference = getattr(request, _KEY, None)
-    response: Any = None if reference is None else reference()
+    return reference is not None and _runs_here(reference(), request)
+
+
+def _runs_here(response: Any, request: Any) -> bool:
     stream = getattr(response, "_iterator", None)
     if isasyncgen(stream):
         return stream.ag_running and isinstance(request, ASGIRequest)
