@@ -897,9 +897,12 @@ class ConnectionPool:
             return self._slots.is_unreachable()
 
     def unused_seconds(self) -> float:
-        """Return for how long nothing has been in use, being opened or waited for."""
-        with self._lock:
-            return self._slots.unused_seconds()
+        """Return for how long nothing has been in use, being opened or waited for.
+
+        Takes no lock. Its caller has one for which a finaliser may wait, in a thread
+        that has the pools' lock.
+        """
+        return self._slots.unused_seconds()
 
     def stats(self) -> dict[str, Any]:
         """Return everything the pool knows of itself, as plain data at one moment."""

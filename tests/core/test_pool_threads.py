@@ -129,3 +129,16 @@ def test_a_forked_child_reclaims_nothing_that_its_parent_holds():
     pool.reclaim_soon(entry)
     until(lambda: pool.stats()["reclaimed"] == 1)
     check(pool, driver)
+
+
+def test_whoever_asks_how_long_a_pool_is_unused_waits_for_no_lock():
+    """The registry asks, with its own lock, which a finaliser may wait for."""
+    pool, driver, clock = make_pool()
+    entry = pool.checkout(Holder())
+    with pool._lock:
+        assert InThread(pool.unused_seconds).result() == 0
+    pool.checkin(entry)
+    clock.advance(5)
+    with pool._lock:
+        assert InThread(pool.unused_seconds).result() == 5
+    check(pool, driver)
