@@ -77,6 +77,7 @@ class Binding:
         "engine_close",
         "held",
         "inside",
+        "is_engines",
         "parameters",
         "pool",
         "pools",
@@ -94,6 +95,9 @@ class Binding:
         is_djangos = engine_close.__module__.startswith("django.db.backends.")
         #: ``_close`` of the ENGINE, None where the ENGINE inherits Django's.
         self.engine_close = None if is_djangos else engine_close
+        #: Whether the wrapper is of an ENGINE of this package's, which pools the
+        #: connections of all code, not those of requests and scopes alone.
+        self.is_engines = bool(getattr(wrapper, "takes_pool_options", False))
         #: What the wrapper has as its ``connect`` while it is bound.
         self.connect = partial(_connect, self)
         self.held: list[tuple[ConnectionPool, PoolEntry, float]] = []
@@ -164,15 +168,15 @@ class Binding:
         """Tell whether anybody is to check in what is held; in any thread.
 
         The request is, a scope, or an atomic block, which may be a TestCase's. Outside
-        of them a wrapper that stays bound keeps its connection until ``close()``, as
-        those of the ENGINEs do. Nobody is after an exception ended the end of a scope.
+        of them an ENGINE's wrapper keeps its connection until ``close()``. Nobody is
+        after a request, and after an exception ended the end of a scope.
         """
         try:
             if self.in_request() or self.in_scope():
                 return True
         except RuntimeError:
             return True  # its thread begins or ends a scope just now
-        if self.stays_bound and self.request is None:
+        if self.is_engines and self.request is None:
             return True
         wrapper: Any = self.wrapper()
         return wrapper is None or bool(wrapper.in_atomic_block)
@@ -554,11 +558,13 @@ def _connect(binding: Binding) -> None:
     if binding.held:
         wrapper.close()
     if not thread_state.is_outside_pools and not binding.will_return():
-        # An exception came before the end of a scope had done this.
+        # An exception may have come before the end of a scope had done this.
         binding.forget_work()
         if not binding.stays_bound:
             unbind(wrapper, binding)
-            wrapper.connect()
+        if not binding.is_engines:
+            # The thread goes on outside of requests and scopes: Django's connections.
+            type(wrapper).connect(wrapper)
             return
     if (
         thread_state.is_outside_pools

@@ -215,7 +215,7 @@ def test_a_refill_opens_connections_with_the_parameters_of_its_pool(
     found_by(requests, **role)
 
     def logins() -> dict[str, int]:
-        with connection.cursor() as cursor:
+        with dbpool_mw.pooled(), connection.cursor() as cursor:
             cursor.execute(
                 "SELECT usename, count(*) FROM pg_stat_activity WHERE datname = %s"
                 " AND backend_type = 'client backend' GROUP BY 1",
