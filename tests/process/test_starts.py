@@ -255,8 +255,14 @@ found["hooks"] = sorted(hooks)
 found["threads"] = [thread.name for thread in threading.enumerate()
                     if not thread.name.startswith(("asyncio", "ThreadPool"))]
 connection = connections["default"]
+kinds = set()
+def note(execute, *arguments):
+    kinds.add(type(connection.connection).__qualname__)
+    return execute(*arguments)
+with connection.execute_wrapper(note):
+    Client().get("/facts/")
+found["connection"] = sorted(kinds)
 connection.ensure_connection()
-found["connection"] = type(connection.connection).__qualname__
 found["on the wrapper"] = sorted(vars(connection))
 handler = wsgi.WSGIHandler()
 found["chain"] = whence(handler._middleware_chain), code(handler._middleware_chain)
