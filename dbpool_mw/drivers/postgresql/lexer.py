@@ -20,11 +20,13 @@ _BEGIN = re.compile(
 )
 # Literals in a row, and the code between them if nothing else can begin in it.
 _LITERALS = re.compile(r"""(?:'[^']*'[^'"$/-]*){2,500}""")
+# The rest of a quoted name after a doubled quote.
+_NAMES = re.compile(r"""(?:"[^"]*"){1,500}""")
 _QUOTES = re.compile(r"'+")
-_LINE_END = re.compile(r"[\r\n]")
-_COMMENT_EDGE = re.compile(r"/\*|\*/")
 _NO_ASCII_NAME = re.compile(r"[^\x00-\x7f]|\$")
 _SPACE = " \t\n\r\f\v"
+# Characters from which on a text is searched as bytes.
+_LONG = 1000
 
 
 class Code(NamedTuple):
@@ -52,7 +54,9 @@ def read(statement: str, escapes: bool = False) -> Code | None:
     # Two backslashes end no string of either kind, and are no escape of what follows.
     # All replacements are as long as what they replace, and join no neighbours.
     if "\\" in statement:
-        statement = statement.replace("\\\\", "  ")
+        statement = _blanked(statement, "\\\\")
+    # Each end of a line is found by one search for one character.
+    lines = statement.replace("\r", "\n")
     strings = _Strings(statement, escapes)
     pieces: list[str] = []
     quoted: list[str] = []
@@ -79,12 +83,20 @@ def read(statement: str, escapes: bool = False) -> Code | None:
             literals.append(statement[start + 1 : end - 1])
             pieces.append("'")
         elif kind == '"':
+            names = None if code else _NAMES.match(statement, start)
+            if names is not None:
+                parts = names[0].lower().split('"')[1::2]
+                pieces.append('"' * len(parts))
+                quoted += parts
+                position = names.end()
+                continue
             end = statement.find('"', start + 1) + 1
             quoted.append(statement[start + 1 : end - 1].lower())
             pieces.append('"')
         elif kind == "--":
-            line_end = _LINE_END.search(statement, start)
-            end = len(statement) if line_end is None else line_end.start()
+            end = lines.find("\n", start)
+            if end < 0:
+                end = len(statement)
             comments.append(statement[start:end])
             pieces.append(" ")
         elif kind == "/*":
@@ -118,9 +130,10 @@ class _Strings:
         self._statement = statement
         self._escapes = escapes
         self._has_backslashes = "\\" in statement
-        # Whether there are escapes: the text without escaped quotes, and that without
-        # doubled quotes too.
-        self._texts: dict[bool, tuple[str, str]] = {}
+        # The text without escaped quotes; whether there are escapes: the text without
+        # doubled quotes too. Both are made when a string needs them.
+        self._unescaped: str | None = None
+        self._texts: dict[bool, str] = {}
         # Whether the string before this one has escapes, if only spaces and comments
         # have come since.
         self._before: bool | None = None
@@ -132,7 +145,7 @@ class _Strings:
         """
         if self._has_backslashes:
             return None
-        return _LITERALS.match(self._text(False)[1], start)
+        return _LITERALS.match(self._without_doubled(False), start)
 
     def end(self, start: int, code: str) -> int:
         """Return where a string ends that begins at ``start``; 0 if it has no end.
@@ -141,13 +154,16 @@ class _Strings:
         """
         escapes = self._has_backslashes and self._has_escapes(start, code)
         self._before = escapes
-        text, without_doubled = self._text(escapes)
+        text = self._text(escapes)
         opening = _QUOTES.match(text, start)
         if opening is None:
             return 0  # behind a backslash that isn't in a string
         if (opening.end() - start) % 2 == 0:
             return opening.end()
-        return without_doubled.find("'", opening.end()) + 1
+        end = text.find("'", opening.end()) + 1
+        if text.startswith("'", end):
+            end = self._without_doubled(escapes).find("'", opening.end()) + 1
+        return end
 
     def end_row(self) -> None:
         """Say that a string after this does not continue the last one."""
@@ -163,13 +179,26 @@ class _Strings:
             return self._escapes
         return kind == "E"
 
-    def _text(self, escapes: bool) -> tuple[str, str]:
-        if escapes not in self._texts:
-            text = self._statement
-            if escapes:
-                text = text.replace("\\'", "  ")
-            self._texts[escapes] = text, text.replace("''", "  ")
-        return self._texts[escapes]
+    def _text(self, escapes: bool) -> str:
+        if not escapes:
+            return self._statement
+        if self._unescaped is None:
+            self._unescaped = _blanked(self._statement, "\\'")
+        return self._unescaped
+
+    def _without_doubled(self, escapes: bool) -> str:
+        text = self._texts.get(escapes)
+        if text is None:
+            text = self._texts[escapes] = _blanked(self._text(escapes), "''")
+        return text
+
+
+def _blanked(text: str, pair: str) -> str:
+    """Return a text with two spaces in the place of each such pair of characters."""
+    # A text of many pairs takes less time as bytes, a short one more.
+    if len(text) < _LONG or not text.isascii():
+        return text.replace(pair, "  ")
+    return text.encode().replace(pair.encode(), b"  ").decode()
 
 
 def _is_of_name(character: str) -> bool:
@@ -178,9 +207,15 @@ def _is_of_name(character: str) -> bool:
 
 
 def _end_of_comment(statement: str, start: int) -> int:
-    depth = 0
-    for edge in _COMMENT_EDGE.finditer(statement, start):
-        depth += 1 if edge[0] == "/*" else -1
+    depth, position = 0, start
+    while (closing := statement.find("*/", position)) >= 0:
+        depth += statement.count("/*", position, closing + 1)
+        # In /*/ the star belongs to the comment's beginning.
+        if statement.startswith("/", closing - 1) and closing > position:
+            position = closing + 1
+            continue
+        depth -= 1
+        position = closing + 2
         if not depth:
-            return edge.end()
+            return position
     return 0
