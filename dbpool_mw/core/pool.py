@@ -609,7 +609,7 @@ class ConnectionPool:
         """Have another thread reclaim an entry whose holder is gone.
 
         For finalisers: they run in any thread, at any allocation, perhaps while that
-        thread holds this pool's lock. So this takes no lock, and starting a bare thread
+        thread holds the pools' lock. So this takes no lock, and starting a bare thread
         takes none. Does nothing in a forked child, where the parent's other threads
         look as if they had ended while they go on using their connections.
         """

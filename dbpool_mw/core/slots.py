@@ -1,8 +1,8 @@
 """The slots of a pool: which are taken, which connections are idle, and who waits.
 
-These are the decisions of a pool, apart from its lock and its I/O. Every method is
-called with the pool's lock held, takes microseconds, blocks on nothing and calls no
-code of others. What always holds:
+These are the decisions of a pool, apart from its lock and its I/O. Every method that
+doesn't say otherwise is called with the lock held, takes microseconds, blocks on
+nothing and calls no code of others. What always holds:
 
 - ``entries`` has every slot taken, from the moment that a connection is to be opened
   until it was closed. Its length never exceeds MAX_CONNS.
@@ -194,7 +194,10 @@ class Slots:
         return self._checkouts + sum(entry.checkouts for entry in self.entries)
 
     def unused_seconds(self) -> float:
-        """Return how long nothing has been in use, being opened or waited for."""
+        """Return how long nothing has been in use, being opened or waited for.
+
+        May be called without the lock.
+        """
         if self.waiters or len(self.idle) < len(self.entries):
             return 0.0
         idle = list(self.idle)
