@@ -23,6 +23,11 @@ _NO_POOL = "dbpool_mw_no_pool"
 #: Whether a view was decorated in this process so far.
 used = False
 
+#: What was found out of paths that lead to the same view in every language. Bounded:
+#: anybody can ask for any path.
+_known: dict[str, bool] = {}
+_KNOWN = 512
+
 
 def no_pool(view: Callable[..., Any]) -> Callable[..., Any]:
     """Serve a view, sync or async, without checking a connection out for it.
@@ -57,18 +62,32 @@ def needs_no_pool(request: HttpRequest) -> bool:
     before the pool's has set it. What a path leads to is remembered, because resolving
     it costs more than everything else at the start of a request.
     """
-    urlconf = getattr(request, "urlconf", None)
-    language = _language(request, urlconf) if _is_translated(urlconf) else None
-    return _leads_to_no_pool(request.path_info, urlconf, language)
+    path = request.path_info
+    if "urlconf" in request.__dict__:
+        return _look_up(path, request)
+    found = _known.get(path)
+    if found is None:
+        found = _look_up(path, request)
+        if not _is_translated(None):
+            if len(_known) >= _KNOWN:
+                _known.clear()
+            _known[path] = found
+    return found
 
 
 def forget_urls() -> None:
     """Forget where paths lead; to be called when ROOT_URLCONF has changed."""
     _is_translated.cache_clear()
     _leads_to_no_pool.cache_clear()
+    _known.clear()
 
 
-# Bounded: anybody can ask for any path.
+def _look_up(path: str, request: HttpRequest) -> bool:
+    urlconf = getattr(request, "urlconf", None)
+    language = _language(request, urlconf) if _is_translated(urlconf) else None
+    return _leads_to_no_pool(path, urlconf, language)
+
+
 @lru_cache(maxsize=512)
 def _leads_to_no_pool(path: str, urlconf: Any, language: str | None) -> bool:
     """Resolve a path, in a language if it is given."""
