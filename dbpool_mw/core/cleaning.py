@@ -61,14 +61,15 @@ class Cleaner:
             rolled_back = driver.roll_back(connection)
             was_reset = self._reset_as_configured(entry)
             clean = driver.is_clean(connection, entry.initial)
-        except ResetRefused:
+        except ResetRefused as error:
             if not self._was_refused:
                 self._was_refused = True
                 logger.warning(
-                    "%s: the server refuses to reset a session, so every connection "
-                    "whose session was changed is closed. Set RESET to a function that "
-                    "undoes what your requests change",
+                    "%s: %s, so every connection whose session has to be reset is "
+                    "closed. Set RESET to a function that undoes what your requests "
+                    "change",
                     self._name,
+                    error,
                     exc_info=True,
                 )
             return Cleaned("reset refused")

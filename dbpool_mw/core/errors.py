@@ -61,9 +61,9 @@ class ResetFailed(Exception):
 
 
 class ResetRefused(ResetFailed):
-    """The server doesn't know, or doesn't allow, the statements of a reset.
+    """No session of this server or database can be reset; the text says why.
 
-    It will refuse them for every other session as well.
+    The statements of a reset are refused, or don't bring back what a new session has.
     """
 
 

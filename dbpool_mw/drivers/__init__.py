@@ -38,7 +38,10 @@ class Driver(driver.Driver, Protocol):
         """Tell whether a connection was made with ``connection_params``."""
 
     def pin(self, connection: Any) -> None:
-        """Set what the library and Django rely on, so that no reload changes it."""
+        """Set what the library and Django rely on, so that no reload changes it.
+
+        Learns as well whether the server sets sessions up at their login by itself.
+        """
 
     def keep_set_up(self, connection: Any) -> None:
         """Take a session as it was just set up for a clean one."""
@@ -55,7 +58,8 @@ class Driver(driver.Driver, Protocol):
         """Undo everything that was set in a session, the initial set-up included.
 
         Raises the library's errors, also for what can't be undone, and
-        ``core.errors.ResetRefused`` where the server knows no such statements.
+        ``core.errors.ResetRefused`` where the server knows no such statements, or sets
+        sessions up at their login by itself.
         """
 
 

@@ -43,7 +43,6 @@ UNLISTED = {
     "BadMessage",
     "MiddlewareNotUsed",
     "OSError",
-    "ResetRefused",
     "ValueError",
 }
 #: The assertions for tests of a project say themselves what to do.

@@ -45,6 +45,7 @@ class TrackedConnection(Connection):
     - ``maybe_dirty``: either of the two may be so; the one flag that a checkin reads
       for a clean session.
     - ``not_resettable``: what a reset can't undo, and the statement that did it.
+    - ``login_triggers``: names of the event triggers that ran at the login, or None.
     - ``lease``: grows with each checkin. A cursor of an earlier lease is refused.
     - ``aborted``: the error that every statement raises from now on, or None.
     - ``waits``: a greenlet is waiting for the server's answer.
@@ -71,6 +72,7 @@ class TrackedConnection(Connection):
         self.maybe_dirty = False
         self.dirty = False
         self.not_resettable: str | None = None
+        self.login_triggers: str | None = None
         self.lease = 0
         # Of the cursors that can't have an attribute for it.
         self._leases: WeakKeyDictionary[Any, int] = WeakKeyDictionary()

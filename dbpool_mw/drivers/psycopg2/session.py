@@ -21,8 +21,8 @@ from dbpool_mw.drivers.postgresql.failover import takes_writes
 from dbpool_mw.drivers.postgresql.reset import (
     PINNED,
     is_refusal,
+    opening_statement,
     reset_statement,
-    set_statement,
 )
 
 Connection = extensions.connection
@@ -168,6 +168,10 @@ def forget_session(connection: Any, initial: SessionAttributes) -> None:
     """
     if connection.not_resettable is not None:
         raise psycopg2.NotSupportedError(f"no reset undoes {connection.not_resettable}")
+    if connection.login_triggers is not None:
+        raise ResetRefused(
+            f"no reset repeats what a login trigger does ({connection.login_triggers})"
+        )
     connection = _unwrapped(connection)
     connection.autocommit = True
     try:
@@ -189,16 +193,21 @@ def forget_session(connection: Any, initial: SessionAttributes) -> None:
     connection.look_for_failover()
 
 
-def pin(connection: Connection) -> None:
+def pin(connection: Any) -> None:
     """Set what Django and psycopg2 rely on for the session; one round trip.
 
     A value that comes from the server's configuration changes with a reload of that
     configuration, in the middle of a session: then moments are read in another time
     zone than Django's, and dates not at all. One that was set in the session stays.
+    The same round trip tells which login triggers have run.
     """
-    reported = _reported(connection)
-    if reported:
-        _send(_unwrapped(connection), set_statement(reported))
+    connection = _unwrapped(connection)
+    statement = opening_statement(_reported(connection), connection.server_version)
+    if statement:
+        with extensions.cursor(connection) as cursor:
+            cursor.execute(statement)
+            if cursor.description:
+                [(connection.login_triggers,)] = cursor.fetchall()
 
 
 def mark_clean(connection: Any) -> None:

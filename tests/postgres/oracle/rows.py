@@ -43,6 +43,9 @@ SCENERY = """
     CREATE SEQUENCE o_sequence;
     CREATE ROLE o_role;
     CREATE FUNCTION o_event() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END';
+    CREATE FUNCTION o_login() RETURNS event_trigger LANGUAGE plpgsql
+        AS $$ BEGIN PERFORM set_config('session.user_id', '42', false),
+            set_config('search_path', 'pg_catalog', false); END $$;
     CREATE FUNCTION o_notice() RETURNS int LANGUAGE plpgsql
         AS 'BEGIN RAISE NOTICE ''secret''; RETURN 1; END';
     CREATE FUNCTION o_become(name text) RETURNS text LANGUAGE sql

@@ -664,3 +664,15 @@ way(
 way("atomic(), rolled back", in_broken_atomic)
 way("set_autocommit(False)", lambda raw: connection.set_autocommit(False), "SELECT 1")
 way("check_constraints()", lambda raw: connection.check_constraints())
+
+
+# --- What a new session has of the database -------------------------------------------
+
+for _name, _step in {"a query": "SELECT 1", "a setting": _SET}.items():
+    way(
+        f"a login trigger, and {_name}",
+        _step,
+        before="CREATE EVENT TRIGGER x_login ON login EXECUTE FUNCTION o_login()",
+        after="DROP EVENT TRIGGER x_login",
+        since=17,
+    )
