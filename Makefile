@@ -22,7 +22,7 @@ QUICK := tests/core tests/django $(wildcard tests/test_layers.py)
 .PHONY: clean help
 
 help:
-	@echo "make check     lint, types and the quick tests, in under three minutes"
+	@echo "make check     lint, types and the quick tests, in minutes"
 	@echo "make test      all tests, on a real PostgreSQL"
 	@echo "make sandbox   the main job on a real server under load; SERVE=1 keeps it up"
 	@echo "make faults    break things under traffic; writes docs/reliability.rst"
