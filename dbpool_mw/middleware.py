@@ -18,7 +18,7 @@ from django.urls import get_resolver
 from dbpool_mw import apps, checks, conf, decorators
 from dbpool_mw.binding import registry, unavailable
 from dbpool_mw.binding.cancelling import cancel_waits, is_cancelled
-from dbpool_mw.binding.errors import PoolError
+from dbpool_mw.binding.errors import PoolError, find_pool_error
 from dbpool_mw.binding.release import release_request
 from dbpool_mw.binding.requests import begin_request, end_request, return_refused
 from dbpool_mw.binding.streams import note_stream
@@ -104,9 +104,8 @@ class ConnectionPoolMiddleware:
         self, request: HttpRequest, exception: Exception
     ) -> HttpResponseBase | None:
         """Return a 503 when a query of the view got no connection from the pool."""
-        if isinstance(exception, PoolError):
-            return unavailable.respond(request, exception)
-        return None
+        error = find_pool_error(exception)
+        return None if error is None else unavailable.respond(request, error)
 
     def _begin(self, request: HttpRequest) -> HttpResponseBase | None:
         """Check connections out; if a pool is exhausted, return the request's 503."""

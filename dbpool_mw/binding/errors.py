@@ -7,6 +7,9 @@ wraps errors of the database library only.
 
 from __future__ import annotations
 
+import builtins
+from typing import Any
+
 from django.db import OperationalError
 
 from dbpool_mw.core import errors
@@ -48,3 +51,22 @@ def for_django(error: errors.PoolError, more: str = "") -> PoolError:
     kind = _KINDS.get(type(error), PoolError)
     details = "; ".join(filter(None, (error.details, more)))
     return kind(error.alias, error.summary, details)
+
+
+#: What an exception group is an instance of; nothing in Python 3.10, which has none.
+_GROUP: Any = getattr(builtins, "BaseExceptionGroup", ())
+
+
+def find_pool_error(exception: BaseException) -> PoolError | None:
+    """Return the pool's error that an exception is, the first one of a group's.
+
+    None for an exception of the project's, and for a group that has one: in it or in a
+    group inside of it, as ``asyncio.TaskGroup`` nests them. The causes don't count:
+    whoever raises another error from a pool's means the other one.
+    """
+    if isinstance(exception, PoolError):
+        return exception
+    if not isinstance(exception, _GROUP):
+        return None
+    first, *others = map(find_pool_error, exception.exceptions)
+    return None if None in others else first

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import builtins
 import json
 import logging
+import sys
 
 import pytest
 from asgiref.sync import ThreadSensitiveContext, sync_to_async
@@ -26,6 +28,10 @@ REASON = "pool 'default': no connection within 5.0 s"
 HOLDERS = "1 in use; held by GET /secret/ in thread 7"
 ERROR = errors.PoolTimeout("default", REASON, HOLDERS)
 
+needs_groups = pytest.mark.skipif(
+    sys.version_info < (3, 11), reason="exception groups came with Python 3.11"
+)
+
 
 def raises(request):
     raise ERROR
@@ -39,9 +45,36 @@ async def raises_async(request):
     raise ERROR
 
 
+def group(*errors):
+    """Make an exception group, which Python 3.10 has not."""
+    return builtins.ExceptionGroup("unhandled errors", errors)
+
+
+def raises_group(request):
+    raise group(group(ERROR), errors.ConnectFailed("replica", "can't connect"))
+
+
+def raises_mixed_group(request):
+    raise group(ERROR, group(ERROR, ValueError("on purpose")))
+
+
+def raises_from(request):
+    raise ValueError("on purpose") from ERROR
+
+
+async def raises_in_tasks(request):
+    async with asyncio.TaskGroup() as tasks:
+        for _ in range(2):
+            tasks.create_task(raises_async(request))
+
+
 urlpatterns = [
     path("raises/", raises),
     path("async/", raises_async),
+    path("group/", raises_group),
+    path("mixed/", raises_mixed_group),
+    path("from/", raises_from),
+    path("tasks/", raises_in_tasks),
     path("fails/", fails),
 ]
 
@@ -145,6 +178,27 @@ def test_a_view_without_a_connection_is_answered_with_a_plain_page(get, path):
     assert "Service Unavailable" in text
     assert "pool" not in text
     assert "default" not in text
+
+
+@needs_groups
+@pytest.mark.parametrize("path", ["/group/", "/tasks/"])
+def test_a_group_of_nothing_but_pool_errors_is_answered_by_its_first(
+    get, path, caplog, mails
+):
+    response = get(path)
+    assert response.status_code == 503
+    assert response["Retry-After"] == "5"
+    (warning,) = logged(caplog)
+    assert f"503 for GET {path}: {REASON}; {HOLDERS}" in warning.getMessage()
+    assert logged(caplog, "django.request") == mails == []
+
+
+@pytest.mark.parametrize(
+    "path", [pytest.param("/mixed/", marks=needs_groups), "/from/"]
+)
+def test_an_error_of_the_project_beside_or_after_a_pools_stays_a_500(get, path, caplog):
+    assert get(path).status_code == 500
+    assert logged(caplog) == []
 
 
 @override_settings(DBPOOL_MW_POOLS={"default": {"TIMEOUT": 12.5}})

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from itertools import product
 from typing import Any
 
 import pytest
@@ -93,9 +95,19 @@ def test_the_unavailable_view_of_the_project_answers(project, lazy):
         assert held.result(20).status == 200
 
 
-@pytest.mark.parametrize("lazy", [False, True])
-@pytest.mark.parametrize("asgi", [False, True])
-def test_nobody_gets_a_mail_or_an_event_for_a_503(project, asgi, lazy):
+@pytest.mark.parametrize(
+    ("asgi", "lazy", "path"),
+    [
+        *product([False, True], [False, True], ["/facts/"]),
+        pytest.param(
+            *(True, True, "/async_tasks/"),
+            marks=pytest.mark.skipif(
+                sys.version_info < (3, 11), reason="TaskGroup came with Python 3.11"
+            ),
+        ),
+    ],
+)
+def test_nobody_gets_a_mail_or_an_event_for_a_503(project, asgi, lazy, path):
     project.settings |= {
         "DBPOOL_MW_MAX_CONNS": 1,
         "DBPOOL_MW_TIMEOUT": 0.1,
@@ -111,11 +123,12 @@ def test_nobody_gets_a_mail_or_an_event_for_a_503(project, asgi, lazy):
         with project.lock(9):
             held = clients.submit(server.get, "/holds/?key=9")
             project.wait_for_lock(9)
-            answers = list(clients.map(server.get, ["/facts/"] * 10))
+            answers = list(clients.map(server.get, [path] * 10))
             assert [answer.status for answer in answers] == [503] * 10
+            assert {answer.headers["Retry-After"] for answer in answers} == {"1"}
         assert held.result(20).status == 200
         log = server.text()[at_start:]
-        assert "503 for GET /facts/" in log
+        assert f"503 for GET {path}" in log
         assert "Subject:" not in log
         assert "SENTRY EVENT" not in log
         assert "Service Unavailable" not in log

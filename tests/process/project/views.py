@@ -37,6 +37,7 @@ __all__ = [
     "async_rows",
     "async_slow_stream",
     "async_stream",
+    "async_tasks",
     "async_waits",
     "at_import",
     "atomic_fails",
@@ -500,6 +501,13 @@ async def async_rows(request):
             yield f"{row.name} {'x' * 100_000}\n"
 
     return StreamingHttpResponse(content())
+
+
+async def async_tasks(request):
+    """Query in the tasks of a group, which wraps what they raise."""
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(Database.objects.acount()) for _ in range(3)]
+    return answer(right=all(task.result() > 0 for task in tasks))
 
 
 async def async_waits(request):
