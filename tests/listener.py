@@ -13,6 +13,8 @@ class Listener:
 
     def __init__(self, serve: Callable[[socket.socket], object]) -> None:
         self._serve = serve
+        #: How many connections were accepted so far.
+        self.accepted = 0
         self._socket = socket.create_server(("127.0.0.1", 0), backlog=128)
         self.port: int = self._socket.getsockname()[1]
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
@@ -24,6 +26,7 @@ class Listener:
                 client, _ = self._socket.accept()
             except OSError:
                 return
+            self.accepted += 1
             thread = threading.Thread(target=self._serve, args=[client], daemon=True)
             self._threads.append(thread)
             thread.start()

@@ -164,8 +164,9 @@ class ConnectionPool:
         connect failed waits for connections in use, if there are any.
 
         ``eager`` says that the holder may not need the connection at all: then an
-        attempt to connect that fails, also another caller's just before or while this
-        one waits, ends the checkout with ConnectFailed.
+        attempt to connect that fails, also another caller's while this one waits, ends
+        the checkout with ConnectFailed. From then on no eager caller makes an attempt,
+        or waits for one, until another caller's has succeeded.
         """
         began = self._clock()
         entry = fit = None
@@ -214,10 +215,6 @@ class ConnectionPool:
                 f"pool {self.name!r} was used by a finaliser while its thread used "
                 "it or another one",
             )
-        if eager and entry is None and self.connecting_fails():
-            failed = ConnectFailed(self.name, f"pool {self.name!r} can't connect now")
-            failed.may_wait = True
-            raise failed
         now = began
         took_time = pinged = connect_failed = False
         while True:
@@ -242,7 +239,7 @@ class ConnectionPool:
                     if self._ping(entry, holder, deadline):
                         break
                 took_time, fit = True, None
-                entry = self._replace(entry, holder)
+                entry = self._replace(entry, holder, eager)
                 now = self._clock()
             except BaseException as error:
                 if entry is not None:
@@ -292,9 +289,15 @@ class ConnectionPool:
             if is_cancelled():
                 raise self._cancelled()
             slots.serve()
-            entry = slots.take(holder, bypasses_pause)
+            entry = slots.take(holder, bypasses_pause, eager)
             if entry is not None:
                 return entry
+            if eager and slots.sends_on(bypasses_pause):
+                failed = ConnectFailed(
+                    self.name, f"pool {self.name!r} can't connect now"
+                )
+                failed.may_wait = self._clock() - began < SHORT_WAIT_SECONDS
+                raise failed
             if connect_failed:
                 waiter = slots.queue_up(holder, bypasses_pause, since=began)
             elif slots.is_full():
@@ -478,10 +481,12 @@ class ConnectionPool:
         self._close_in_background(suspects)
         return answered
 
-    def _replace(self, useless: PoolEntry, holder: Holder) -> PoolEntry | None:
+    def _replace(
+        self, useless: PoolEntry, holder: Holder, eager: bool
+    ) -> PoolEntry | None:
         """Close a dead or stale connection; return another idle one, or its slot.
 
-        None if no connection may be opened in it now: the caller has to wait.
+        None if the caller may open no connection in it now, and has to wait.
         """
         with self._lock:
             self._slots.own(useless)
@@ -492,7 +497,7 @@ class ConnectionPool:
             logger.info("%s: a connection died while idle; replacing it", self.label)
         with self._lock:
             self._metrics.discarded[reason] += 1
-            return self._slots.replace(useless, holder)
+            return self._slots.replace(useless, holder, eager)
 
     def _abandon(self, entry: PoolEntry) -> None:
         """Free the slot of an entry whose checkout failed half-way."""
@@ -885,11 +890,6 @@ class ConnectionPool:
     @property
     def _max(self) -> int:
         return self.config.max_conns
-
-    def connecting_fails(self) -> bool:
-        """Tell whether no connection is idle, and attempts to connect fail now."""
-        with self._lock:
-            return self._slots.connecting_fails()
 
     def is_unreachable(self) -> bool:
         """Tell whether attempts to connect fail, and no connection can come back."""

@@ -84,11 +84,14 @@ class Slots:
     # --- Slots -----------------------------------------------------------------------
 
     def take(
-        self, holder: Holder | None = None, bypasses_pause: bool = False
+        self,
+        holder: Holder | None = None,
+        bypasses_pause: bool = False,
+        eager: bool = False,
     ) -> PoolEntry | None:
         """Take an idle connection for a holder, or else a free slot to connect in.
 
-        None if there is neither, or no connection may be opened in it now.
+        None if there is neither, or the holder may open no connection in it now.
         """
         entry = self._pop_idle()
         if entry is not None:
@@ -96,7 +99,8 @@ class Slots:
             return entry
         # Waiters may not have noticed that the next attempt to connect is due.
         self.grant()
-        return self.reserve(holder) if self.may_open(bypasses_pause) else None
+        may_open = self.may_open(bypasses_pause, eager)
+        return self.reserve(holder) if may_open else None
 
     def give(self, entry: PoolEntry, holder: Holder | None, now: float) -> None:
         """Record that a connection is a holder's from now on."""
@@ -114,10 +118,11 @@ class Slots:
         entry.deadline = self.clock() + seconds
         entry.state = BUSY
 
-    def may_open(self, bypasses_pause: bool = False) -> bool:
+    def may_open(self, bypasses_pause: bool = False, eager: bool = False) -> bool:
         """Tell whether a slot is free and a connection may be opened in it.
 
-        After a failed connect there is one attempt at a time, until one succeeds.
+        After a failed connect there is one attempt at a time, until one succeeds, and
+        no eager caller's: it may take long, for a connection that nobody needs.
         """
         if (
             not (self.state in _OPENING or (bypasses_pause and self.state is PAUSED))
@@ -125,7 +130,8 @@ class Slots:
         ):
             return False
         return not self.backoff.failures or (
-            self.backoff.is_due()
+            not eager
+            and self.backoff.is_due()
             and all(entry.state is not CONNECTING for entry in self.entries)
         )
 
@@ -165,18 +171,20 @@ class Slots:
         self._freed_at = self.clock()
         self.grant()
 
-    def replace(self, dead: PoolEntry, holder: Holder) -> PoolEntry | None:
+    def replace(
+        self, dead: PoolEntry, holder: Holder, eager: bool = False
+    ) -> PoolEntry | None:
         """Free the slot of a dead connection for the caller that found it.
 
-        Returns another idle connection, or the slot to connect in. None if no
-        connection may be opened in it now: the caller has to wait.
+        Returns another idle connection, or the slot to connect in. None if the caller
+        may open no connection in it now, and has to wait.
         """
         self._forget(dead)
         if self.idle:
-            entry = self.take(holder)
+            entry = self.take(holder, eager=eager)
             self.grant()  # the slot, if somebody queues up just now
             return entry
-        if self.may_open():
+        if self.may_open(eager=eager):
             # The caller came before all who wait: it found a connection, which died.
             return self.reserve(holder)
         # In a pause, a waiter that bypasses it may have the slot.
@@ -273,21 +281,25 @@ class Slots:
             self.fail(waiter, own)
         self.wake_for_retry()
 
-    def connecting_fails(self) -> bool:
-        """Tell whether no connection is idle, and attempts to connect fail now."""
-        return (
-            self.backoff.failures > 0
-            and not self.idle
-            and (
-                self.backoff.was_recent()
-                or any(entry.state is CONNECTING for entry in self.entries)
-            )
+    def sends_on(self, bypasses_pause: bool = False) -> bool:
+        """Tell whether an eager caller that finds no connection is to go on without.
+
+        From a failed attempt to connect until one succeeds. In a pause it waits as at
+        an exhausted pool: whoever ends the pause knows more than the last attempt.
+        """
+        return self.backoff.failures > 0 and (
+            bypasses_pause or self.state is not PAUSED
         )
 
     def is_unreachable(self) -> bool:
-        """Tell whether attempts to connect fail, and no connection can come back."""
-        return self.connecting_fails() and all(
-            entry.state is CONNECTING for entry in self.entries
+        """Tell whether attempts to connect fail now, and no connection can come back.
+
+        Not for long after the next attempt was due, if nobody made it.
+        """
+        return (
+            self.backoff.failures > 0
+            and all(entry.state is CONNECTING for entry in self.entries)
+            and (bool(self.entries) or self.backoff.was_recent())
         )
 
     def wake_for_retry(self) -> None:

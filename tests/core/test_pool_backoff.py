@@ -248,21 +248,26 @@ def fail_eagerly(pool):
         pool.checkout(ANYBODY, eager=True)
 
 
+def go_on_eagerly(pool):
+    """Check out eagerly in an outage: nobody tries, and the first query may wait."""
+    with pytest.raises(ConnectFailed, match="can't connect now") as caught:
+        pool.checkout(ANYBODY, eager=True)
+    assert caught.value.may_wait
+
+
 def test_an_eager_caller_whose_connect_failed_waits_for_nothing():
     pool, driver, _ = make_pool(timeout=20)
     held = pool.checkout(ANYBODY)
     outage = Outage(driver)
     fail_eagerly(pool)
     assert pool.stats()["waiting"] == 0
-    with pytest.raises(ConnectFailed, match="can't connect now") as caught:
-        pool.checkout(ANYBODY, eager=True)
-    assert caught.value.may_wait
+    go_on_eagerly(pool)
     assert outage.attempts == 1
     # A connection can come back, so that a caller who needs one has to wait for it.
-    assert pool.connecting_fails()
     assert not pool.is_unreachable()
     pool.checkin(held)
-    assert not pool.connecting_fails()
+    assert pool.checkout(ANYBODY, eager=True) is held
+    pool.checkin(held)
     check(pool, driver)
 
 
@@ -288,29 +293,91 @@ def test_eager_callers_that_wait_are_released_by_a_failed_connect_and_others_wai
     check(pool, driver)
 
 
-def test_connecting_fails_from_a_failure_until_long_after_the_next_attempt_was_due():
+def test_no_eager_caller_makes_an_attempt_until_one_of_another_has_succeeded():
     pool, driver, clock = make_pool(max_conns=5, timeout=20)
-    assert not pool.connecting_fails()
+    outage = Outage(driver)
+    fail_eagerly(pool)
+    for seconds in (0, 0.2, 2, 20, 2000):
+        clock.advance(seconds)
+        go_on_eagerly(pool)
+        pool.maintain()
+    assert outage.attempts == 1
+    # The server is back: whoever needs a connection gets it, and then all do.
+    outage.end()
+    go_on_eagerly(pool)
+    held = [pool.checkout(ANYBODY), pool.checkout(ANYBODY, eager=True)]
+    assert outage.attempts == 3
+    for entry in held:
+        pool.checkin(entry)
+    check(pool, driver)
+
+
+def test_an_eager_caller_waits_for_no_attempt_of_another_in_an_outage():
+    pool, driver, clock = make_pool(max_conns=5, timeout=20)
+    outage = Outage(driver)
+    fail_eagerly(pool)
+    clock.advance(20)
+    outage.answers.clear()
+    trying = InThread(pool.checkout, ANYBODY)
+    until(lambda: outage.attempts == 2)
+    clock.advance(20)
+    go_on_eagerly(pool)
+    outage.end()
+    outage.answers.set()
+    pool.checkin(trying.result())
+    check(pool, driver)
+
+
+def test_an_eager_caller_replaces_no_dead_connection_in_an_outage():
+    pool, driver, clock = make_pool(max_conns=3, timeout=20)
+    first, second = pool.checkout(ANYBODY), pool.checkout(ANYBODY)
+    outage = Outage(driver)
+    fail_eagerly(pool)
+    for entry in (first, second):
+        pool.checkin(entry)
+        entry.connection.alive = False
+    clock.advance(20)
+    go_on_eagerly(pool)
+    assert outage.attempts == 1
+    assert driver.open == []
+    check(pool, driver)
+
+
+def test_an_eager_caller_waits_in_a_pause_whatever_failed_before_it():
+    pool, driver, clock = make_pool(timeout=20)
+    outage = Outage(driver)
+    fail_eagerly(pool)
+    pool.pause()
+    caller = InThread(pool.checkout, ANYBODY, None, True)
+    until(lambda: pool.stats()["waiting"] == 1)
+    outage.end()
+    clock.advance(20)
+    pool.resume()
+    pool.checkin(caller.result())
+    check(pool, driver)
+
+
+def test_a_pool_is_unreachable_from_a_failure_until_long_after_the_next_attempt():
+    pool, driver, clock = make_pool(max_conns=5, timeout=20)
+    assert not pool.is_unreachable()
     outage = Outage(driver)
     fail_eagerly(pool)
     clock.advance(2)
-    assert pool.connecting_fails()
     assert pool.is_unreachable()
     clock.advance(0.11)
-    assert not pool.connecting_fails()
     assert not pool.is_unreachable()
     # ... and while somebody tries.
     outage.answers.clear()
     trying = InThread(pool.checkout, ANYBODY)
     until(lambda: outage.attempts == 2)
     clock.advance(20)
-    assert pool.connecting_fails()
     assert pool.is_unreachable()
     outage.end()
     outage.answers.set()
     held = trying.result()
-    assert not pool.connecting_fails()
+    assert not pool.is_unreachable()
     pool.checkin(held)
+    assert not pool.is_unreachable()
     check(pool, driver)
 
 
@@ -348,6 +415,9 @@ def test_an_eager_caller_may_wait_where_little_time_has_gone_and_more_may_come()
     outage = Outage(driver)
     assert caught(eager)
     clock.advance(20)
+    outage.end()
+    pool.discard(pool.checkout(ANYBODY), "cut")
+    outage = Outage(driver)
     driver.on_connect = lambda: clock.advance(3)  # a network that does not answer
     assert not caught(eager)
     # Those who waited for another's attempt.

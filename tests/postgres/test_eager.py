@@ -16,7 +16,8 @@ from dbpool_mw.core import backoff
 from dbpool_mw.core.errors import PoolClosed
 from dbpool_mw.core.pool import ConnectionPool
 from tests.core.fakes import InThread, until
-from tests.postgres.conftest import Requests, ask, stats
+from tests.faults.proxy import Proxy
+from tests.postgres.conftest import Requests, ask, forget_wrappers, stats
 
 pytestmark = pytest.mark.usefixtures("fresh_wrappers")
 
@@ -28,6 +29,21 @@ def on_two(own_databases):
     with override_settings(ROOT_URLCONF=sender.urls, DBPOOL_MW_TIMEOUT=20):
         yield sender
     connections.close_all()
+
+
+@pytest.fixture
+def network(requests, databases):
+    """Put a network between Django and the server that can stop answering."""
+    server = databases.server
+    with Proxy(server.host, int(server.port)) as proxy:
+        address = {"HOST": "127.0.0.1", "PORT": str(proxy.port)}
+        options = {"sslmode": "disable", "connect_timeout": 1}
+        connections.settings["default"].update(address, OPTIONS=options)
+        forget_wrappers()
+        yield proxy
+        forget_wrappers()
+        registry.close()
+        connections.settings["default"]["OPTIONS"] = {}
 
 
 def is_held(alias):
@@ -153,6 +169,30 @@ def test_a_request_that_goes_on_waits_for_the_next_attempt_at_its_first_query(
     assert stats()["connect_errors"] == 1
     assert on_two(view).status_code == 200
     assert stats()["connect_errors"] == 1
+
+
+def test_where_the_network_never_answers_only_the_requests_that_query_try_to_connect(
+    requests, network, monkeypatch
+):
+    # As if the last attempt had failed long ago.
+    monkeypatch.setattr(backoff, "FIRST_DELAY", 0)
+    monkeypatch.setattr(backoff, "LONGEST_DELAY", 0)
+
+    def asks(request):
+        return HttpResponse(ask("SELECT 1"))
+
+    network.responsive.clear()
+    for _ in range(10):
+        assert requests(lambda request: HttpResponse("well")).status_code == 200
+    # The first request could not know.
+    assert network.listener.accepted == 1
+    assert requests(asks).status_code == 503
+    assert requests(lambda request: HttpResponse("well")).status_code == 200
+    assert network.listener.accepted == 2
+    network.responsive.set()
+    assert requests(asks).status_code == 200
+    assert stats()["idle"] == 1
+    assert network.listener.accepted == 3
 
 
 def test_a_closed_pool_refuses_no_request_that_does_not_ask_it(requests, monkeypatch):

@@ -100,7 +100,7 @@ def test_it_tries_again_until_it_can_connect(databases):
     with psycopg2.connect(databases.server.dsn(databases.default)) as session:
         cursor = session.cursor()
         deadline = time.monotonic() + 10
-        while not (registry.pools() and registry.pools()[0].connecting_fails()):
+        while not (registry.pools() and registry.stats()[0]["connect_errors"]):
             assert time.monotonic() < deadline
         password = connections.settings["default"]["PASSWORD"]
         cursor.execute("CREATE ROLE comes_late LOGIN PASSWORD %s", [password])
