@@ -159,9 +159,7 @@ def test_settings_that_were_accepted_are_looked_at_once(
         checks.refuse_errors()
 
 
-def test_switched_off_nothing_is_refused_and_the_middleware_is_not_used(
-    project: Project,
-):
+def test_switched_off_no_server_refuses_what_check_still_reports(project: Project):
     project(default={**POSTGRESQL, "CONN_MAX_AGE": 60})
     with override_settings(
         DBPOOL_MW_ENABLED=False, DBPOOL_MW_MAX_CON=1, DBPOOL_MW_POOLS="default"
@@ -169,6 +167,8 @@ def test_switched_off_nothing_is_refused_and_the_middleware_is_not_used(
         WSGIHandler()
         with pytest.raises(MiddlewareNotUsed, match="DBPOOL_MW_ENABLED is False"):
             ConnectionPoolMiddleware(lambda request: HttpResponse())
+        reported = {message.id for message in found()}
+        assert reported == {checks.IDS["unknown"], checks.IDS["pools"]}
 
 
 def test_a_test_that_takes_the_app_away_may_load_the_middleware(project: Project):
