@@ -4,18 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
-from functools import lru_cache, wraps
+from functools import lru_cache, partial, wraps
 from inspect import iscoroutinefunction
 from typing import Any
 
 from django.conf import settings
 from django.conf.urls.i18n import is_language_prefix_patterns_used
+from django.core.exceptions import ImproperlyConfigured
 from django.http import HttpRequest
 from django.middleware.locale import LocaleMiddleware
 from django.urls import Resolver404, get_resolver, resolve
 from django.urls.resolvers import LocalePrefixPattern
 from django.utils import translation
 from django.utils.module_loading import import_string
+from django.views import View
 
 #: The attribute of decorated views; Django's ``as_view()`` copies it from ``dispatch``.
 _NO_POOL = "dbpool_mw_no_pool"
@@ -34,7 +36,8 @@ def no_pool(view: Callable[..., Any]) -> Callable[..., Any]:
 
     The view then works while the pool is exhausted or the database is down. A query in
     the view still works: it checks a connection out. For a class-based view, decorate
-    what ``as_view()`` returns, or ``dispatch`` with ``method_decorator``.
+    what ``as_view()`` returns, or ``dispatch`` with ``method_decorator``. A decorated
+    ``get()`` raises ImproperlyConfigured: the connection was checked out before it.
     """
     global used
     used = True
@@ -43,16 +46,37 @@ def no_pool(view: Callable[..., Any]) -> Callable[..., Any]:
 
         @wraps(view)
         async def wrapped(*args: Any, **kwargs: Any) -> Any:
+            _refuse_method(view, args)
             return await view(*args, **kwargs)
 
     else:
 
         @wraps(view)
         def wrapped(*args: Any, **kwargs: Any) -> Any:
+            _refuse_method(view, args)
             return view(*args, **kwargs)
 
     setattr(wrapped, _NO_POOL, True)
     return wrapped
+
+
+def _refuse_method(view: Callable[..., Any], args: tuple[Any, ...]) -> None:
+    """Raise ImproperlyConfigured for a method of a view other than ``dispatch``.
+
+    ``args`` are those of the call. ``method_decorator`` has a partial of the bound
+    method decorated, in each call.
+    """
+    if isinstance(view, partial):
+        instance = getattr(view.func, "__self__", None)
+    else:
+        instance = next(iter(args), None)
+    name = getattr(view, "__name__", "dispatch")
+    if isinstance(instance, View) and name != "dispatch":
+        raise ImproperlyConfigured(
+            f"no_pool has no effect on {type(instance).__name__}.{name}(): the "
+            "connection was checked out before. Decorate the class instead: "
+            '@method_decorator(no_pool, name="dispatch")'
+        )
 
 
 def needs_no_pool(request: HttpRequest) -> bool:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import functools
 import os
 import subprocess
 import sys
 from unittest import mock
 
 import pytest
+from asgiref.sync import async_to_sync
 from django.apps import apps
 from django.conf import settings
 from django.conf.urls.i18n import i18n_patterns
@@ -99,6 +101,56 @@ def test_a_decorated_view_is_served_without_a_checkout(is_eager, url):
     assert not is_eager(url)
     assert is_eager("/plain/")
     assert is_eager("/nowhere/")
+
+
+class OnGet(View):
+    @method_decorator(no_pool)
+    def get(self, request):
+        return HttpResponse("well")
+
+
+class OnBareGet(View):
+    @no_pool
+    def get(self, request):
+        return HttpResponse("well")
+
+
+@method_decorator(no_pool, name="get")
+class OnAsyncGet(View):
+    async def get(self, request):
+        return HttpResponse("well")
+
+
+class OnBareDispatch(View):
+    @no_pool
+    def dispatch(self, request):
+        return HttpResponse("well")
+
+
+@pytest.mark.parametrize("view", [OnGet, OnBareGet, OnAsyncGet])
+def test_a_decorated_method_that_is_called_too_late_says_what_to_decorate(view):
+    serve = async_to_sync(view.as_view()) if view.view_is_async else view.as_view()
+    with pytest.raises(ImproperlyConfigured) as caught:
+        serve(RequestFactory().get("/"))
+    text = str(caught.value)
+    assert f"no_pool has no effect on {view.__name__}.get()" in text
+    assert '@method_decorator(no_pool, name="dispatch")' in text
+
+
+@pytest.mark.parametrize(
+    "view",
+    [
+        exempt,
+        Exempt.as_view(),
+        no_pool(Exempt.as_view()),
+        no_pool(OnBareDispatch().dispatch),
+        no_pool(functools.partial(Exempt().dispatch)),
+        no_pool(functools.partial(plain)),
+    ],
+)
+def test_a_decorated_view_can_be_called(view):
+    assert view(RequestFactory().get("/")).content == b"well"
+    assert view(request=RequestFactory().get("/")).content == b"well"
 
 
 LOCALE = "django.middleware.locale.LocaleMiddleware"
