@@ -382,6 +382,9 @@ CODE = ["- ", "$ ", "$$ ", "set_config(", "INTO ", "(", "; ", "EXPLAIN ", "/* */
 CODE += [";", "(1, 'a', -2.5), ", "'a' -- b\n", "E'a' \n", "%s, ", "$a ", "€$"]
 CODE += ['""', "--\r", "/*/", "/* * ", "*/*"]
 CODE += ['"a", ', "a_to_xmx ", "\\'", "'a', ", "pg_create_x_", "x(", "SET ", "LOCAL "]
+# Statements that execute a literal, each with one.
+CODE += ["a_to_xml('b'); ", "\"a_to_xml\"('b'), ", "DO 'a'; ", "CALL f('a'); "]
+CODE += ["EXPLAIN EXECUTE p('a'); ", "set_config('a', 'b', true), "]
 
 
 @pytest.fixture(scope="module")
@@ -412,6 +415,11 @@ def test_the_time_for_a_literal_grows_with_its_length_and_no_faster(opening, ato
 @pytest.mark.parametrize("atom", CODE)
 def test_the_time_for_code_grows_with_its_length_and_no_faster(atom):
     assert_linear(lambda size: f"SELECT {repeated(atom, size)}", 100_000)
+
+
+@pytest.mark.usefixtures("kept_memory")
+def test_the_time_for_spaces_in_a_call_grows_with_their_number_and_no_faster():
+    assert_linear(lambda size: f"SELECT set_config('a',{' ' * size}b)", 10_000)
 
 
 def repeated(atom, size):

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from functools import cache
 from typing import NamedTuple
 
 from .lexer import Code, read
@@ -136,7 +137,7 @@ _SETS = re.compile(
     _FLAGS | re.VERBOSE,
 )
 # A call whose text shows the setting and its value.
-_PLAIN_CALL = re.compile(rf"\b{MARK}\s*\(\s*'\s*,(?P<value>\s*'?\s*,)?", _FLAGS)
+_PLAIN_CALL = re.compile(rf"\b{MARK}\s*\(\s*'\s*,(?P<value>\s*(?:'\s*)?,)?", _FLAGS)
 _WITH_ESCAPES = re.compile(r"\bE'|\bU&'", _FLAGS)
 
 # What an analysis of calls of set_config looks at.
@@ -252,9 +253,11 @@ def _effect(code: Code) -> Effect:
     text, quoted = code.text, "\0".join(code.quoted)
     if _UNICODE_NAME.search(text):
         return Effect(True, 'a name in the form U&"…"')
+    # Each statement may execute a literal; all literals are searched once.
+    execution = cache(lambda: _effect_of_execution(code))
     found = [
-        _effect_of_names(text, code),
-        _effect_of_names(quoted, code),
+        _effect_of_names(text, execution),
+        _effect_of_names(quoted, execution),
         _effect_of_settings(code, quoted),
     ]
     if any(MARK in comment.lower() for comment in code.comments):
@@ -267,28 +270,32 @@ def _effect(code: Code) -> Effect:
         start = begin.end()
         explain = _EXPLAIN.match(text, start)
         # EXPLAIN ANALYZE does what it explains.
-        found.append(_effect_of_start(code, explain.end() if explain else start))
+        start = explain.end() if explain else start
+        found.append(_effect_of_start(text, start, execution))
     lasting = next((each for each in found if each.not_resettable), None)
     return lasting or (DIRTY if DIRTY in found else CLEAN)
 
 
-def _effect_of_start(code: Code, start: int) -> Effect:
+def _effect_of_start(text: str, start: int, execution: Callable[[], Effect]) -> Effect:
     """Return what the statement at a place may do, by the words it begins with."""
-    first = _WORD.match(code.text, start)
+    first = _WORD.match(text, start)
     assert first is not None
     word = first["word"].upper()
     if word in _HARMLESS or (not word and not first["other"]):
         return CLEAN
     closer_look = _CLOSER_LOOKS.get(word)
-    if closer_look is not None and closer_look.match(code.text, start):
+    if closer_look is not None and closer_look.match(text, start):
         return CLEAN
     if word in _EXECUTING:
-        return _effect_of_execution(code)
+        return execution()
     return Effect(True, "LOAD") if word == "LOAD" else DIRTY
 
 
-def _effect_of_names(text: str, code: Code) -> Effect:
-    """Return what a text may do by what it names, wherever that stands."""
+def _effect_of_names(text: str, execution: Callable[[], Effect]) -> Effect:
+    """Return what a text may do by what it names, wherever that stands.
+
+    ``execution`` returns what a statement may do that executes its literals.
+    """
     lower = text.lower()
     if not any(sign in lower for sign in _SIGNS):
         return CLEAN
@@ -296,10 +303,8 @@ def _effect_of_names(text: str, code: Code) -> Effect:
     for match in _NAMES.finditer(text):
         if match["lasting"]:
             return Effect(True, match["lasting"])
-        if match["executing"]:
-            execution = _effect_of_execution(code)
-            if execution.not_resettable:
-                return execution
+        if match["executing"] and execution().not_resettable:
+            return execution()
         if not match["set_config"]:
             found = DIRTY
     if found is CLEAN and MARK in lower and not _every_set_config_is_local(text):
