@@ -26,7 +26,8 @@ class Scanner:
         self.code, self.names, self.literals, self.comments = "", [], [], []
         self.position = 0
         # The code since the last part that is none, and whether the string before it
-        # has escapes: another one after spaces and line comments continues it.
+        # has escapes: another one after the end of a line continues it, if only spaces
+        # and line comments are between them.
         self.last_code, self.continued = "", None
 
     def scan(self):
@@ -35,7 +36,12 @@ class Scanner:
             begin = self.position
             tag = _TAG.match(self.text, begin)
             if self.is_at("'"):
-                self.literals.append(self.string())
+                continues = self.continues()
+                literal = self.string()
+                if continues:
+                    self.literals[-1] += literal
+                else:
+                    self.literals.append(literal)
             elif self.is_at('"'):
                 self.names.append(self.until('"', begin + 1).lower())
             elif tag and not (begin and self.text[begin - 1] in {*_NAME, "$"}):
@@ -110,8 +116,13 @@ class Scanner:
                 self.text[self.position]
                 self.position += 1
 
+    def continues(self):
+        # After a line comment the end of its line is code.
+        is_line = "\n" in self.last_code or "\r" in self.last_code
+        return self.continued is not None and is_line and self.is_blank()
+
     def has_escapes(self):
-        if self.continued is not None and self.is_blank():
+        if self.continues():
             return self.continued
         kind = self.last_code[-1:].upper()
         if kind in ("E", "B", "X") and self.last_code[-2:-1] not in {*_NAME, "$"}:

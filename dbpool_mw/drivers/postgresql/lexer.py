@@ -18,8 +18,9 @@ _LETTER = r"A-Za-z_\x80-\U0010ffff"
 _BEGIN = re.compile(
     rf"""'|"|--|/\*|\$(?<![{_LETTER}0-9$]\$)(?:[{_LETTER}][{_LETTER}0-9]*)?\$"""
 )
-# Literals in a row, and the code between them if nothing else can begin in it.
-_LITERALS = re.compile(r"""(?:'[^']*'[^'"$/-]*){2,500}""")
+# Literals in a row, and the code between them if nothing else can begin in it. Spaces
+# alone don't separate two literals.
+_LITERALS = re.compile(r"""(?:'[^']*'(?!\s*')[^'"$/-]*){2,500}""", re.ASCII)
 # The rest of a quoted name after a doubled quote.
 _NAMES = re.compile(r"""(?:"[^"]*"){1,500}""")
 _QUOTES = re.compile(r"'+")
@@ -36,7 +37,8 @@ class Code(NamedTuple):
     one ``"``, each comment a space; letters that aren't ASCII, and dollar signs in
     names, are underscores. ``quoted`` has the quoted names in lower case, ``literals``
     what the literals contain, with spaces for doubled quotes and backslashes, and
-    ``comments`` the comments.
+    ``comments`` the comments. Strings of which one continues the other on another line
+    are one literal.
     """
 
     text: str
@@ -61,6 +63,7 @@ def read(statement: str, escapes: bool = False) -> Code | None:
     pieces: list[str] = []
     quoted: list[str] = []
     literals: list[str] = []
+    continued: set[int] = set()  # the indices of literals that continue another one
     comments: list[str] = []
     position = 0
     while (begin := _BEGIN.search(statement, position)) is not None:
@@ -70,18 +73,24 @@ def read(statement: str, escapes: bool = False) -> Code | None:
         if kind != "'" and (kind != "--" or code.strip(_SPACE)):
             strings.end_row()
         if kind == "'":
+            continues = strings.continues(code)
             # The first string of a row is looked at alone: it may be the only one, and
             # long.
-            run = strings.run(start) if literals else None
+            run = None if continues or not literals else strings.run(start)
             if run is not None:
                 parts = run[0].split("'")
                 pieces.append("'".join(parts[::2]))
                 literals += parts[1::2]
                 position = run.end()
+                if parts[-1].strip(_SPACE):
+                    strings.end_row()
                 continue
             end = strings.end(start, code)
+            if continues:
+                continued.add(len(literals))
+            else:
+                pieces.append("'")
             literals.append(statement[start + 1 : end - 1])
-            pieces.append("'")
         elif kind == '"':
             names = None if code else _NAMES.match(statement, start)
             if names is not None:
@@ -116,6 +125,8 @@ def read(statement: str, escapes: bool = False) -> Code | None:
     text = "".join(pieces)
     if "$" in text or not text.isascii():
         text = _NO_ASCII_NAME.sub("_", text)
+    if continued:
+        literals = _joined(literals, continued)
     return Code(text, quoted, literals, comments)
 
 
@@ -135,7 +146,7 @@ class _Strings:
         self._unescaped: str | None = None
         self._texts: dict[bool, str] = {}
         # Whether the string before this one has escapes, if only spaces and comments
-        # have come since.
+        # to the end of a line have come since.
         self._before: bool | None = None
 
     def run(self, start: int) -> re.Match[str] | None:
@@ -145,7 +156,18 @@ class _Strings:
         """
         if self._has_backslashes:
             return None
-        return _LITERALS.match(self._without_doubled(False), start)
+        run = _LITERALS.match(self._without_doubled(False), start)
+        if run is not None:
+            self._before = False
+        return run
+
+    def continues(self, code: str) -> bool:
+        """Tell whether a string after such code is one with the string before."""
+        return (
+            self._before is not None
+            and ("\n" in code or "\r" in code)
+            and not code.strip(_SPACE)
+        )
 
     def end(self, start: int, code: str) -> int:
         """Return where a string ends that begins at ``start``; 0 if it has no end.
@@ -170,9 +192,7 @@ class _Strings:
         self._before = None
 
     def _has_escapes(self, start: int, code: str) -> bool:
-        if self._before is not None and not code.strip(_SPACE):
-            # It continues the string before, if a line has ended between them; without
-            # that it would be a syntax error.
+        if self._before is not None and self.continues(code):
             return self._before
         kind = code[-1:].upper()
         if kind not in ("E", "B", "X") or _is_of_name(code[-2:-1]):
@@ -191,6 +211,17 @@ class _Strings:
         if text is None:
             text = self._texts[escapes] = _blanked(self._text(escapes), "''")
         return text
+
+
+def _joined(literals: list[str], continued: set[int]) -> list[str]:
+    """Return literals, each with those that continue it."""
+    rows: list[list[str]] = []
+    for index, literal in enumerate(literals):
+        if index in continued:
+            rows[-1].append(literal)
+        else:
+            rows.append([literal])
+    return ["".join(row) for row in rows]
 
 
 def _blanked(text: str, pair: str) -> str:

@@ -147,6 +147,8 @@ _LONGEST_FLAG = 80
 
 # A placeholder of which the literal written there can't join what stands beside it.
 _PLACEHOLDER = re.compile(r"""(?<![\w'"&])%(?:\(\w+\))?s(?![\w'"&])""", re.ASCII)
+# A literal after another one, which it may continue. An empty one may be spaces.
+_ADJOINING = re.compile(r"""['E](?<!\wE)\s+'""", _FLAGS)
 
 _kept: dict[str, Judgement] = {}
 
@@ -240,6 +242,7 @@ def _judge(statement: str, escapes: bool | None) -> Judgement:
         and count == rest.count("%") == _percents(statement)
         and MARK not in text.lower()
         and _SETS.search(text) is None
+        and _ADJOINING.search(text) is None
     )
     return Judgement(found, is_final, escapes)
 

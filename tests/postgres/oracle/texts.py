@@ -133,6 +133,13 @@ for _name, _sql in {
     "after an E literal that is continued after comments": (
         f"SELECT E'a' -- b\n -- c\n'\\''; {_SET} --'"
     ),
+    "setseed in two parts of a literal": (
+        "DO 'BEGIN PERFORM set' -- a\n'seed(0.5); END'"
+    ),
+    "pg_temp in two parts of a literal": (
+        "BEGIN; SET LOCAL search_path TO 'pg_'\n'temp'; CREATE TABLE x_table (a int);"
+        " COMMIT"
+    ),
     "after a literal of six quotes": f"SELECT ''''''; {_SET} --'",
     "after an E literal of four quotes": f"SELECT E'''', '\\'; {_SET} --'",
     "set_config in a comment in capitals": "SELECT o_become('42') /* SET_CONFIG */",
@@ -238,6 +245,12 @@ def _restored(raw: Any) -> None:
     _reload(raw, "ALTER SYSTEM RESET ALL")
 
 
+text(
+    "text: a parameter that continues an E literal",
+    lambda raw: raw.cursor().execute(
+        "SELECT E'a'\n%s", ["\\'; SET app.user_id TO t42; --"]
+    ),
+)
 text(
     "text: hidden in a query to XML",
     "SELECT query_to_xml('SELECT setseed(0.5)', true, true, '')",
