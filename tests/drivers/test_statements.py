@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
+import random
 import time
 
 import pytest
 
 from dbpool_mw.drivers.postgresql import statements
+from dbpool_mw.drivers.postgresql.lexer import read
 from dbpool_mw.drivers.postgresql.statements import effect, judge
 
 
@@ -328,6 +330,45 @@ def test_parameters_do_not_matter_where_each_is_a_literal_of_its_own(
     statement, is_final
 ):
     assert judge(statement, lambda: False).is_final == is_final
+
+
+#: What rules look for, and what stands between.
+WORDS = ["set_config('a.b', 'c', false)", "setseed(0.5)", "pg_advisory_lock(1)"]
+WORDS += ["dblink('a', 'b')", "pg_create_physical_replication_slot('a')", "temp.t"]
+WORDS += ["pg_temp.t", "INTO TEMP t", "query_to_xml('SELECT 1')", "xpath_table('a')"]
+WORDS += ["pg_settings", "LANGUAGE C", "LANGUAGE 'c'", 'U&"a"', "U&'a'", "hypopg_x"]
+WORDS += ["ts_rewrite('a')", "crosstab('a')", "connectby('a')", "isn_weak('a')"]
+WORDS += ["SET x = 1", "LOAD 'a'", "DO 'a'", "CREATE TEMP TABLE t", "EXPLAIN ANALYZE "]
+WORDS += ["UPDATE ", "INSERT INTO ", "pg_backup_start('a')", "ts_stat('a')"]
+BETWEEN = ["", " ", "'", "''", '"', "\\", "\\\\", "--\n", "/**/", "/*", "$", "$$", ";"]
+BETWEEN += ["(", "%s", "%%", "é", "_", "\n", "'a', "]
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_what_is_clean_at_sight_is_clean_when_it_is_read(seed, monkeypatch):
+    monkeypatch.setattr(statements, "_LONG", 0)
+    monkeypatch.setattr(statements, "_CLOSE", 10**6)
+    chance = random.Random(seed)
+    whole = 0
+    for _ in range(1000):
+        words = [chance.choice(["SELECT ", "UPDATE ", "VALUES ", "SET ", "("]), "'a', "]
+        for word in chance.choices(WORDS, k=chance.randint(0, 2)):
+            cut = chance.randint(0, len(word))
+            words += [word[:cut], chance.choice(BETWEEN), word[cut:]]
+        words += chance.choices(BETWEEN, k=chance.randint(0, 4))
+        text = "".join(words)
+        if statements._is_plainly_clean(text):
+            for escapes in (False, True):
+                code = read(text, escapes)
+                assert code is None or statements._effect(code) == statements.CLEAN
+                whole += code is not None
+    assert whole > 50
+
+
+def test_no_literal_of_a_long_statement_is_read_that_has_no_sign(monkeypatch):
+    rows = ", ".join(["(%s, 'a', 'b')"] * 500)
+    monkeypatch.delattr(statements, "read")
+    assert effect(f"INSERT INTO t VALUES {rows}") == statements.CLEAN
 
 
 @pytest.fixture

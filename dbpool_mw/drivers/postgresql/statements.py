@@ -127,6 +127,13 @@ _SIGNS = (
     *("connectby", "xpath_"),
 )
 
+#: Each text that begins with a harmless word, and isn't clean, contains one of these.
+_ALL_SIGNS = (";", "u&", "language", "pg_settings", *_SIGNS)
+#: In a text that is longer, with a quote or placeholder among so many characters at
+#: least, looking for all signs takes less time than reading the literals.
+_LONG = 4000
+_CLOSE = 40
+
 _WRITES = re.compile(r"\b(?:UPDATE|MERGE)\b", _FLAGS)
 
 # A SET, and its setting if that has a meaning of its own: what SET LOCAL search_path
@@ -230,6 +237,8 @@ def _is_simple(comment: str) -> bool:
 
 
 def _judge(statement: str, escapes: bool | None) -> Judgement:
+    if _is_plainly_clean(statement):
+        return Judgement(CLEAN, False, escapes)
     code = read(statement, bool(escapes))
     if code is None:
         # The server refuses it, and executes nothing of it.
@@ -245,6 +254,24 @@ def _judge(statement: str, escapes: bool | None) -> Judgement:
         and _ADJOINING.search(text) is None
     )
     return Judgement(found, is_final, escapes)
+
+
+def _is_plainly_clean(statement: str) -> bool:
+    """Tell of a long text with many literals whether it has no sign of a change at all.
+
+    An INSERT of many rows is such a text, of which the literals needn't be read. False
+    means that it has to be read.
+    """
+    if len(statement) < _LONG or not statement.isascii():
+        return False
+    if (statement.count("'") + statement.count("%")) * _CLOSE < len(statement):
+        return False
+    text = statement.lower().replace("$", "_")  # as in ``Code.text``
+    begin = _BEGIN.match(text)
+    first = begin and _WORD.match(text, begin.end())
+    if not first or first["word"].upper() not in _HARMLESS:
+        return False
+    return not any(sign in text for sign in _ALL_SIGNS)
 
 
 def _percents(statement: str) -> int:
