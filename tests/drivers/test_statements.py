@@ -222,6 +222,17 @@ def test_it_is_left_alone(statement):
         ("DO $$BEGIN PERFORM pg_backup_start('x'); END$$", "pg_backup_start"),
         ("DO 'BEGIN LOAD ''x''; END'", "LOAD"),
         ("DO $$BEGIN NULL; END$$", None),
+        ("CREATE EXTENSION pg_trgm", "the load of a library"),
+        ('CREATE EXTENSION IF NOT EXISTS "pg_trgm"', "the load of a library"),
+        ("ALTER EXTENSION pg_trgm UPDATE TO '1.6'", "the load of a library"),
+        ('ALTER EXTENSION "pg_trgm" UPDATE', "the load of a library"),
+        ("CREATE TRUSTED LANGUAGE plperl", "the load of a library"),
+        ("CREATE FUNCTION f() RETURNS int LANGUAGE c AS 'f'", "the load of a library"),
+        ("CREATE OR REPLACE PROCEDURAL LANGUAGE plperl", "the load of a library"),
+        ("DO $$BEGIN CREATE EXTENSION pg_trgm; END$$", "CREATE EXTENSION"),
+        ("DROP EXTENSION pg_trgm", None),
+        ("ALTER EXTENSION pg_trgm SET SCHEMA x", None),
+        ("SELECT extension FROM t", None),
         ("SELECT query_to_xml('SELECT setseed(0.5)', true, true, '')", "setseed"),
         ('SELECT U&"set\\0073eed"(0.5)', 'a name in the form U&"…"'),
         ("DO 'BEGIN LO'\n'AD ''x''; END'", "LOAD"),
@@ -337,6 +348,7 @@ WORDS = ["set_config('a.b', 'c', false)", "setseed(0.5)", "pg_advisory_lock(1)"]
 WORDS += ["dblink('a', 'b')", "pg_create_physical_replication_slot('a')", "temp.t"]
 WORDS += ["pg_temp.t", "INTO TEMP t", "query_to_xml('SELECT 1')", "xpath_table('a')"]
 WORDS += ["pg_settings", "LANGUAGE C", "LANGUAGE 'c'", 'U&"a"', "U&'a'", "hypopg_x"]
+WORDS += ["CREATE EXTENSION a", "ALTER EXTENSION a UPDATE", "CREATE LANGUAGE a"]
 WORDS += ["ts_rewrite('a')", "crosstab('a')", "connectby('a')", "isn_weak('a')"]
 WORDS += ["SET x = 1", "LOAD 'a'", "DO 'a'", "CREATE TEMP TABLE t", "EXPLAIN ANALYZE "]
 WORDS += ["UPDATE ", "INSERT INTO ", "pg_backup_start('a')", "ts_stat('a')"]

@@ -83,8 +83,18 @@ _CLOSER_LOOKS = {
         _FLAGS,
     ),
 }
-# A function of a C library loads it into the session. A name in quotes may be C.
-_LANGUAGE_C = re.compile(r"\bLANGUAGE\s+(?:C\b|[EU]&?['\"]|['\"])", _FLAGS)
+# What loads a library into the session. A quoted name of a language may be C, and a
+# language is created as an extension.
+_LOADS = re.compile(
+    r"""
+    \b(?:
+        CREATE\s+EXTENSION\b
+      | ALTER\s+EXTENSION\s+(?:\w+|")\s+UPDATE\b
+      | CREATE\s+(?:OR\s+REPLACE\s+)?(?:TRUSTED\s+)?(?:PROCEDURAL\s+)?LANGUAGE\b
+      | LANGUAGE\s+(?:C\b|[EU]&?['"]|['"])
+    )""",
+    _FLAGS | re.VERBOSE,
+)
 _EXPLAIN = re.compile(
     r"EXPLAIN\b\s*(?:\([^()]*\)|(?:(?:ANALYZE|ANALYSE|VERBOSE)\b\s*)*)[\s(]*", _FLAGS
 )
@@ -118,7 +128,10 @@ _NAMES = re.compile(
     _FLAGS | re.VERBOSE,
 )
 # The same in a text that something executes.
-_LASTING_WITHIN = re.compile(rf"\b(?:{_LASTING} | LOAD | seed)\b", _FLAGS | re.VERBOSE)
+_LASTING_WITHIN = re.compile(
+    rf"\b(?:{_LASTING} | LOAD | seed | (?:CREATE|ALTER)\s+EXTENSION)\b",
+    _FLAGS | re.VERBOSE,
+)
 
 #: Each match of ``_NAMES`` contains one of these, which are much faster to look for.
 _SIGNS = (
@@ -128,7 +141,7 @@ _SIGNS = (
 )
 
 #: Each text that begins with a harmless word, and isn't clean, contains one of these.
-_ALL_SIGNS = (";", "u&", "language", "pg_settings", *_SIGNS)
+_ALL_SIGNS = (";", "u&", "language", "extension", "pg_settings", *_SIGNS)
 #: In a text that is longer, with a quote or placeholder among so many characters at
 #: least, looking for all signs takes less time than reading the literals.
 _LONG = 4000
@@ -294,8 +307,8 @@ def _effect(code: Code) -> Effect:
         found.append(DIRTY)
     if _updates_settings(text, quoted):
         found.append(DIRTY)
-    if _LANGUAGE_C.search(text):
-        found.append(Effect(True, "LANGUAGE C"))
+    if _LOADS.search(text):
+        found.append(Effect(True, "the load of a library"))
     for begin in _BEGIN.finditer(text):
         start = begin.end()
         explain = _EXPLAIN.match(text, start)
