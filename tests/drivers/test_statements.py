@@ -451,8 +451,8 @@ CODE += [";", "(1, 'a', -2.5), ", "'a' -- b\n", "E'a' \n", "%s, ", "$a ", "€$"
 CODE += ['""', "--\r", "/*/", "/* * ", "*/*"]
 CODE += ['"a", ', "a_to_xmx ", "\\'", "'a', ", "pg_create_x_", "x(", "SET ", "LOCAL "]
 # Statements that execute a literal, each with one.
-CODE += ["a_to_xml('b'); ", "\"a_to_xml\"('b'), ", "DO 'a'; ", "CALL f('a'); "]
-CODE += ["EXPLAIN EXECUTE p('a'); ", "set_config('a', 'b', true), "]
+EXECUTING = ["a_to_xml('b'); ", "\"a_to_xml\"('b'), ", "DO 'a'; ", "CALL f('a'); "]
+EXECUTING += ["EXPLAIN EXECUTE p('a'); ", "set_config('a', 'b', true), "]
 
 
 @pytest.fixture(scope="module")
@@ -490,6 +490,12 @@ def test_the_time_for_a_literal_grows_with_its_length_and_no_faster(opening, ato
 @pytest.mark.parametrize("atom", CODE)
 def test_the_time_for_code_grows_with_its_length_and_no_faster(atom):
     assert_linear(lambda size: f"SELECT {repeated(atom, size)}", 50_000)
+
+
+@pytest.mark.usefixtures("whole_reading")
+@pytest.mark.parametrize("atom", EXECUTING)
+def test_the_time_for_statements_that_execute_grows_with_their_number(atom):
+    assert_linear(lambda size: f"SELECT {repeated(atom, size)}", 10_000)
 
 
 @pytest.mark.usefixtures("whole_reading")
