@@ -99,6 +99,8 @@ setup(
     extras_require={
         "psycopg2": ["psycopg2>=2.9.9"],
         "binary": ["psycopg2-binary>=2.9.9"],
+        "psycopg": ["psycopg>=3.1.12"],
+        "psycopg-binary": ["psycopg[binary]>=3.1.12"],
         "celery": CELERY,
         "gevent": GEVENT,
         "sandbox": SERVERS,

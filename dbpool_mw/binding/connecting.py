@@ -51,6 +51,7 @@ def open_connection(
 
         def get_new_connection(params: dict[str, Any]) -> Any:
             entry.connection = engine.get_new_connection(temporary, params)
+            driver.track(entry.connection)
             entry.socket_number = driver.socket_number(entry.connection)
             return entry.connection
 
@@ -59,11 +60,12 @@ def open_connection(
         try:
             engine.connect(temporary)
             connection = entry.connection = temporary.connection
-            if not driver.is_tracked(connection):
+            if not driver.track(connection):
                 raise ConnectFailed(
                     alias,
                     f"pool {alias!r}: can't connect to the database",
-                    f"connect() of {engine.__module__} made a connection without the "
+                    f"connect() of {engine.__module__} made a connection that can't be "
+                    "pooled: it must come from get_new_connection(), and with the "
                     "connection_factory that get_connection_params() gave it",
                 )
             driver.pin(connection)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 from dbpool_mw.core import driver
 
 #: The database libraries that have a driver.
-_LIBRARIES = ("psycopg2",)
+_LIBRARIES = ("psycopg", "psycopg2")
 
 
 class Driver(driver.Driver, Protocol):
@@ -34,8 +34,12 @@ class Driver(driver.Driver, Protocol):
         TypeError for parameters that a pooled connection can't be made with.
         """
 
-    def is_tracked(self, connection: object) -> bool:
-        """Tell whether a connection was made with ``connection_params``."""
+    def track(self, connection: Any) -> bool:
+        """Have a connection remember what is done to its session; tell whether it does.
+
+        It may not if it was made without ``connection_params``. Called by the thread
+        that opened it, before anything else is done with it.
+        """
 
     def pin(self, connection: Any) -> None:
         """Set what the library and Django rely on, so that no reload changes it.
@@ -70,6 +74,10 @@ def find(library: str) -> Driver | None:
     ``library`` is the name of the module that an ENGINE has as its ``Database``. Raises
     ImportError if the library can't be imported.
     """
+    if library == "psycopg":
+        from .psycopg import driver as psycopg_driver
+
+        return psycopg_driver
     if library == "psycopg2":
         from .psycopg2 import driver as psycopg2_driver
 

@@ -115,7 +115,7 @@ def main(kind: str, dsn: str) -> None:
         driver = drivers.find("psycopg2")
         assert driver is not None
         connection = psycopg2.connect(**driver.connection_params({"dsn": dsn}, 10.0))
-        assert driver.is_tracked(connection)
+        assert driver.track(connection)
     else:
         connection = psycopg2.connect(dsn)
     connection.autocommit = True

@@ -6,6 +6,11 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+# What libpq says of a connection's transaction: PGTransactionStatusType.
+#: A connection that is in no transaction, one that is busy, one in a transaction, and
+#: one that is broken.
+IDLE, ACTIVE, IN_TRANSACTION, UNKNOWN = 0, 1, 2, 4
+
 #: Limits for a network that stops answering, unless the project sets its own: seconds,
 #: the last one in milliseconds. By libpq's defaults a connect to a host that doesn't
 #: answer takes minutes, and a query to a host that is gone waits for hours.

@@ -16,7 +16,7 @@ from typing import Any
 
 from psycopg2 import _psycopg
 
-from .greenlets import original
+from dbpool_mw.drivers.postgresql.original import original
 
 _TEXT_SIZE = 256
 

@@ -8,6 +8,14 @@ from typing import Any
 import psycopg2
 
 from dbpool_mw.drivers.postgresql.libpq import with_network_limits
+from dbpool_mw.drivers.postgresql.sockets import (
+    abort,
+    close,
+    has_ended,
+    liveness,
+    shut_down,
+    socket_number,
+)
 
 from .connection import TrackedConnection, tracked_connection
 from .session import (
@@ -24,7 +32,6 @@ from .session import (
     session_attributes,
     why_unusable,
 )
-from .sockets import abort, close, has_ended, liveness, shut_down, socket_number
 from .tracking import track_all_cursors
 
 __all__ = [
@@ -39,7 +46,6 @@ __all__ = [
     "has_ended",
     "is_clean",
     "is_dirty",
-    "is_tracked",
     "keep_set_up",
     "liveness",
     "on_failover",
@@ -49,6 +55,7 @@ __all__ = [
     "session_attributes",
     "shut_down",
     "socket_number",
+    "track",
     "why_unusable",
 ]
 
@@ -69,6 +76,9 @@ def connection_params(params: Mapping[str, Any], seconds: float) -> dict[str, An
     return {**with_network_limits(params, seconds), "connection_factory": factory}
 
 
-def is_tracked(connection: object) -> bool:
-    """Tell whether a connection was made with the parameters of this driver."""
+def track(connection: object) -> bool:
+    """Tell whether a connection was made with the parameters of this driver.
+
+    psycopg2's connections can't be made to remember anything later.
+    """
     return isinstance(connection, TrackedConnection)

@@ -12,21 +12,12 @@ waits for the server. Three things are different then (read in psycopg2 2.9, and
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from inspect import signature
 from typing import Any
 
 import psycopg2
 from psycopg2 import extensions
-
-
-def original(module: str, name: str) -> Any:
-    """Return Python's own object of that name, even where gevent replaced it."""
-    monkey = sys.modules.get("gevent.monkey")
-    if monkey is None:
-        return getattr(sys.modules[module], name)
-    return monkey.get_original(module, name)
 
 
 def guard_waits() -> bool:

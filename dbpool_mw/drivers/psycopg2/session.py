@@ -18,20 +18,16 @@ from psycopg2 import extensions
 
 from dbpool_mw.core.errors import ResetRefused
 from dbpool_mw.drivers.postgresql.failover import takes_writes
+from dbpool_mw.drivers.postgresql.libpq import ACTIVE, IDLE, IN_TRANSACTION, UNKNOWN
 from dbpool_mw.drivers.postgresql.reset import (
     PINNED,
     is_refusal,
     opening_statement,
     reset_statement,
 )
+from dbpool_mw.drivers.postgresql.tracked import unwrapped
 
 Connection = extensions.connection
-
-#: What libpq says of a connection that is in no transaction, and of one that is busy.
-IDLE = extensions.TRANSACTION_STATUS_IDLE
-ACTIVE = extensions.TRANSACTION_STATUS_ACTIVE
-_IN_TRANSACTION = extensions.TRANSACTION_STATUS_INTRANS
-_UNKNOWN = extensions.TRANSACTION_STATUS_UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,12 +78,6 @@ def _reported(connection: Connection) -> tuple[tuple[str, str], ...]:
     return tuple((name, value) for name, value in reported if value is not None)
 
 
-def _unwrapped(connection: Any) -> Any:
-    """Return psycopg2's own object where a tracer has put a proxy around it."""
-    inner = getattr(connection, "__wrapped__", None)
-    return connection if inner is None else _unwrapped(inner)
-
-
 def _send(connection: Connection, statement: str) -> None:
     """Execute a statement of the pool's own on an unwrapped connection."""
     with extensions.cursor(connection) as cursor:
@@ -129,7 +119,7 @@ def why_unusable(connection: Any) -> str | None:
     status = connection.get_transaction_status()
     if status == ACTIVE:
         return "busy"
-    if status == _UNKNOWN:
+    if status == UNKNOWN:
         return "dead"
     if connection.status == extensions.STATUS_PREPARED or connection.async_:
         return "two-phase transaction"
@@ -145,7 +135,7 @@ def roll_back(connection: Connection) -> bool:
 
     One round trip if there was. Raises psycopg2.Error when the connection is broken.
     """
-    connection = _unwrapped(connection)
+    connection = unwrapped(connection)
     if connection.get_transaction_status() == IDLE:
         connection.rollback()
         return False
@@ -172,7 +162,7 @@ def forget_session(connection: Any, initial: SessionAttributes) -> None:
         raise ResetRefused(
             f"no reset repeats what a login trigger does ({connection.login_triggers})"
         )
-    connection = _unwrapped(connection)
+    connection = unwrapped(connection)
     connection.autocommit = True
     try:
         _send(connection, reset_statement(initial.pinned))
@@ -201,7 +191,7 @@ def pin(connection: Any) -> None:
     zone than Django's, and dates not at all. One that was set in the session stays.
     The same round trip tells which login triggers have run.
     """
-    connection = _unwrapped(connection)
+    connection = unwrapped(connection)
     statement = opening_statement(_reported(connection), connection.server_version)
     if statement:
         with extensions.cursor(connection) as cursor:
@@ -223,8 +213,8 @@ def keep_set_up(connection: Connection) -> None:
     With autocommit off, the set-up leaves a transaction open, and the rollback of the
     first holder would undo it for all later ones: it is committed, one round trip.
     """
-    if connection.get_transaction_status() == _IN_TRANSACTION:
-        _unwrapped(connection).commit()
+    if connection.get_transaction_status() == IN_TRANSACTION:
+        unwrapped(connection).commit()
     mark_clean(connection)
 
 
@@ -257,7 +247,7 @@ def ping(connection: Any) -> bool:
 
     Raises no psycopg2.Error.
     """
-    connection = _unwrapped(connection)
+    connection = unwrapped(connection)
     try:
         _send(connection, "SELECT 1")
         if not connection.autocommit:

@@ -1,4 +1,7 @@
-"""What is done to the socket of a psycopg2 connection: poll, close, shut down."""
+"""What is done to the socket of a connection of libpq's: poll, close, shut down.
+
+Connections are ``Tracked`` ones, or a tracer's proxies of them.
+"""
 
 from __future__ import annotations
 
@@ -10,19 +13,13 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import psycopg2
-from psycopg2 import extensions
-
-from dbpool_mw.core.errors import HoldTooLong
 from dbpool_mw.core.logs import get_logger
 
-from .connection import TrackedConnection
-from .greenlets import original
-from .session import ACTIVE, IDLE
+from .libpq import ACTIVE, IDLE
+from .original import original
+from .tracked import Tracked
 
 logger = get_logger("dbpool_mw.pool")
-
-Connection = extensions.connection
 
 #: Seconds that a close waits for the end of its backend.
 _BACKEND_END = 2.0
@@ -43,7 +40,7 @@ _CHUNK = 64 * 1024
 _SECOND_CANCEL = 0.3
 
 
-def liveness(connection: Connection) -> Callable[[], bool]:
+def liveness(connection: Any) -> Callable[[], bool]:
     """Return a function that tells whether an idle connection is still alive.
 
     The function polls the socket without waiting, and makes no round trip. If anything
@@ -55,7 +52,7 @@ def liveness(connection: Connection) -> Callable[[], bool]:
     """
     try:
         descriptor = connection.fileno()
-    except psycopg2.Error:
+    except connection.Error:
         # Closed, perhaps by another thread at this moment.
         return lambda: False
     # gevent's would switch to other greenlets.
@@ -70,13 +67,13 @@ def liveness(connection: Connection) -> Callable[[], bool]:
     return lambda: not ((poll(0) and _reads_the_end(connection)) or connection.closed)
 
 
-def has_ended(connection: Connection) -> bool:
+def has_ended(connection: Any) -> bool:
     """Tell whether a connection is closed, at either side; reads nothing of it."""
     poller = original("select", "poll")()
     try:
         poller.register(connection.fileno(), _END_OF_STREAM)
         return bool(poller.poll(0)) or bool(connection.closed)
-    except psycopg2.Error:
+    except connection.Error:
         return True
 
 
@@ -99,21 +96,17 @@ def _reads_the_end(connection: Any) -> bool:
                 return True
             if connection.get_transaction_status() != IDLE:
                 return False
-            connection.poll()
-            wait = _FAREWELL if connection.notices else 0
-            # The next holder shall not take them for its own.
-            connection.notices.clear()
-            connection.notifies.clear()
-    except psycopg2.Error:
+            wait = _FAREWELL if connection.read_unasked() else 0
+    except connection.Error:
         pass
     return True
 
 
-def socket_number(connection: Connection) -> int | None:
+def socket_number(connection: Any) -> int | None:
     """Return a number that no other socket open now has, None if closed."""
     try:
         return os.fstat(connection.fileno()).st_ino
-    except (psycopg2.Error, OSError):
+    except (connection.Error, OSError):
         return None
 
 
@@ -135,31 +128,34 @@ def close(*connections: Any) -> None:
 
 def _close(connection: Any, copies: list[socket.socket]) -> None:
     """Close a connection, and append a copy of its socket, on which its end shows."""
-    if getattr(connection, "waits", False):
-        # A greenlet waits for the server's answer. psycopg2's close() would wait for
-        # that greenlet, which could not run: both would wait for ever. With its socket
-        # shut down the greenlet gets an error, and psycopg2 closes the connection. A
-        # cancel that comes before the server began has no effect: so there are two.
+    if not isinstance(connection, Tracked):
+        with contextlib.suppress(Exception):
+            connection.close()
+        return
+    if connection.waits:
+        # With its socket shut down, the one that waits gets an error, and the library
+        # closes the connection. A cancel that comes before the server began has no
+        # effect: so there are two.
         cancel(connection)
         if connection.canceller is not None:
             connection.canceller.start(_SECOND_CANCEL)
         shut_down(connection, socket_number(connection))
         return
     try:
-        with contextlib.suppress(psycopg2.Error, OSError):
+        with contextlib.suppress(connection.Error, OSError):
             copies.append(_copy_of_socket(connection))
             if connection.get_transaction_status() == ACTIVE:
                 # The server would run the statement to its end before it sees the
                 # close.
                 cancel(connection)
     finally:
-        # A connection class of the project's may raise anything, psycopg2's nothing.
-        is_psycopg2s = getattr(type(connection), "close", None) is Connection.close
-        with contextlib.suppress(psycopg2.Error if is_psycopg2s else Exception):
+        # A connection class of the project's may raise anything, the library's nothing.
+        is_librarys = type(connection).close is connection.library_close
+        with contextlib.suppress(connection.Error if is_librarys else Exception):
             connection.close()
 
 
-def _copy_of_socket(connection: Connection) -> socket.socket:
+def _copy_of_socket(connection: Any) -> socket.socket:
     # A copy: another thread may close the descriptor, whose number is then used anew.
     return socket.fromfd(connection.fileno(), socket.AF_UNIX, socket.SOCK_STREAM)
 
@@ -178,26 +174,22 @@ def _wait_for_the_end(copies: Iterable[socket.socket]) -> None:
                     ended = not copy.recv(_CHUNK)
 
 
-class _HeldTooLong(HoldTooLong, extensions.QueryCanceledError):
-    """What an aborted connection's statements raise: to Django, a driver's error."""
-
-
-def abort(connection: TrackedConnection, error: Exception) -> None:
+def abort(connection: Tracked, error: Exception) -> None:
     """Cancel what a holder runs, and have its later statements raise ``error``.
 
     Called from another thread than the holder's. Doesn't wait for the server. Never
-    raises a psycopg2 error.
+    raises an error of the library's.
     """
-    connection.aborted = _HeldTooLong(*error.args)
+    connection.aborted = connection.HeldTooLong(*error.args)
     cancel(connection)
 
 
-def cancel(connection: TrackedConnection) -> None:
-    """Ask the server to end what a connection runs. Never raises a psycopg2 error."""
+def cancel(connection: Tracked) -> None:
+    """Ask the server to end what a connection runs; raise no error of the library's."""
     if connection.canceller is not None:
         connection.canceller.start()
         return
-    with contextlib.suppress(psycopg2.Error):
+    with contextlib.suppress(connection.Error):
         connection.cancel()
 
 
@@ -212,7 +204,7 @@ def shut_down(connection: Any, socket_number: int | None) -> None:
     aborted = getattr(connection, "aborted", None)
     runs = connection.get_transaction_status() == ACTIVE
     with (
-        contextlib.suppress(psycopg2.Error, OSError),
+        contextlib.suppress(connection.Error, OSError),
         _copy_of_socket(connection) as copy,
     ):
         if os.fstat(copy.fileno()).st_ino == socket_number:

@@ -1,0 +1,74 @@
+"""The driver for psycopg 3: ``dbpool_mw.drivers.Driver`` as a module."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import psycopg
+
+from dbpool_mw.drivers.postgresql.libpq import with_network_limits
+from dbpool_mw.drivers.postgresql.sockets import (
+    abort,
+    close,
+    has_ended,
+    liveness,
+    shut_down,
+    socket_number,
+)
+
+from .connection import track
+from .session import (
+    accept,
+    backend_pid,
+    forget_session,
+    is_clean,
+    is_dirty,
+    keep_set_up,
+    on_failover,
+    pin,
+    ping,
+    roll_back,
+    session_attributes,
+    why_unusable,
+)
+from .tracking import track_all_cursors
+
+__all__ = [
+    "Error",
+    "OperationalError",
+    "abort",
+    "accept",
+    "backend_pid",
+    "close",
+    "connection_params",
+    "forget_session",
+    "has_ended",
+    "is_clean",
+    "is_dirty",
+    "keep_set_up",
+    "liveness",
+    "on_failover",
+    "pin",
+    "ping",
+    "roll_back",
+    "session_attributes",
+    "shut_down",
+    "socket_number",
+    "track",
+    "why_unusable",
+]
+
+Error = psycopg.Error
+OperationalError = psycopg.OperationalError
+
+track_all_cursors()
+
+
+def connection_params(params: Mapping[str, Any], seconds: float) -> dict[str, Any]:
+    """Return an ENGINE's parameters as those of a connection for the pool.
+
+    Limits for an unresponsive network are added where the parameters set none;
+    ``seconds`` is how long connecting may take then.
+    """
+    return with_network_limits(params, seconds)
