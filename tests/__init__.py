@@ -1,0 +1,3 @@
+from tests.library import choose
+
+choose()

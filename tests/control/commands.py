@@ -14,7 +14,7 @@ from django.core.management import call_command
 from django.core.management.base import CommandError
 from django.test import override_settings
 
-from tests.control.conftest import ROOT
+from tests.library import PYTHONPATH
 
 
 class Terminal(StringIO):
@@ -63,7 +63,7 @@ class Project:
         self.environ = {
             **os.environ,
             "DJANGO_SETTINGS_MODULE": "project_settings",
-            "PYTHONPATH": f"{ROOT}{os.pathsep}{home}",
+            "PYTHONPATH": f"{PYTHONPATH}{os.pathsep}{home}",
             "PYTHONWARNINGS": "error",
         }
 

@@ -19,6 +19,7 @@ from django.test import override_settings
 from dbpool_mw import checks, conf
 from dbpool_mw.checks.order import MAKES_NO_QUERY
 from tests.django.conftest import POSTGRESQL, SQLITE, Project, found, only
+from tests.library import PYTHONPATH
 
 NUMBERS = [key for key in conf.general() if key != "RESET"]
 OTHER_MIDDLEWARE = "django.contrib.sessions.middleware.SessionMiddleware"
@@ -280,7 +281,7 @@ for message in checks.check_project():
 """
     done = subprocess.run(
         [sys.executable, "-c", program],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+        env={**os.environ, "PYTHONPATH": PYTHONPATH},
         capture_output=True,
         text=True,
         check=True,

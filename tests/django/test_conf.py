@@ -22,6 +22,7 @@ from django.test import override_settings
 from dbpool_mw import conf
 from dbpool_mw.control import location
 from dbpool_mw.core.config import POOL_KEYS, PoolConfig
+from tests.library import PYTHONPATH
 
 POSTGRESQL = "django.db.backends.postgresql"
 SQLITE = "django.db.backends.sqlite3"
@@ -253,8 +254,7 @@ def test_the_default_control_directory_depends_on_the_settings_file() -> None:
 
 def control_dir_in(directory: Path, *command: str) -> str:
     """Run a program that prints its control directory, and return that."""
-    root = str(Path(conf.__file__).parent.parent)
-    environment = {**os.environ, "PYTHONPATH": root}
+    environment = {**os.environ, "PYTHONPATH": PYTHONPATH}
     environment.pop("DJANGO_SETTINGS_MODULE", None)
     done = subprocess.run(
         [sys.executable, *command],

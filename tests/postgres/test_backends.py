@@ -23,6 +23,7 @@ from dbpool_mw import conf, pooled
 from dbpool_mw.binding import registry, signals
 from dbpool_mw.drivers.psycopg2.connection import TrackedConnection
 from tests.core.fakes import until
+from tests.library import PYTHONPATH
 from tests.postgres.conftest import ask, forget_wrappers, stats
 from tests.process.servers import ROOT
 
@@ -426,7 +427,7 @@ def test_a_command_has_no_thread_and_shares_no_connection_with_its_children(
         cwd=ROOT,
         env={
             "PATH": "/usr/bin:/bin",
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": PYTHONPATH,
             "CONTROL": str(tmp_path / "control"),
             **databases.environ,
         },

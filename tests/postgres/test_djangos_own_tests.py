@@ -20,7 +20,7 @@ import psycopg2
 import pytest
 
 from tests.conftest import DSN_VARIABLE, unique_name
-from tests.process.servers import ROOT
+from tests.library import PYTHONPATH
 
 #: What uses connections, transactions, threads, handlers and test databases most, and
 #: how many tests that are at least.
@@ -80,7 +80,7 @@ def run(engine: str, labels: Iterable[str], source: Path, dsn: str, out: Path):
         cwd=source,
         env={
             **os.environ,
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": PYTHONPATH,
             DSN_VARIABLE: dsn,
             "TEST_ENGINE": engine,
             "TEST_PREFIX": prefix,

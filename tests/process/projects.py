@@ -19,6 +19,7 @@ from dbpool_mw.core.metrics import merge
 from tests.conftest import Databases
 from tests.control.query import ask_all
 from tests.documents import code_block
+from tests.library import PYTHONPATH
 from tests.process.project import gunicorn_conf
 from tests.process.servers import ROOT, Server, wait_until
 
@@ -59,7 +60,7 @@ class Project:
             **clean,
             **self.databases.environ,
             "DJANGO_SETTINGS_MODULE": "tests.process.project.settings",
-            "PYTHONPATH": str(ROOT),
+            "PYTHONPATH": PYTHONPATH,
             "PYTHONUNBUFFERED": "1",
             "TEST_SETTINGS": json.dumps(self.settings),
             "TEST_DATABASES": json.dumps(self.options),

@@ -13,6 +13,7 @@ import pytest
 from django.conf import settings
 
 from tests.documents import ROOT, code_block, code_blocks, sections
+from tests.library import PYTHONPATH
 from tests.messages import one_line
 from tests.process.projects import MANAGE, Project
 
@@ -50,7 +51,7 @@ def deployed(project: Project) -> Project:
     conf = (ROOT / "tests/process/project/gunicorn_conf.py").read_text()
     own = code_block(DEPLOYMENT, "worker_class")
     (project.directory / "gunicorn.conf.py").write_text(own + conf)
-    project.extra["PYTHONPATH"] = f"{project.directory}:{ROOT}"
+    project.extra["PYTHONPATH"] = f"{project.directory}:{PYTHONPATH}"
     project.settings |= values(code_block(DEPLOYMENT, "whitenoise"))
     project.settings |= {
         "ROOT_URLCONF": "urls",

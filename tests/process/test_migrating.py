@@ -20,7 +20,8 @@ from dbpool_mw.checks import IDS, MIDDLEWARE
 from dbpool_mw.core.config import POOL_KEYS, PoolConfig, build
 from sandbox.postgres import Server
 from tests.conftest import Databases
-from tests.documents import ROOT, blocks_of, sections
+from tests.documents import blocks_of, sections
+from tests.library import PYTHONPATH
 from tests.pgbouncer import needs_pgbouncer, pgbouncer
 
 DOCUMENT = "docs/migrating.rst"
@@ -100,7 +101,7 @@ class Project:
             env={
                 **{k: v for k, v in os.environ.items() if not k.startswith("PG")},
                 "DJANGO_SETTINGS_MODULE": "settings",
-                "PYTHONPATH": f"{self.directory}:{ROOT}",
+                "PYTHONPATH": f"{self.directory}:{PYTHONPATH}",
             },
             cwd=self.directory,
             capture_output=True,

@@ -1,0 +1,39 @@
+"""The database library that the tests run on: psycopg2, or psycopg (3).
+
+Django takes psycopg where it can be imported, and a process has one of the two for all
+aliases. Both are installed, and the variable DBPOOL_MW_TEST_LIBRARY names the one to
+test. For psycopg2, a module that can't be imported hides the other one, in this process
+and, by PYTHONPATH, in those that the tests start.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+VARIABLE = "DBPOOL_MW_TEST_LIBRARY"
+LIBRARY = os.environ.setdefault(VARIABLE, "psycopg2")
+IS_PSYCOPG = LIBRARY == "psycopg"
+
+#: What PYTHONPATH must begin with in a process that runs on the same library.
+PATHS = [str(ROOT), *([] if IS_PSYCOPG else [str(ROOT / "tests" / "hidden")])]
+PYTHONPATH = os.pathsep.join(PATHS)
+
+only_psycopg2 = pytest.mark.skipif(IS_PSYCOPG, reason="psycopg has no such thing")
+only_psycopg = pytest.mark.skipif(not IS_PSYCOPG, reason="psycopg2 has no such thing")
+
+
+def choose() -> None:
+    """Have this process run on the library; called before Django is imported."""
+    if LIBRARY not in ("psycopg", "psycopg2"):
+        raise pytest.UsageError(f"{VARIABLE} is psycopg or psycopg2, not {LIBRARY!r}")
+    if "psycopg" in sys.modules and not IS_PSYCOPG:
+        raise pytest.UsageError("psycopg was imported before it could be hidden")
+    sys.path[:0] = PATHS
+    own = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join([PYTHONPATH, *([own] if own else [])])
