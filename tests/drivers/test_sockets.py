@@ -6,45 +6,49 @@ import select
 import socket
 from types import SimpleNamespace
 
-import psycopg2
 import pytest
-from psycopg2 import extensions
 
-from dbpool_mw.drivers.psycopg2 import driver, sockets
+from dbpool_mw.drivers.postgresql import sockets
+from dbpool_mw.drivers.postgresql.libpq import ACTIVE, IDLE
+from dbpool_mw.drivers.postgresql.tracked import Tracked
 
 
-class Connection:
-    """The part of psycopg2's connection that these functions use.
+class LibraryError(Exception):
+    """What the database library raises."""
 
-    ``error`` is raised by ``close()``, and by ``fileno()`` if it is psycopg2's.
+
+class Connection(Tracked):
+    """The part of a library's connection that these functions use.
+
+    ``error`` is raised by ``close()``, and by ``fileno()`` if it is the library's.
     """
+
+    Error = LibraryError
+    library_close = None  # the project's class closes in its own way
 
     def __init__(self, error=None):
         self.socket, self.server = socket.socketpair()
         self.error = error
         self.closed = 0
-        self.status = extensions.TRANSACTION_STATUS_IDLE
-        self.notices: list[str] = []
-        self.notifies: list[object] = []
+        self.status = IDLE
         self.read: list[bytes] = []
         self.failed_over = False
 
     def fileno(self):
-        # psycopg2 raises if another thread has just closed the connection.
-        if isinstance(self.error, psycopg2.Error):
+        # Libraries raise if another thread has just closed the connection.
+        if isinstance(self.error, LibraryError):
             raise self.error
         return self.socket.fileno()
 
     def get_transaction_status(self):
         return self.status
 
-    def poll(self):
+    def read_unasked(self):
         """Read what is there, a notice if it begins with N."""
         self.read.append(self.socket.recv(100))
-        if self.read[-1].startswith(b"N"):
-            self.notices.append("NOTICE: x")
         if self.read[-1].startswith(b"?"):
-            raise psycopg2.OperationalError("lost synchronization")
+            raise LibraryError("lost synchronization")
+        return self.read[-1].startswith(b"N")
 
     def look_for_failover(self):
         return self.failed_over
@@ -63,13 +67,13 @@ def connection():
 
 
 def test_a_connection_on_which_the_server_sent_nothing_is_alive(connection):
-    alive = driver.liveness(connection)
+    alive = sockets.liveness(connection)
     assert alive() is True
     assert alive() is True
 
 
 def test_a_connection_that_the_server_closed_is_dead(connection):
-    alive = driver.liveness(connection)
+    alive = sockets.liveness(connection)
     connection.server.close()
     assert alive() is False
 
@@ -79,7 +83,7 @@ def alive(request, connection, monkeypatch):
     """Give the liveness of the connection, with epoll and without."""
     if request.param == "poll":
         monkeypatch.delattr(select, "epoll")
-    return driver.liveness(connection)
+    return sockets.liveness(connection)
 
 
 def test_a_connection_on_which_the_server_said_something_is_read_from_and_alive(
@@ -90,17 +94,11 @@ def test_a_connection_on_which_the_server_said_something_is_read_from_and_alive(
     assert connection.read == [b"S"]
 
 
-def test_a_notice_is_kept_from_the_next_holder(alive, connection):
-    connection.server.send(b"N")
-    assert alive() is True
-    assert connection.notices == []
-
-
 def test_a_notice_after_which_the_server_closes_is_a_farewell(alive, connection):
     connection.server.send(b"N")
     # It closes while the connection is looked at.
-    read = connection.poll
-    connection.poll = lambda: (read(), connection.server.close())
+    read = connection.read_unasked
+    connection.read_unasked = lambda: (read(), connection.server.close())
     assert alive() is False
     assert connection.read == [b"N"]
 
@@ -125,13 +123,13 @@ def test_a_server_that_says_it_became_read_only_is_left(alive, connection):
 
 def test_a_server_that_never_stops_speaking_is_left(alive, connection):
     connection.server.send(b"S")
-    read = connection.poll
-    connection.poll = lambda: (read(), connection.server.send(b"S"))
+    read = connection.read_unasked
+    connection.read_unasked = lambda: (read(), connection.server.send(b"S"))
     assert alive() is False
 
 
 def test_a_connection_that_a_holder_got_meanwhile_is_not_read_from(alive, connection):
-    connection.status = extensions.TRANSACTION_STATUS_ACTIVE
+    connection.status = ACTIVE
     connection.server.send(b"D")
     assert alive() is True
     assert connection.read == []
@@ -141,36 +139,36 @@ def test_a_connection_is_looked_at_where_the_system_has_no_epoll(
     connection, monkeypatch
 ):
     monkeypatch.delattr(select, "epoll")
-    alive = driver.liveness(connection)
+    alive = sockets.liveness(connection)
     assert alive() is True
     connection.server.close()
     assert alive() is False
 
 
 def test_a_connection_that_this_process_closed_is_dead(connection):
-    alive = driver.liveness(connection)
+    alive = sockets.liveness(connection)
     connection.close()
     connection.socket.close()
     assert alive() is False
 
 
 def test_a_connection_closed_by_another_thread_is_dead_and_raises_nothing(connection):
-    connection.error = psycopg2.InterfaceError("connection already closed")
-    assert driver.liveness(connection)() is False
+    connection.error = LibraryError("connection already closed")
+    assert sockets.liveness(connection)() is False
 
 
-@pytest.mark.parametrize("error", [psycopg2.InterfaceError("closed"), RuntimeError()])
+@pytest.mark.parametrize("error", [LibraryError("closed"), RuntimeError()])
 def test_closing_raises_none_of_the_drivers_and_none_of_the_projects_errors(
     connection, error
 ):
     connection.error = error
-    driver.close(connection)
+    sockets.close(connection)
 
 
 def test_an_interruption_of_a_close_is_raised(connection):
     connection.error = KeyboardInterrupt()
     with pytest.raises(KeyboardInterrupt):
-        driver.close(connection)
+        sockets.close(connection)
 
 
 @pytest.mark.parametrize("status", range(5))
@@ -179,18 +177,18 @@ def test_only_a_running_statement_is_cancelled_before_a_close(connection, status
     connection.status = status
     connection.canceller = SimpleNamespace(start=lambda: cancelled.append(status))
     connection.server.close()
-    driver.close(connection)
-    assert cancelled == [status] * (status == extensions.TRANSACTION_STATUS_ACTIVE)
+    sockets.close(connection)
+    assert cancelled == [status] * (status == ACTIVE)
     assert connection.closed
 
 
 def test_a_socket_is_shut_down_only_under_its_own_number(connection):
-    number = driver.socket_number(connection)
+    number = sockets.socket_number(connection)
     for other in (number - 1, number + 1, None):
-        driver.shut_down(connection, other)
+        sockets.shut_down(connection, other)
     connection.server.send(b"x")
     assert connection.socket.recv(1) == b"x"
-    driver.shut_down(connection, number)
+    sockets.shut_down(connection, number)
     assert connection.server.recv(1) == b""
 
 

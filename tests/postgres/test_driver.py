@@ -15,7 +15,8 @@ import pytest
 from psycopg2 import _psycopg, extensions
 
 from dbpool_mw.core.errors import HoldTooLong
-from dbpool_mw.drivers.psycopg2 import driver, session, sockets
+from dbpool_mw.drivers.postgresql import sockets
+from dbpool_mw.drivers.psycopg2 import driver, session
 from dbpool_mw.drivers.psycopg2.connection import tracked_connection
 from tests.core.fakes import InThread, until
 from tests.postgres.conftest import run

@@ -14,7 +14,8 @@ import pytest
 from psycopg2 import extensions
 
 from dbpool_mw.core.errors import HoldTooLong
-from dbpool_mw.drivers.psycopg2 import cancel, driver, greenlets, sockets
+from dbpool_mw.drivers.postgresql import sockets
+from dbpool_mw.drivers.psycopg2 import cancel, driver, greenlets
 from dbpool_mw.drivers.psycopg2.connection import tracked_connection
 from tests.core.fakes import InThread, until
 
