@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import inspect
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -37,7 +38,7 @@ from dbpool_mw.core.config import (
     build,
     problems,
 )
-from dbpool_mw.drivers import Driver
+from dbpool_mw.drivers import Advice, Driver
 
 PREFIX = "DBPOOL_MW_"
 KEYS = APP_KEYS + POOL_KEYS
@@ -249,8 +250,9 @@ def config_for(alias: str) -> PoolConfig:
     if config is None:
         _raise_any(app_problems({"POOLS": value("POOLS")}))
         _raise_any(problems(general()), alias, pool_problems(alias))
-        if driver_for(alias) is None:
-            problem, hint = drivers.NOT_SUPPORTED
+        advice = library_advice(alias)
+        if advice is not None:
+            problem, hint = advice
             raise ImproperlyConfigured(
                 f"{alias!r} can't have a pool: {problem} {hint} Or exclude the alias "
                 f"with {PREFIX}POOLS = {{{alias!r}: None}}."
@@ -296,6 +298,20 @@ def driver_for(alias: str) -> Driver | None:
     The alias must have a pool, so that its ENGINE can be imported.
     """
     return drivers.find(_wrapper_class(alias).Database.__name__)
+
+
+def library_advice(alias: str) -> Advice | None:
+    """Return what is wrong with the database library of an alias, None if nothing is.
+
+    The alias must have a pool, so that its ENGINE can be imported. Django decides at
+    the import of its own ENGINE which library all that inherit from it run on.
+    """
+    engine = _wrapper_class(alias)
+    djangos = sys.modules.get("django.db.backends.postgresql.base")
+    of_django = None
+    if djangos is not None and issubclass(engine, djangos.DatabaseWrapper):
+        of_django = djangos.Database.__name__
+    return drivers.not_supported(alias, engine.Database.__name__, of_django)
 
 
 def view_problem() -> Problem | None:

@@ -108,6 +108,8 @@ def _replace_engine(package: PoolPackage, alias: str) -> CheckMessage:
     unused = [key for key in other_pools.OBSOLETE_OPTIONS if key in database["OPTIONS"]]
     if other_pools.POOL_OPTIONS in database:
         unused.append(other_pools.POOL_OPTIONS)
+    if package.settings_in == other_pools.NATIVE_POOL:
+        unused.append('"pool" from OPTIONS')
     if unused:
         steps += f" Remove {', '.join(unused)}."
     if "MAX_CONNS" not in values:

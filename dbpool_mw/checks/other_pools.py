@@ -16,15 +16,17 @@ from django.db.utils import load_backend
 
 from dbpool_mw.core.config import POOL_KEYS, PSYCOPG_POOL_NAMES, problems
 
-#: Where a package has its settings: in two keys of DATABASES, or in a Django setting.
-OPTIONS, POOL_OPTIONS, POOL_ARGS = "OPTIONS", "POOL_OPTIONS", "DATABASE_POOL_ARGS"
+#: Where a package has its settings: in two keys of DATABASES, in the options of the
+#: pool of Django's own, or in a Django setting.
+OPTIONS, POOL_OPTIONS, NATIVE_POOL = "OPTIONS", "POOL_OPTIONS", "pool"
+POOL_ARGS = "DATABASE_POOL_ARGS"
 
 
 class PoolPackage(NamedTuple):
     """Another package that pools connections."""
 
     name: str
-    settings_in: str  # OPTIONS, POOL_OPTIONS or POOL_ARGS
+    settings_in: str  # OPTIONS, POOL_OPTIONS, NATIVE_POOL or POOL_ARGS
     size: int  # default number of connections that its pool keeps
     overflow: int  # default number of connections that it opens beyond ``size``
 
@@ -38,6 +40,11 @@ _PACKAGES = {
     "django_db_geventpool.backends": PoolPackage("django-db-geventpool", OPTIONS, 4, 0),
     "django_postgrespool": PoolPackage("django-postgrespool", POOL_ARGS, 5, 10),
     "django_postgrespool2": POSTGRESPOOL2,
+    # Built on django-db-connection-pool, and on Django's own pool.
+    "django_pg_real_pool.dj_db_conn_pool": PoolPackage(
+        "django-pg-real-pool", POOL_OPTIONS, 10, 10
+    ),
+    "django_pg_real_pool": PoolPackage("django-pg-real-pool", NATIVE_POOL, 4, 0),
     # django-db-connection-pool has ENGINEs for other databases too. They can stay.
     "dj_db_conn_pool.backends.postgresql": CONNECTION_POOL,
     "dj_db_conn_pool.backends.postgis": CONNECTION_POOL,
@@ -110,6 +117,8 @@ def translated_settings(package: PoolPackage, alias: str) -> dict[str, object]:
         return pool_keys(database["OPTIONS"])
     if package.settings_in == POOL_OPTIONS:
         return from_queue_pool(database.get(POOL_OPTIONS), package)
+    if package.settings_in == NATIVE_POOL:
+        return from_psycopg_pool(database["OPTIONS"].get(NATIVE_POOL))
     return from_pool_args(package)
 
 

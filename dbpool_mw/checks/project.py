@@ -130,15 +130,15 @@ def _check_driver(pooled: Sequence[str]) -> list[CheckMessage]:
 
     ``pooled`` are the aliases that have a pool, those with another package's included.
     """
-    if any(conf.driver_for(alias) is None for alias in pooled):
-        problem, hint = drivers.NOT_SUPPORTED
-        without_pool = ", ".join(f"{alias!r}: None" for alias in pooled)
+    advices = {alias: conf.library_advice(alias) for alias in pooled}
+    without_pool = ", ".join(f"{alias!r}: None" for alias in pooled if advices[alias])
+    for advice in filter(None, advices.values()):
         return [
             message(
                 "no_driver_for_library",
-                problem,
-                f"{hint} Or exclude the aliases: {conf.PREFIX}POOLS = "
-                f"{{{without_pool}}}.",
+                advice.problem,
+                f"{advice.hint} Or exclude what has no such library: "
+                f"{conf.PREFIX}POOLS = {{{without_pool}}}.",
             )
         ]
     # Without a database library Django's PostgreSQL backend can't be imported. Its
@@ -148,7 +148,7 @@ def _check_driver(pooled: Sequence[str]) -> list[CheckMessage]:
         for alias in connections.settings
         if conf.vendor(alias) is None and conf.pools().get(alias, {}) is not None
     ]
-    if unknown_vendor and not drivers.can_import(*drivers.OF_DJANGO):
+    if unknown_vendor and not drivers.can_import():
         return [message("no_library", *drivers.NOT_INSTALLED)]
     return []
 

@@ -85,12 +85,9 @@ def find(library: str) -> Driver | None:
     return None
 
 
-def can_import(*libraries: str) -> bool:
-    """Tell whether any of these database libraries can be imported.
-
-    Without an argument: any that has a driver.
-    """
-    for library in libraries or _LIBRARIES:
+def can_import() -> bool:
+    """Tell whether any database library that has a driver can be imported."""
+    for library in _LIBRARIES:
         # It may be there, and lack the C library that it loads.
         with contextlib.suppress(ImportError):
             import_module(library)
@@ -105,20 +102,32 @@ class Advice(NamedTuple):
     hint: str
 
 
-_INSTALL = 'pip install "django-dbpool-mw[binary]"'
-
 #: For a project without a database library.
 NOT_INSTALLED = Advice(
-    "psycopg2 can't be imported, and dbpool_mw pools its connections.",
-    f"Run: {_INSTALL}. The extra [psycopg2] compiles it on this machine instead.",
+    "Neither psycopg nor psycopg2 can be imported, and dbpool_mw pools connections of "
+    "theirs.",
+    'Run: pip install "django-dbpool-mw[psycopg-binary]". The extra [psycopg] uses the '
+    "libpq of this machine instead; [binary] and [psycopg2] are for psycopg2.",
 )
 
-#: For a project whose database library has no driver.
-NOT_SUPPORTED = Advice(
-    "dbpool_mw pools psycopg2 connections, and Django runs on psycopg 3.",
-    "Django prefers psycopg 3 if it is installed. Run: pip uninstall psycopg && "
-    f"{_INSTALL}.",
-)
 
-#: The database libraries that Django's own PostgreSQL ENGINEs can run on.
-OF_DJANGO = ("psycopg", "psycopg2")
+def not_supported(alias: str, library: str, of_django: str | None) -> Advice | None:
+    """Return what is wrong with the database library of an alias, None if nothing is.
+
+    ``of_django`` is the one that Django's own ENGINEs run on in this process.
+    """
+    if library not in _LIBRARIES:
+        return Advice(
+            "dbpool_mw pools connections of psycopg and psycopg2, and the ENGINE of "
+            f"{alias!r} uses {library}.",
+            "Write an ENGINE that uses one of the two.",
+        )
+    if of_django not in (None, library):
+        return Advice(
+            f"The ENGINE of {alias!r} uses {library}, and Django runs on {of_django} "
+            "in this process: it takes psycopg 3 for all aliases where psycopg 3 is "
+            "installed.",
+            f"Write an ENGINE that uses {of_django}, or run: pip uninstall "
+            f"{of_django}.",
+        )
+    return None

@@ -19,7 +19,7 @@ from django.test import override_settings
 from dbpool_mw import checks, conf
 from dbpool_mw.checks.order import MAKES_NO_QUERY
 from tests.django.conftest import POSTGRESQL, SQLITE, Project, found, only
-from tests.library import PYTHONPATH
+from tests.library import IS_PSYCOPG, LIBRARY, PYTHONPATH
 
 NUMBERS = [key for key in conf.general() if key != "RESET"]
 OTHER_MIDDLEWARE = "django.contrib.sessions.middleware.SessionMiddleware"
@@ -288,18 +288,27 @@ for message in checks.check_project():
     )
     first, second = done.stdout.splitlines()
     assert first.startswith(checks.IDS["no_library"])
-    assert 'Run: pip install "django-dbpool-mw[binary]"' in first
+    assert 'Run: pip install "django-dbpool-mw[psycopg-binary]"' in first
     assert second == checks.IDS["no_alias"]
 
 
-def test_psycopg_3_is_an_error(
+def test_a_library_without_a_driver_is_an_error(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(DatabaseWrapper, "Database", ModuleType("psycopg"))
+    monkeypatch.setattr(DatabaseWrapper, "Database", ModuleType("pg8000"))
     message = only("no_driver_for_library")
-    assert "Django runs on psycopg 3" in message.msg
-    assert "pip uninstall psycopg" in str(message.hint)
+    assert "the ENGINE of 'default' uses pg8000" in message.msg
     assert "DBPOOL_MW_POOLS = {'default': None}" in str(message.hint)
+
+
+def test_an_engine_on_another_library_than_djangos_is_an_error(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = "psycopg2" if IS_PSYCOPG else "psycopg"
+    monkeypatch.setattr(DatabaseWrapper, "Database", ModuleType(other))
+    message = only("no_driver_for_library")
+    assert f"The ENGINE of 'default' uses {other}, and Django runs on" in message.msg
+    assert f"pip uninstall {LIBRARY}" in str(message.hint)
 
 
 def test_djangos_own_pool_on_an_alias_with_a_pool_is_an_error(project: Project) -> None:

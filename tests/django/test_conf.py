@@ -6,10 +6,10 @@ import subprocess
 import sys
 import types
 from collections.abc import Callable, Iterator
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 
-import psycopg2
 import pytest
 from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
@@ -22,7 +22,7 @@ from django.test import override_settings
 from dbpool_mw import conf
 from dbpool_mw.control import location
 from dbpool_mw.core.config import POOL_KEYS, PoolConfig
-from tests.library import PYTHONPATH
+from tests.library import LIBRARY, PYTHONPATH
 
 POSTGRESQL = "django.db.backends.postgresql"
 SQLITE = "django.db.backends.sqlite3"
@@ -177,18 +177,18 @@ def test_a_maximum_of_an_alias_below_the_general_minimum_raises() -> None:
             conf.config_for("stock")
 
 
-def test_psycopg_3_raises_an_error_instead_of_a_configuration(
+def test_a_library_without_a_driver_raises_instead_of_giving_a_configuration(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(DatabaseWrapper, "Database", ModuleType("psycopg"))
-    with pytest.raises(ImproperlyConfigured, match="Django runs on psycopg 3"):
+    monkeypatch.setattr(DatabaseWrapper, "Database", ModuleType("pg8000"))
+    with pytest.raises(ImproperlyConfigured, match="uses pg8000"):
         conf.config_for("default")
 
 
-def test_the_driver_of_this_test_run_is_psycopg2() -> None:
+def test_the_driver_is_that_of_the_library_of_this_test_run() -> None:
     driver = conf.driver_for("default")
     assert driver is not None
-    assert driver.OperationalError is psycopg2.OperationalError
+    assert driver.OperationalError is import_module(LIBRARY).OperationalError
 
 
 @pytest.mark.parametrize(

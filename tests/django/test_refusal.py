@@ -30,13 +30,13 @@ class Subclass(ConnectionPoolMiddleware):
     pass
 
 
-def psycopg_3(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(DatabaseWrapper, "Database", ModuleType("psycopg"))
+def another_library(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(DatabaseWrapper, "Database", ModuleType("pg8000"))
 
 
 def no_library(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(conf, "vendor", lambda alias: None)
-    patch.setattr("dbpool_mw.drivers.can_import", lambda *libraries: False)
+    patch.setattr("dbpool_mw.drivers.can_import", lambda: False)
 
 
 def no_poll(patch: pytest.MonkeyPatch) -> None:
@@ -60,7 +60,7 @@ WRONG: dict[str, Any] = {
     "alias": {"DBPOOL_MW_POOLS": {"defualt": {}}},
     "engine": {"local": SQLITE, "DBPOOL_MW_POOLS": {"local": {}}},
     "no_library": no_library,
-    "no_driver_for_library": psycopg_3,
+    "no_driver_for_library": another_library,
     "native_pool": {"default": {**POSTGRESQL, "OPTIONS": {"pool": True}}},
     "conn_max_age": {"default": {**POSTGRESQL, "CONN_MAX_AGE": 60}},
     "twice": {
