@@ -24,6 +24,9 @@ IS_PSYCOPG = LIBRARY == "psycopg"
 PATHS = [str(ROOT), *([] if IS_PSYCOPG else [str(ROOT / "tests" / "hidden")])]
 PYTHONPATH = os.pathsep.join(PATHS)
 
+#: What Django's cursor raises on a connection that was closed.
+CLOSED = "OperationalError" if IS_PSYCOPG else "InterfaceError"
+
 only_psycopg2 = pytest.mark.skipif(IS_PSYCOPG, reason="psycopg has no such thing")
 only_psycopg = pytest.mark.skipif(not IS_PSYCOPG, reason="psycopg2 has no such thing")
 

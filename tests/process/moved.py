@@ -36,7 +36,7 @@ def view(request: Any, alias: str) -> JsonResponse:
         cursor.execute("SELECT pg_backend_pid(), current_setting('timezone')")
         _, zone = cursor.fetchone()
     assert held.wait(20)
-    pid = connections[alias].connection.get_backend_pid()
+    pid = connections[alias].connection.info.backend_pid
     return JsonResponse({"pid": pid, "zone": zone})
 
 

@@ -19,7 +19,7 @@ from dbpool_mw.core.metrics import merge
 from tests.conftest import Databases
 from tests.control.query import ask_all
 from tests.documents import code_block
-from tests.library import PYTHONPATH
+from tests.library import LIBRARY, PYTHONPATH
 from tests.process.project import gunicorn_conf
 from tests.process.servers import ROOT, Server, wait_until
 
@@ -32,7 +32,7 @@ APPLICATION = "tests.process.project.wsgi:application"
 UWSGI = [str(Path(sys.executable).parent / "uwsgi"), "--die-on-term"]
 UWSGI += ["--virtualenv", sys.prefix]
 #: The gunicorn.conf.py of docs/gevent.rst.
-GEVENT = code_block("docs/gevent.rst", "worker_class")
+GEVENT = code_block("docs/gevent.rst", f"gunicorn.conf.py, with {LIBRARY}\n")
 
 
 class Project:

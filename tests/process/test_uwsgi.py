@@ -14,6 +14,7 @@ import pytest
 
 from dbpool_mw.binding import uwsgi
 from tests.documents import code_block
+from tests.library import IS_PSYCOPG
 from tests.process.projects import Project
 from tests.process.servers import Server, wait_until
 
@@ -104,14 +105,17 @@ def test_functions_of_the_project_run_after_the_fork(project):
 PATCHED = """
 from gevent import monkey
 monkey.patch_all()
-from psycogreen.gevent import patch_psycopg
-patch_psycopg()
+{}
 from tests.process.project.wsgi import application
 """
 
+#: What psycopg2 needs beside it.
+PSYCOGREEN = "from psycogreen.gevent import patch_psycopg; patch_psycopg()"
+
 
 def test_greenlets_of_uwsgi_share_nothing(project):
-    with uwsgi_with(project, PATCHED, "--gevent", "20") as server:
+    module = PATCHED.format("" if IS_PSYCOPG else PSYCOGREEN)
+    with uwsgi_with(project, module, "--gevent", "20") as server:
         check_that_nothing_is_shared(project, server)
         wait_until(lambda: len(project.pids()) == 2, "the commands see every worker")
         project.rest()

@@ -12,6 +12,8 @@ import sys
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
+from tests.library import IS_PSYCOPG
+
 
 class Span(NamedTuple):
     """What a tracer tells of a statement, or of a request: a root span."""
@@ -27,6 +29,7 @@ Spans = Callable[[], Iterable[Span]]
 def opentelemetry() -> Spans:
     from opentelemetry import trace
     from opentelemetry.instrumentation.django import DjangoInstrumentor
+    from opentelemetry.instrumentation.psycopg import PsycopgInstrumentor
     from opentelemetry.instrumentation.psycopg2 import Psycopg2Instrumentor
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -38,7 +41,8 @@ def opentelemetry() -> Spans:
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(kept))
     trace.set_tracer_provider(provider)
-    Psycopg2Instrumentor().instrument(enable_commenter=True)
+    instrumentor = PsycopgInstrumentor if IS_PSYCOPG else Psycopg2Instrumentor
+    instrumentor().instrument(enable_commenter=True)
     DjangoInstrumentor().instrument(is_sql_commentor_enabled=True)
     return lambda: [
         Span(span.name, span.parent is None) for span in kept.get_finished_spans()
@@ -187,7 +191,7 @@ def main(tracer: str) -> None:
         start()
 
     from dbpool_mw.binding import registry
-    from tests.process.project.traced import CHANGES
+    from tests.process.project.traced import CHANGES, RESETS
 
     def get(page: str) -> dict[str, Any]:
         environ = RequestFactory().get(f"/{page}/").environ
@@ -204,7 +208,7 @@ def main(tracer: str) -> None:
     answers = [get(page) for page in pages]
     found = {
         "answers": answers,
-        "changes": list(CHANGES),
+        "resets": RESETS,
         "messages": [str(message) for message in run_checks()],
         "spans": list(spans()),
     }

@@ -10,6 +10,7 @@ from django.db import connection
 from kombu.transport import filesystem
 
 from tests.documents import code_block
+from tests.library import IS_PSYCOPG
 from tests.process.project.middleware import backend_pid
 
 folder = os.environ["TEST_BROKER"]
@@ -41,7 +42,8 @@ app.conf.update(
     worker_hijack_root_logger=False,
     worker_prefetch_multiplier=1,
 )
-exec(code_block("docs/tasks.rst", "patch_psycopg"))
+if not IS_PSYCOPG:
+    exec(code_block("docs/tasks.rst", "patch_psycopg"))
 
 if os.environ.get("TEST_PARENT_QUERIES"):
     # These receivers run after Celery's, which closes open connections.

@@ -7,9 +7,11 @@ from typing import Any
 
 from django.apps import apps
 from django.db import connection
+from django.db.backends.postgresql.psycopg_any import IsolationLevel
 from django.http import JsonResponse
 from django.urls import include, path
 
+from tests.library import IS_PSYCOPG
 from tests.process.project.middleware import backend_pid
 from tests.process.project.views import Database
 
@@ -57,7 +59,7 @@ def makes_table(cursor: Any) -> object:
 
 
 def sets_attribute(cursor: Any) -> object:
-    connection.connection.set_session(isolation_level="SERIALIZABLE")
+    connection.connection.isolation_level = IsolationLevel.SERIALIZABLE
     return None
 
 
@@ -81,11 +83,13 @@ def uses(cursor: Any) -> object:
     return None
 
 
-#: Each changes its session in a way that costs a reset.
+#: Each changes its session.
 CHANGES = {
     view.__name__: view
     for view in (sets, sets_by_parameter, makes_table, sets_attribute)
 }
+#: Those that cost a reset. Of psycopg's attributes the server knows nothing.
+RESETS = [name for name in CHANGES if not (IS_PSYCOPG and name == "sets_attribute")]
 PAGES = {**CHANGES, **{view.__name__: view for view in (clean, begins, keeps, uses)}}
 
 urlpatterns = [path(f"{name}/", page(view)) for name, view in PAGES.items()]
