@@ -1,15 +1,22 @@
 # Every target makes the virtual environment that it needs: a machine with Python, git and
 # make is enough. With another interpreter: make test PYTHON=python3.12
 # One test: make test ARGS="tests/core -k fair"
+# On psycopg (3), where the default is psycopg2: make test LIBRARY=psycopg
 
 PYTHON ?= python3
 VENV ?= .venv
 JOBS ?= 2
 ARGS ?=
+LIBRARY ?= $(or $(DBPOOL_MW_TEST_LIBRARY),psycopg2)
 
 SHELL := /bin/sh
 BIN := $(VENV)/bin
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export DBPOOL_MW_TEST_LIBRARY := $(LIBRARY)
+
+# Both libraries are installed, and Django takes psycopg unless it is hidden. The tests
+# hide it themselves.
+HIDING := $(if $(filter psycopg2,$(LIBRARY)),PYTHONPATH="$(CURDIR)/tests/hidden")
 
 # The stamp's name has the interpreter's version: another PYTHON makes .venv anew.
 MADE := $(VENV)/.made-$(shell $(PYTHON) -c \
@@ -23,7 +30,7 @@ QUICK := tests/core tests/django $(wildcard tests/test_layers.py)
 
 help:
 	@echo "make check     lint, types and the quick tests, in minutes"
-	@echo "make test      all tests, on a real PostgreSQL"
+	@echo "make test      all tests, on a real PostgreSQL; LIBRARY=psycopg: with psycopg 3"
 	@echo "make sandbox   the main job on a real server under load; SERVE=1 keeps it up"
 	@echo "make faults    break things under traffic; writes docs/reliability.rst"
 	@echo "make bench     the benchmarks of docs/benchmarks.rst"
@@ -42,16 +49,16 @@ quick: $(VENV)/.with-test
 	$(BIN)/python -m pytest -n $(JOBS) -q $(QUICK) $(ARGS)
 
 test: $(VENV)/.with-test
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 sandbox: $(VENV)/.with-sandbox
-	$(BIN)/python -m sandbox.run $(ARGS)
+	$(HIDING) $(BIN)/python -m sandbox.run $(ARGS)
 
 faults: $(VENV)/.with-test
 	DBPOOL_MW_TEST_WRITE_DOCS=1 $(BIN)/python -m pytest tests/faults $(ARGS)
 
 bench: $(VENV)/.with-sandbox
-	$(BIN)/python -m sandbox.benchmarks $(ARGS)
+	$(HIDING) $(BIN)/python -m sandbox.benchmarks $(ARGS)
 
 matrix: $(VENV)/.with-matrix
 	$(BIN)/python -m tox run-parallel --parallel $(JOBS) --parallel-no-spinner \
@@ -75,7 +82,8 @@ coverage: $(VENV)/.with-dev
 			"Name one: make coverage PYTHON=python3.12" >&2; \
 		exit 1; }
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest $(ARGS)
+	DBPOOL_MW_TEST_LIBRARY=psycopg2 $(BIN)/coverage run -m pytest $(ARGS)
+	DBPOOL_MW_TEST_LIBRARY=psycopg $(BIN)/coverage run -m pytest $(ARGS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 
@@ -103,5 +111,5 @@ $(MADE): setup.py
 
 $(VENV)/.with-%: $(MADE)
 	@echo "Installing what $* needs"
-	@$(BIN)/python -m pip install -qq -e ".[binary,$*]"
+	@$(BIN)/python -m pip install -qq -e ".[binary,psycopg-binary,$*]"
 	@touch $@

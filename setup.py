@@ -36,6 +36,7 @@ TRACERS = [
     "elastic-apm>=6.23",
     "newrelic>=10.0",
     "opentelemetry-instrumentation-django>=0.50b0",
+    "opentelemetry-instrumentation-psycopg>=0.50b0",
     "opentelemetry-instrumentation-psycopg2>=0.50b0",
     "opentelemetry-sdk>=1.29",
 ]
@@ -50,6 +51,8 @@ OTHER_SERVERS = [
     "pyuwsgi>=2.0.30",
     "waitress>=3",
 ]
+# Django's own pool is made of it.
+OTHER_POOLS = ["psycopg-pool>=3.2"]
 TEST = [
     *SERVERS,
     *GEVENT,
@@ -89,7 +92,14 @@ setup(
     author="dbpool_mw contributors",
     license="BSD-3-Clause",
     license_files=["LICENSE"],
-    keywords=["django", "postgresql", "psycopg2", "connection pool", "middleware"],
+    keywords=[
+        "django",
+        "postgresql",
+        "psycopg",
+        "psycopg2",
+        "connection pool",
+        "middleware",
+    ],
     packages=find_packages(include=["dbpool_mw", "dbpool_mw.*"]),
     package_data={"dbpool_mw": ["py.typed"]},
     include_package_data=False,
@@ -104,7 +114,7 @@ setup(
         "celery": CELERY,
         "gevent": GEVENT,
         "sandbox": SERVERS,
-        "test": [*TEST, *TRACERS, *OTHER_SERVERS],
+        "test": [*TEST, *TRACERS, *OTHER_SERVERS, *OTHER_POOLS],
         # What the environments of tox.ini install.
         "testenv": TEST,
         "lint": LINT,
@@ -114,6 +124,7 @@ setup(
             *TEST,
             *TRACERS,
             *OTHER_SERVERS,
+            *OTHER_POOLS,
             *LINT,
             *TYPES,
             "coverage>=7.10",

@@ -57,7 +57,8 @@ def environment(
     }
     env |= {
         "DJANGO_SETTINGS_MODULE": "sandbox.project.settings",
-        "PYTHONPATH": str(ROOT),
+        # The caller's may hide psycopg, which Django prefers to psycopg2.
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), env.get("PYTHONPATH")])),
         "PYTHONUNBUFFERED": "1",
         "SANDBOX_DSN": dsn,
         "SANDBOX_POOLING": pooling,
