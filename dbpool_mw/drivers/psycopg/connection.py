@@ -107,16 +107,23 @@ class TrackedConnection(Connection[Any], Tracked):
             pgconn.notice_handler = handler
         return bool(notices)
 
-    def cursor(self, *args: Any, **kwargs: Any) -> Any:
+    # Every statement comes to the next two: an empty ** costs more than the question
+    # whether it is empty, and super() more than the name.
+    def cursor(self, name: str = "", **options: Any) -> Any:
         """Open a cursor, for the present holder only."""
-        cursor = super().cursor(*args, **kwargs)
+        if options:
+            cursor: Any = Connection.cursor(self, name, **options)
+        else:
+            cursor = Connection.cursor(self, name)
         self.set_lease(cursor)
         return cursor
 
-    def wait(self, *args: Any, **kwargs: Any) -> Any:
+    def wait(self, gen: Any, *args: Any, **kwargs: Any) -> Any:
         """Wait for the server, and note its error: see ``note_error``."""
         try:
-            return super().wait(*args, **kwargs)
+            if args or kwargs:
+                return Connection.wait(self, gen, *args, **kwargs)
+            return Connection.wait(self, gen)
         except psycopg.Error as error:
             self.note_error(error)
             raise

@@ -47,9 +47,18 @@ def _execute(method: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(method)
     def execute(self: Any, query: Any, params: Any = None, **options: Any) -> Any:
         connection = self._conn
-        if isinstance(connection, TrackedConnection):
+        if isinstance(connection, TrackedConnection) and not (
+            connection.aborted is None
+            and getattr(self, "lease", None) == connection.lease
+            and type(query) is str
+            and query in harmless
+            and (params is None or _bind_as_literals(self, params))
+        ):
             query, params = _as_sent(connection, self, query, params)
-        return method(self, query, params, **options)
+        # An empty ** costs more than the question.
+        if options:
+            return method(self, query, params, **options)
+        return method(self, query, params)
 
     return execute
 
@@ -180,17 +189,7 @@ def _as_sent(
 
     Where the parameters may be code, they are rendered here.
     """
-    if (
-        connection.aborted is not None
-        or getattr(cursor, "lease", None) != connection.lease
-    ):
-        connection.check(cursor)
-    if (
-        type(query) is str
-        and query in harmless
-        and (params is None or _bind_as_literals(cursor, params))
-    ):
-        return query, params
+    connection.check(cursor)
     query, text = _text(connection, cursor, query)
     found = judge(text, connection.reads_escapes)
     if params is not None and not (
