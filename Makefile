@@ -16,7 +16,7 @@ export DBPOOL_MW_TEST_LIBRARY := $(LIBRARY)
 
 # Both libraries are installed, and Django takes psycopg unless it is hidden. The tests
 # hide it themselves.
-HIDING := $(if $(filter psycopg2,$(LIBRARY)),PYTHONPATH="$(CURDIR)/tests/hidden")
+HIDING := $(if $(filter psycopg2,$(LIBRARY)),PYTHONPATH="$(CURDIR)/sandbox/hidden")
 
 # The stamp's name has the interpreter's version: another PYTHON makes .venv anew.
 MADE := $(VENV)/.made-$(shell $(PYTHON) -c \

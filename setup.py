@@ -51,7 +51,7 @@ OTHER_SERVERS = [
     "pyuwsgi>=2.0.30",
     "waitress>=3",
 ]
-# Django's own pool is made of it.
+# Django's own pool is made of it; tests and benchmarks compare with it.
 OTHER_POOLS = ["psycopg-pool>=3.2"]
 TEST = [
     *SERVERS,
@@ -113,7 +113,7 @@ setup(
         "psycopg-binary": ["psycopg[binary]>=3.1.12"],
         "celery": CELERY,
         "gevent": GEVENT,
-        "sandbox": SERVERS,
+        "sandbox": [*SERVERS, *OTHER_POOLS],
         "test": [*TEST, *TRACERS, *OTHER_SERVERS, *OTHER_POOLS],
         # What the environments of tox.ini install.
         "testenv": TEST,

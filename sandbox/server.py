@@ -16,6 +16,9 @@ from types import FrameType, TracebackType
 
 ROOT = Path(__file__).resolve().parent.parent
 
+#: In ``PYTHONPATH`` it hides psycopg, which Django takes wherever it can be imported.
+HIDDEN = ROOT / "sandbox" / "hidden"
+
 WORKERS = 2
 THREADS = 4
 
@@ -46,9 +49,18 @@ def stop_in_order() -> None:
 
 
 def environment(
-    dsn: str, pooling: str = "dbpool", control_dir: str | None = None
+    dsn: str,
+    pooling: str = "dbpool",
+    control_dir: str | None = None,
+    library: str | None = None,
 ) -> dict[str, str]:
-    """Return the environment of the project's processes, for the database ``dsn``."""
+    """Return the environment of the project's processes, for the database ``dsn``.
+
+    ``library`` is the database library that Django runs on: psycopg2, or psycopg; by
+    default that of this process.
+    """
+    hiding = {"psycopg": "", "psycopg2": str(HIDDEN)}
+    path = os.environ.get("PYTHONPATH", "") if library is None else hiding[library]
     env = {
         key: value
         for key, value in os.environ.items()
@@ -57,8 +69,7 @@ def environment(
     }
     env |= {
         "DJANGO_SETTINGS_MODULE": "sandbox.project.settings",
-        # The caller's may hide psycopg, which Django prefers to psycopg2.
-        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), env.get("PYTHONPATH")])),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), path])),
         "PYTHONUNBUFFERED": "1",
         "SANDBOX_DSN": dsn,
         "SANDBOX_POOLING": pooling,

@@ -10,18 +10,17 @@ from __future__ import annotations
 
 import os
 import sys
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).resolve().parent.parent
+from sandbox.server import HIDDEN, ROOT
 
 VARIABLE = "DBPOOL_MW_TEST_LIBRARY"
 LIBRARY = os.environ.setdefault(VARIABLE, "psycopg2")
 IS_PSYCOPG = LIBRARY == "psycopg"
 
 #: What PYTHONPATH must begin with in a process that runs on the same library.
-PATHS = [str(ROOT), *([] if IS_PSYCOPG else [str(ROOT / "tests" / "hidden")])]
+PATHS = [str(ROOT), *([] if IS_PSYCOPG else [str(HIDDEN)])]
 PYTHONPATH = os.pathsep.join(PATHS)
 
 #: What Django's cursor raises on a connection that was closed.

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from sandbox.benchmarks import pages, report, statements
+import django
+
+from sandbox.benchmarks import apart, pages, report, statements
 from sandbox.benchmarks.figures import Part
 from sandbox.database import Observer, own_database
 from sandbox.server import ROOT, environment, set_up, stop_in_order
 
 PAGE = ROOT / "docs" / "benchmarks.rst"
-PARTS = ("cost", "pages", "plain", "statements")
+
+#: What is measured on psycopg 3, and what needs to be installed for it.
+ON_PSYCOPG = ("psycopg-cost", "psycopg-pages", "psycopg-statements")
+NEEDS = ("psycopg", "psycopg-pool")
+PARTS = ("cost", "pages", "plain", "statements", *ON_PSYCOPG)
 
 
 def main() -> int:
@@ -31,31 +38,45 @@ def main() -> int:
 def _run(options: argparse.Namespace) -> int:
     with (
         own_database() as dsn,
-        tempfile.TemporaryDirectory(prefix="dbpool_mw-bench-") as name,
+        tempfile.TemporaryDirectory(prefix="dbpool_mw-bench-") as folder,
     ):
-        directory = Path(name)
-        env = environment(dsn, control_dir=str(directory / "control"))
+        directory = Path(folder)
+        control_dir = str(directory / "control")
+        env = environment(dsn, control_dir=control_dir)
+        on_psycopg = environment(dsn, control_dir=control_dir, library="psycopg")
         _tell(set_up(env))
         observer = Observer(dsn, "")
         about = report.surroundings(observer.version())
         observer.close()
-        parts: list[Part] = []
-        if "cost" in options.only:
-            parts.append(_cost(dsn, env, options.rounds or 30, options.quick))
+        operations = 1_000 if options.quick else 5_000
+        number = 300 if options.quick else 2_000
         seconds = 0.3 if options.quick else 2.0
-        if "pages" in options.only:
-            _tell("pages per second ...")
-            rounds = options.rounds or 15
-            parts.append(pages.with_queries(dsn, directory, rounds, seconds, _tell))
-        if "plain" in options.only:
-            _tell("pages per second without a query ...")
-            rounds = options.rounds or 100
-            short = min(seconds, 0.5)
-            parts.append(pages.without_queries(dsn, directory, rounds, short, _tell))
-        if "statements" in options.only:
-            _tell("statements per second ...")
-            number = 300 if options.quick else 2_000
-            parts.append(statements.measure(dsn, options.rounds or 50, number))
+        short = min(seconds, 0.5)
+        benchmarks: dict[str, Callable[[int], Part]] = {
+            "cost": lambda rounds: apart.measure("cost", env, rounds or 30, operations),
+            "pages": lambda rounds: pages.with_queries(
+                dsn, directory, rounds or 15, seconds, _tell
+            ),
+            "plain": lambda rounds: pages.without_queries(
+                dsn, directory, rounds or 100, short, _tell
+            ),
+            "statements": lambda rounds: statements.measure(
+                "psycopg2", dsn, rounds or 50, number
+            ),
+            "psycopg-cost": lambda rounds: apart.measure(
+                "cost_psycopg", on_psycopg, rounds or 30, operations
+            ),
+            "psycopg-pages": lambda rounds: pages.on_psycopg(
+                dsn, directory, rounds or 15, seconds, _tell
+            ),
+            "psycopg-statements": lambda rounds: statements.measure(
+                "psycopg", dsn, rounds or 50, number
+            ),
+        }
+        parts: list[Part] = []
+        for name in options.only:
+            _tell(f"{name} ...")
+            parts.append(benchmarks[name](options.rounds or 0))
     if options.json:
         print(report.as_json(about, parts))
     else:
@@ -72,7 +93,7 @@ def _parse() -> argparse.Namespace:
     )
     parser.add_argument("--rounds", type=int, help="rounds of each benchmark")
     parser.add_argument("--quick", action="store_true", help="a few short rounds")
-    parser.add_argument("--only", choices=PARTS, help="one benchmark of the four")
+    parser.add_argument("--only", choices=PARTS, help="one of the benchmarks")
     parser.add_argument("--json", action="store_true", help="JSON instead of a table")
     parser.add_argument(
         "--write-docs", action="store_true", help=f"rewrite the figures in {PAGE.name}"
@@ -82,22 +103,31 @@ def _parse() -> argparse.Namespace:
         parser.error("--rounds must be 1 or more")
     if options.write_docs and (options.only or options.quick):
         parser.error("--write-docs takes a whole run, without --only and --quick")
-    options.only = (options.only,) if options.only else PARTS
+    lacks = _lacks()
+    if lacks and (options.write_docs or options.only in ON_PSYCOPG):
+        parser.error(f"on psycopg 3 this needs {lacks}")
+    if options.only:
+        options.only = (options.only,)
+    elif lacks:
+        _tell(f"Nothing is measured on psycopg 3, which needs {lacks}.")
+        options.only = tuple(part for part in PARTS if part not in ON_PSYCOPG)
+    else:
+        options.only = PARTS
     if options.quick and options.rounds is None:
         options.rounds = 2
     return options
 
 
-def _cost(dsn: str, env: dict[str, str], rounds: int, quick: bool) -> Part:
-    _tell("cost in the worker ...")
-    os.environ.update(env)
-    import django
-
-    django.setup()
-    # sandbox.benchmarks.cost reads the settings when it is imported.
-    from sandbox.benchmarks import cost
-
-    return cost.measure(dsn, rounds, operations=1_000 if quick else 5_000)
+def _lacks() -> str:
+    """Return what the benchmarks on psycopg 3 need and don't find, "" if nothing."""
+    if django.VERSION < (5, 1):
+        return "the pool of Django 5.1"
+    for name in NEEDS:
+        try:
+            version(name)
+        except PackageNotFoundError:
+            return name
+    return ""
 
 
 def _tell(text: str) -> None:

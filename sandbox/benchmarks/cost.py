@@ -1,11 +1,14 @@
-"""The cost of one request's cycle and of a checkout, next to psycopg2's own pool."""
+"""The cost of one request's cycle and of a checkout, next to psycopg2's own pool.
+
+In a process where Django runs on psycopg2. ``cost_psycopg`` uses the public functions.
+"""
 
 from __future__ import annotations
 
 import gc
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -36,25 +39,25 @@ def measure(dsn: str, rounds: int, operations: int) -> Part:
     cycle = Series("request cycle", "us")
     psycopg2_pool = ThreadedConnectionPool(1, 10, dsn)
     try:
-        _time_cycle(100)  # opens the pool's connection
+        time_cycle(_view, 100)  # opens the pool's connection
         (pool,) = registry.pools()
         watchful = _with_leak_after(pool)
-        timed: list[tuple[Series, Callable[[int], float]]] = [
-            (reference, lambda number: _time_reference(psycopg2_pool, number)),
-            (bare, lambda number: _time_bare(pool, number)),
-            (leaks, lambda number: _time_bare(watchful, number)),
-            (cycle, _time_cycle),
-        ]
-        for number in range(rounds):
-            turn = number % len(timed)
-            for series, take in [*timed[turn:], *timed[:turn]]:
-                series.rounds.append(take(operations) / operations * 1e6)
+        in_turn(
+            rounds,
+            operations,
+            [
+                (reference, lambda number: _time_reference(psycopg2_pool, number)),
+                (bare, lambda number: time_bare(pool, number)),
+                (leaks, lambda number: time_bare(watchful, number)),
+                (cycle, lambda number: time_cycle(_view, number)),
+            ],
+        )
     finally:
         psycopg2_pool.closeall()
         watchful.close()
         registry.close()
     return Part(
-        "Cost in the worker",
+        "Cost in the worker on psycopg2",
         "Microseconds of one thread, each with one warm connection: getconn and "
         "putconn of psycopg2.pool.ThreadedConnectionPool; checkout and checkin of this "
         "app's pool, and the same with LEAK_AFTER set, which captures the stack of "
@@ -66,8 +69,23 @@ def measure(dsn: str, rounds: int, operations: int) -> Part:
     )
 
 
+def in_turn(
+    rounds: int,
+    operations: int,
+    timed: Sequence[tuple[Series, Callable[[int], float]]],
+) -> None:
+    """Fill the series with microseconds; each round begins with another one.
+
+    Beside each series stands what returns the seconds that so many operations took.
+    """
+    for number in range(rounds):
+        turn = number % len(timed)
+        for series, seconds in [*timed[turn:], *timed[:turn]]:
+            series.rounds.append(seconds(operations) / operations * 1e6)
+
+
 @contextmanager
-def _no_garbage_collection() -> Iterator[None]:
+def no_garbage_collection() -> Iterator[None]:
     """Keep collections out of the timed loop, as timeit does."""
     gc.collect()
     gc.disable()
@@ -78,7 +96,7 @@ def _no_garbage_collection() -> Iterator[None]:
 
 
 def _time_reference(pool: ThreadedConnectionPool, number: int) -> float:
-    with _no_garbage_collection():
+    with no_garbage_collection():
         began = time.perf_counter()
         for _ in range(number):
             connection = pool.getconn()
@@ -125,8 +143,9 @@ def _with_leak_after(pool: ConnectionPool) -> ConnectionPool:
     )
 
 
-def _time_bare(pool: ConnectionPool, number: int) -> float:
-    with _no_garbage_collection():
+def time_bare(pool: ConnectionPool, number: int) -> float:
+    """Return the seconds that so many checkouts and checkins take."""
+    with no_garbage_collection():
         began = time.perf_counter()
         for _ in range(number):
             entry = pool.checkout(_NOBODY)
@@ -134,16 +153,19 @@ def _time_bare(pool: ConnectionPool, number: int) -> float:
         return time.perf_counter() - began
 
 
-def _time_cycle(number: int) -> float:
-    response = HttpResponse()
+_response = HttpResponse()
 
-    def view(request: HttpRequest) -> HttpResponse:
-        return response
 
+def _view(request: HttpRequest) -> HttpResponse:
+    return _response
+
+
+def time_cycle(view: Callable[[HttpRequest], HttpResponse], number: int) -> float:
+    """Return the seconds that so many requests' cycles around a view take."""
     middleware = ConnectionPoolMiddleware(view)
     # A server makes the request objects, so making them is not timed.
     requests: list[WSGIRequest] = [RequestFactory().get("/") for _ in range(number)]
-    with _no_garbage_collection():
+    with no_garbage_collection():
         began = time.perf_counter()
         for request in requests:
             middleware(request)

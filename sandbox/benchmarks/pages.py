@@ -21,7 +21,7 @@ class Comparison:
 
     ``modes`` has the ways to connect, by their values of ``SANDBOX_POOLING``, with
     their names. ``apart`` gives the servers one processor and the client the others,
-    where there are several.
+    where there are several. ``library`` is what Django runs on: psycopg2, or psycopg.
     """
 
     modes: Mapping[str, str]
@@ -29,6 +29,7 @@ class Comparison:
     workers: int
     threads: int
     apart: bool = False
+    library: str = "psycopg2"
 
     def run(
         self,
@@ -54,7 +55,9 @@ class Comparison:
             servers = {
                 mode: stack.enter_context(
                     GunicornServer(
-                        environment(dsn, mode, control_dir=str(directory / "control")),
+                        environment(
+                            dsn, mode, str(directory / "control"), self.library
+                        ),
                         directory / f"gunicorn-{mode}.log",
                         workers=self.workers,
                         threads=self.threads,
@@ -98,6 +101,19 @@ _WITH_QUERIES = Comparison(
     THREADS,
 )
 
+_ON_PSYCOPG = Comparison(
+    {
+        "none": "a connection for each request",
+        "persistent": "CONN_MAX_AGE = None",
+        "native": "Django's own pool",
+        "dbpool": "dbpool_mw",
+    },
+    SHOP[0],
+    WORKERS,
+    THREADS,
+    library="psycopg",
+)
+
 _WITHOUT_QUERIES = Comparison(
     {
         "nothing": "a middleware that does nothing",
@@ -122,12 +138,33 @@ def with_queries(
     series = _WITH_QUERIES.run(dsn, directory, rounds, seconds, tell)
     pooled = series["dbpool"]
     return Part(
-        "Pages per second",
-        "The simple page (four selects, one template) from gunicorn, "
-        f"{WORKERS} workers with {THREADS} threads each. {_client(rounds, seconds)}",
+        "Pages per second on psycopg2",
+        _method(rounds, seconds),
         list(series.values()),
         [
             Ratio(pooled, series["persistent"], "at least", 0.97),
+            Ratio(pooled, series["none"], "at least"),
+        ],
+    )
+
+
+def on_psycopg(
+    dsn: str,
+    directory: Path,
+    rounds: int,
+    seconds: float,
+    tell: Callable[[str], None],
+) -> Part:
+    """Measure the simple page on psycopg 3. Raises ServerError if a request fails."""
+    series = _ON_PSYCOPG.run(dsn, directory, rounds, seconds, tell)
+    pooled = series["dbpool"]
+    return Part(
+        "Pages per second on psycopg 3",
+        _method(rounds, seconds),
+        list(series.values()),
+        [
+            Ratio(pooled, series["persistent"], "at least", 0.99),
+            Ratio(pooled, series["native"], "at least", 1.0),
             Ratio(pooled, series["none"], "at least"),
         ],
     )
@@ -153,6 +190,13 @@ def without_queries(
             Ratio(series["dbpool"], nothing, "at least", 0.97),
             Ratio(series["lazy"], nothing, "at least", 0.97),
         ],
+    )
+
+
+def _method(rounds: int, seconds: float) -> str:
+    return (
+        "The simple page (four selects, one template) from gunicorn, "
+        f"{WORKERS} workers with {THREADS} threads each. {_client(rounds, seconds)}"
     )
 
 

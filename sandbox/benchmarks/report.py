@@ -7,6 +7,7 @@ import os
 import platform
 from collections.abc import Sequence
 from datetime import datetime, timezone
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from textwrap import fill
 
@@ -29,9 +30,19 @@ def surroundings(server_version: str) -> dict[str, str]:
         "Python": f"{platform.python_implementation()} {platform.python_version()}",
         "Django": django.get_version(),
         "psycopg2": psycopg2.__version__.split(" ")[0],  # type: ignore[attr-defined]
+        "psycopg": _version("psycopg"),
+        "psycopg_pool": _version("psycopg-pool"),
         "PostgreSQL": f"{server_version}, on the same machine",
         "dbpool_mw": dbpool_mw.__version__,
     }
+
+
+def _version(distribution: str) -> str:
+    """Return a version without an import, which may be hidden in this process."""
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def _processor() -> str:
@@ -52,7 +63,7 @@ def _usable_processors() -> int:
 
 def table(about: dict[str, str], parts: Sequence[Part]) -> str:
     """Return everything as text for a terminal."""
-    lines = [f"{key:<12}{value}" for key, value in about.items()]
+    lines = [f"{key:<14}{value}" for key, value in about.items()]
     for part in parts:
         lines += ["", part.title, "-" * len(part.title), fill(part.method, 88), ""]
         names = [series.name for series in part.series]

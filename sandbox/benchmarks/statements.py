@@ -1,7 +1,8 @@
-"""Statements per second on a pooled connection, next to psycopg2's own.
+"""Statements per second on a pooled connection, next to one of the library's own.
 
-By hand: ``python -m sandbox.benchmarks.statements psycopg2 DSN`` reads numbers from its
-standard input, and prints for each how many seconds so many statements took.
+By hand: ``python -m sandbox.benchmarks.statements psycopg2 own DSN`` reads numbers from
+its standard input, and prints for each how many seconds so many statements took. The
+words may be psycopg, and pooled.
 """
 
 from __future__ import annotations
@@ -11,31 +12,37 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack
+from importlib import import_module
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import psycopg2
-from psycopg2.extensions import make_dsn
+from psycopg2.extensions import make_dsn, parse_dsn
 
 from sandbox.benchmarks.figures import Part, Ratio, Series
-from sandbox.server import ROOT
+from sandbox.server import ROOT, environment
+
+#: The database libraries, with their names in titles.
+LIBRARIES = {"psycopg2": "psycopg2", "psycopg": "psycopg 3"}
 
 STATEMENT = "SELECT id, name, price FROM shop_product WHERE id = %s"
 
 
-def measure(dsn: str, rounds: int, statements: int) -> Part:
+def measure(library: str, dsn: str, rounds: int, statements: int) -> Part:
     """Time both kinds of connection in turn, ``rounds`` times ``statements`` each.
 
-    Each in a process of its own: in one that pools connections, the methods of
-    psycopg2's own cursors are wrapped.
+    Each in a process of its own: in one that pools connections, the methods of the
+    library's own cursors are wrapped.
     """
     local, way = _by_socket(dsn)
     series = {
-        "psycopg2": Series("psycopg2's own cursor", "statements/s"),
-        "dbpool_mw": Series("the pooled connection's cursor", "statements/s"),
+        "own": Series(f"{library}'s own cursor", "statements/s"),
+        "pooled": Series("the pooled connection's cursor", "statements/s"),
     }
     with ExitStack() as stack:
-        timers = {kind: stack.enter_context(_Timer(kind, local)) for kind in series}
+        timers = {
+            kind: stack.enter_context(_Timer(library, kind, local)) for kind in series
+        }
         order = list(series)
         for kind in order:
             timers[kind].seconds(statements)  # caches
@@ -46,10 +53,11 @@ def measure(dsn: str, rounds: int, statements: int) -> Part:
                 series[kind].rounds.append(statements / took)
     own, pooled = series.values()
     return Part(
-        "Statements per second",
-        f"One thread that selects one row by its primary key, {way}: a cursor of "
-        "psycopg2's own, and the cursor of a pooled connection, which looks at the "
-        f"text of each statement. {rounds} rounds of {statements} each, in turn.",
+        f"Statements per second on {LIBRARIES[library]}",
+        f"One thread that selects one row by its primary key, {way}, each time by a "
+        f"new cursor: one of {library}'s own, and one of a pooled connection, which "
+        "looks at the text of the statement. "
+        f"{rounds} rounds of {statements} each, in turn.",
         [own, pooled],
         [Ratio(pooled, own, "at least", 0.97)],
     )
@@ -76,10 +84,11 @@ def _by_socket(dsn: str) -> tuple[str, str]:
 class _Timer:
     """A process that runs statements on a connection of one kind."""
 
-    def __init__(self, kind: str, dsn: str) -> None:
+    def __init__(self, library: str, kind: str, dsn: str) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__, kind, dsn],
+            [sys.executable, "-m", __name__, library, kind, dsn],
             cwd=ROOT,
+            env=environment(dsn, library=library),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -107,26 +116,36 @@ class _Timer:
         return pipe
 
 
-def main(kind: str, dsn: str) -> None:
-    """Run as many statements as each line of the standard input says."""
-    if kind == "dbpool_mw":
-        from dbpool_mw import drivers
+def _connect(library: str, kind: str, dsn: str) -> Any:
+    """Return a connection as Django opens it, the library's own or a tracked one."""
+    module: Any = import_module(library)
+    params = parse_dsn(dsn)
+    if library == "psycopg":
+        params["cursor_factory"] = module.ClientCursor
+    if kind == "own":
+        return module.connect(**params)
+    from dbpool_mw import drivers
 
-        driver = drivers.find("psycopg2")
-        assert driver is not None
-        connection = psycopg2.connect(**driver.connection_params({"dsn": dsn}, 10.0))
-        assert driver.track(connection)
-    else:
-        connection = psycopg2.connect(dsn)
+    driver = drivers.find(library)
+    assert driver is not None
+    connection = module.connect(**driver.connection_params(params, 10.0))
+    assert driver.track(connection)
+    return connection
+
+
+def main(library: str, kind: str, dsn: str) -> None:
+    """Run as many statements as each line of the standard input says."""
+    connection = _connect(library, kind, dsn)
     connection.autocommit = True
     gc.disable()
-    with connection.cursor() as cursor:
-        for line in sys.stdin:
-            began = time.perf_counter()
-            for number in range(int(line)):
+    for line in sys.stdin:
+        began = time.perf_counter()
+        for number in range(int(line)):
+            # As Django: a cursor for each statement.
+            with connection.cursor() as cursor:
                 cursor.execute(STATEMENT, [number % 100 + 1])
                 cursor.fetchone()
-            print(time.perf_counter() - began, flush=True)
+        print(time.perf_counter() - began, flush=True)
     connection.close()
 
 

@@ -6,7 +6,8 @@
 ``SANDBOX_POOLING``
     ``dbpool`` (the default) runs requests on pooled connections, ``none`` opens a
     connection for each request as Django does by default, ``persistent`` sets
-    ``CONN_MAX_AGE = None``. ``lazy`` is ``dbpool`` with ``DBPOOL_MW_EAGER = ()``, and
+    ``CONN_MAX_AGE = None``, and ``native`` sets Django's own pool, which needs psycopg
+    and Django 5.1. ``lazy`` is ``dbpool`` with ``DBPOOL_MW_EAGER = ()``, and
     ``nothing`` is ``none`` with a middleware that does nothing.
 ``SANDBOX_CONTROL_DIR``
     The directory of the control sockets; the default directory when it isn't set.
@@ -25,7 +26,7 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 APPLICATION_NAME = "dbpool_mw sandbox"
 
 POOLING = os.environ.get("SANDBOX_POOLING") or "dbpool"
-POOLINGS = ("dbpool", "lazy", "none", "nothing", "persistent")
+POOLINGS = ("dbpool", "lazy", "native", "none", "nothing", "persistent")
 if POOLING not in POOLINGS:
     raise ImproperlyConfigured(
         f"SANDBOX_POOLING is {POOLING!r}; it must be one of {', '.join(POOLINGS)}."
@@ -47,7 +48,7 @@ DATABASES = {
         "HOST": _dsn.pop("host", ""),
         "PORT": _dsn.pop("port", ""),
         "CONN_MAX_AGE": None if POOLING == "persistent" else 0,
-        "OPTIONS": _dsn,
+        "OPTIONS": {**_dsn, "pool": True} if POOLING == "native" else _dsn,
     }
 }
 
