@@ -9,12 +9,12 @@ import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import psycopg2
 import pytest
 
 from sandbox.postgres import Server, machine
 from sandbox.postgres.watchdog import Watchdog
 from tests.process.servers import wait_until
+from tests.vocabulary import OperationalError, connect
 
 # Debian installs pgbouncer into /usr/sbin, which is on root's PATH only.
 PROGRAM = shutil.which("pgbouncer", path=f"{os.environ.get('PATH', '')}:/usr/sbin")
@@ -76,8 +76,8 @@ def pgbouncer(
 
         def answers() -> bool:
             assert process.poll() is None, (directory / "log").read_text()
-            with contextlib.suppress(psycopg2.OperationalError):
-                psycopg2.connect(front.dsn("pgbouncer")).close()
+            with contextlib.suppress(OperationalError):
+                connect(front.dsn("pgbouncer")).close()
                 return True
             return False
 

@@ -11,7 +11,12 @@ from __future__ import annotations
 import os
 from typing import Any
 
-from psycopg2.extensions import parse_dsn
+from tests.library import IS_PSYCOPG
+
+if IS_PSYCOPG:
+    from psycopg.conninfo import conninfo_to_dict as parse_dsn
+else:
+    from psycopg2.extensions import parse_dsn
 
 
 def _database(dsn: str | None) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import psycopg2
 import pytest
 from django.core.handlers.wsgi import WSGIHandler
 from django.core.signals import request_started
@@ -19,15 +18,10 @@ from django.urls import path
 from dbpool_mw import conf
 from dbpool_mw.binding import registry
 from dbpool_mw.binding.binding import thread_state
-from dbpool_mw.drivers.psycopg2 import session
-from dbpool_mw.drivers.psycopg2.connection import (
-    Connection,
-    TrackedConnection,
-    tracked_connection,
-)
 from sandbox.postgres import Server
 from tests.conftest import Databases
 from tests.postgres.wire import CountingProxy
+from tests.vocabulary import driver, tracked
 
 
 class Urls:
@@ -105,19 +99,16 @@ def fresh_wrappers(databases: Databases) -> Iterator[None]:
 
 
 @pytest.fixture
-def connection(postgres: Server, database: str) -> Iterator[TrackedConnection]:
+def connection(postgres: Server, database: str) -> Iterator[Any]:
     """Give a tracked connection in autocommit that Django doesn't know."""
-    made = psycopg2.connect(
-        postgres.dsn(database), connection_factory=tracked_connection()
-    )
-    made.autocommit = True
-    session.mark_clean(made)
+    made = tracked(postgres.dsn(database), autocommit=True)
+    driver.keep_set_up(made)
     yield made
     made.close()
 
 
-def run(connection: Connection, query: Any, **options: Any) -> None:
-    """Run a statement on a connection of psycopg2's."""
+def run(connection: Any, query: Any, **options: Any) -> None:
+    """Run a statement on a connection of the library's."""
     with connection.cursor(**options) as cursor:
         cursor.execute(query)
 

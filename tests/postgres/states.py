@@ -1,7 +1,7 @@
 """What a request can leave behind in its session, and how to observe it.
 
 Each state has a step that brings it about and a step that observes it. A step is SQL,
-of one value, or a function that is called with the psycopg2 connection.
+of one value, or a function that is called with the library's connection.
 """
 
 from __future__ import annotations
@@ -10,15 +10,31 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
-import psycopg2
 from django.db import connection, models, transaction
-from psycopg2 import extensions
 
 from tests.conftest import Databases
+from tests.library import IS_PSYCOPG
 from tests.postgres.conftest import ask
+from tests.vocabulary import (
+    READ_ONLY,
+    SERIALIZABLE,
+    Error,
+    QueryCanceled,
+    break_copy_off,
+    connect,
+    execute,
+)
 
 #: Cursors and iterators that outlive their requests, as in a global variable.
 kept: list[Any] = []
+
+
+def leave_kept() -> None:
+    """Close what outlived its request: psycopg warns of what nobody closed."""
+    for each in kept:
+        with contextlib.suppress(Exception):
+            getattr(each, "gen", each).close()
+    kept.clear()
 
 
 class Book(models.Model):
@@ -30,15 +46,16 @@ class Book(models.Model):
 
 def prepare(databases: Databases) -> None:
     """Create the table and the function that some of the states need."""
-    raw = psycopg2.connect(databases.server.dsn(databases.default))
-    with contextlib.closing(raw), raw, raw.cursor() as cursor:
-        cursor.execute(
+    dsn = databases.server.dsn(databases.default)
+    with contextlib.closing(connect(dsn, autocommit=True)) as raw:
+        execute(
+            raw,
             """
             CREATE TABLE IF NOT EXISTS states_book AS
                 SELECT generate_series(1, 10) AS id;
             CREATE OR REPLACE FUNCTION states_become(name text) RETURNS text AS
                 $$ SELECT set_config('app.user_id', name, false) $$ LANGUAGE sql
-            """
+            """,
         )
 
 
@@ -71,7 +88,7 @@ def work_without_autocommit(raw: Any) -> None:
 
 
 def fail_in_transaction(raw: Any) -> None:
-    with raw.cursor() as cursor, contextlib.suppress(psycopg2.Error):
+    with raw.cursor() as cursor, contextlib.suppress(Error):
         cursor.execute("BEGIN; SELECT 1/0")
 
 
@@ -108,27 +125,17 @@ def drop_iterator(raw: Any) -> None:
     next(Book.objects.iterator(chunk_size=2))
 
 
-class BreaksOff:
-    """A file whose methods raise, which breaks a COPY off."""
-
-    def write(self, data: bytes) -> int:
-        raise ZeroDivisionError
-
-    def read(self, size: int) -> bytes:
-        raise ZeroDivisionError
-
-
 def break_copy(statement: str) -> Callable[[Any], None]:
     def leave(raw: Any) -> None:
-        stopped = (ZeroDivisionError, psycopg2.Error)
+        stopped = (ZeroDivisionError, Error)
         with raw.cursor() as cursor, contextlib.suppress(*stopped):
-            cursor.copy_expert(statement, BreaksOff())
+            break_copy_off(cursor, statement)
 
     return leave
 
 
 def be_cancelled(raw: Any) -> None:
-    cancelled = contextlib.suppress(extensions.QueryCanceledError)
+    cancelled = contextlib.suppress(QueryCanceled)
     with raw.cursor() as cursor, cancelled:
         cursor.execute("SELECT pg_cancel_backend(pg_backend_pid()), pg_sleep(20)")
         raise AssertionError("the statement was not cancelled")
@@ -139,6 +146,11 @@ def be_cancelled(raw: Any) -> None:
 
 def setting(name: str) -> str:
     return f"SELECT coalesce(current_setting('{name}', true), '')"
+
+
+def characteristic(name: str, default: str) -> Callable[[Any], object]:
+    """Observe an attribute, and the setting that the library may make of it."""
+    return lambda raw: (ask(setting(default)), getattr(raw, name))
 
 
 def status(raw: Any) -> object:
@@ -152,7 +164,6 @@ def is_seeded(raw: Any) -> bool:
 USER = setting("app.user_id")
 LOCKS = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
 CURSORS = "SELECT count(*) FROM pg_cursors WHERE name <> ''"
-SERIALIZABLE = extensions.ISOLATION_LEVEL_SERIALIZABLE
 
 #: By name: the step that brings a state about, and the step that observes it.
 STATES: dict[str, tuple[Step, Step]] = {
@@ -187,20 +198,20 @@ STATES: dict[str, tuple[Step, Step]] = {
         "SET SESSION CHARACTERISTICS AS TRANSACTION DEFERRABLE",
         setting("default_transaction_deferrable"),
     ),
-    "``readonly = True``": (
-        attribute("readonly", True),
-        setting("default_transaction_read_only"),
+    f"``{READ_ONLY} = True``": (
+        attribute(READ_ONLY, True),
+        characteristic(READ_ONLY, "default_transaction_read_only"),
     ),
     "``isolation_level = …``": (
         attribute("isolation_level", SERIALIZABLE),
-        setting("default_transaction_isolation"),
+        characteristic("isolation_level", "default_transaction_isolation"),
     ),
     "``deferrable = True``": (
         attribute("deferrable", True),
-        setting("default_transaction_deferrable"),
+        characteristic("deferrable", "default_transaction_deferrable"),
     ),
-    "``set_client_encoding(…)``": (
-        lambda raw: raw.set_client_encoding("LATIN1"),
+    "``SET client_encoding``": (
+        "SET client_encoding = 'LATIN1'",
         setting("client_encoding"),
     ),
     "``autocommit = False``": (
@@ -228,11 +239,94 @@ STATES: dict[str, tuple[Step, Step]] = {
         "DECLARE held CURSOR WITH HOLD FOR SELECT 1",
         CURSORS,
     ),
-    "held cursor of psycopg2, kept": (keep_held_cursor, CURSORS),
-    "named cursor of psycopg2, kept": (keep_cursor, CURSORS),
+    "named cursor ``WITH HOLD``, kept": (keep_held_cursor, CURSORS),
+    "named cursor, kept": (keep_cursor, CURSORS),
     "``.iterator()`` broken off, kept": (keep_iterator, CURSORS),
     "``.iterator()`` broken off, dropped": (drop_iterator, CURSORS),
     "``COPY … TO`` broken off": (break_copy("COPY pg_am TO STDOUT"), status),
     "``COPY … FROM`` broken off": (break_copy("COPY states_book FROM STDIN"), status),
     "a query cancelled": (be_cancelled, status),
 }
+
+if IS_PSYCOPG:
+    import psycopg
+    from psycopg.rows import dict_row
+    from psycopg.types.string import TextLoader
+
+    class Shouts(TextLoader):
+        def load(self, data: Any) -> str:
+            return str(super().load(data)).upper()
+
+    def keep_generator(raw: Any, generator: Any) -> None:
+        next(generator)
+        kept.append(generator)
+
+    def keep_block(block: Any) -> None:
+        block.__enter__()
+        kept.append(block)
+
+    def notified(raw: Any) -> None:
+        ask("LISTEN somebody")
+        ask("NOTIFY somebody")
+
+    def number_of_handlers(raw: Any) -> tuple[int, int]:
+        return len(raw._notice_handlers), len(raw._notify_handlers)
+
+    #: What only psycopg offers.
+    STATES |= {
+        "``row_factory = …``": (
+            attribute("row_factory", dict_row),
+            lambda raw: type(raw.execute("SELECT 1 AS a").fetchone()),
+        ),
+        "``cursor_factory = …``": (
+            attribute("cursor_factory", psycopg.RawCursor),
+            lambda raw: type(raw.cursor()),
+        ),
+        "``adapters.register_loader(…)``": (
+            lambda raw: raw.adapters.register_loader("text", Shouts),
+            "SELECT 'a'::text",
+        ),
+        "``TypeInfo.register(…)``": (
+            lambda raw: psycopg.types.TypeInfo("mood", 4711, 4712).register(raw),
+            lambda raw: raw.adapters.types.get("mood") is not None,
+        ),
+        "``add_notice_handler(…)``": (
+            lambda raw: raw.add_notice_handler(print),
+            number_of_handlers,
+        ),
+        "``add_notify_handler(…)``": (
+            lambda raw: raw.add_notify_handler(print),
+            number_of_handlers,
+        ),
+        "``prepare_threshold = 0``": (
+            attribute("prepare_threshold", 0),
+            lambda raw: raw.prepare_threshold,
+        ),
+        "a notification not read": (notified, lambda raw: len(raw._notifies_backlog)),
+        "``pipeline()`` left open": (
+            lambda raw: keep_block(raw.pipeline()),
+            lambda raw: raw.info.pipeline_status.name,
+        ),
+        "``transaction()`` left open": (
+            lambda raw: keep_block(raw.transaction()),
+            status,
+        ),
+        "``copy()`` left open": (
+            lambda raw: keep_block(raw.cursor().copy("COPY pg_am TO STDOUT")),
+            status,
+        ),
+        "``stream()`` left open": (
+            lambda raw: keep_generator(
+                raw, psycopg.Cursor(raw).stream("SELECT generate_series(1, 9)")
+            ),
+            status,
+        ),
+    }
+else:
+    #: What only psycopg2 offers.
+    STATES |= {
+        "``set_client_encoding(…)``": (
+            lambda raw: raw.set_client_encoding("LATIN1"),
+            setting("client_encoding"),
+        ),
+    }

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import psycopg2
 import pytest
 
 from dbpool_mw.core.errors import HoldTooLong
-from dbpool_mw.drivers.psycopg2 import driver
-from dbpool_mw.drivers.psycopg2.connection import tracked_connection
+from tests.library import only_psycopg, only_psycopg2
+from tests.vocabulary import Error, connect, driver, execute, tracked
 
 
 def leave_with(connection):
@@ -15,8 +14,13 @@ def leave_with(connection):
         pass
 
 
-def execute(sql):
-    return lambda connection: connection.cursor().execute(sql)
+def run(sql):
+    return lambda connection: execute(connection, sql)
+
+
+def leave_pipeline(connection):
+    with connection.pipeline():
+        connection.execute("COMMIT")
 
 
 @pytest.mark.parametrize("two_phase", [False, True])
@@ -26,30 +30,54 @@ def execute(sql):
         lambda connection: connection.commit(),
         leave_with,
         lambda connection: setattr(connection, "autocommit", True),
-        lambda connection: connection.set_session(autocommit=True),
         lambda connection: connection.tpc_prepare(),
         lambda connection: connection.tpc_commit(),
-        execute("COMMIT"),
-        execute("PREPARE TRANSACTION 'x'"),
+        run("COMMIT"),
+        run("PREPARE TRANSACTION 'x'"),
+        pytest.param(
+            lambda connection: connection.set_session(autocommit=True),
+            marks=only_psycopg2,
+        ),
+        pytest.param(leave_pipeline, marks=only_psycopg),
+        pytest.param(
+            lambda connection: connection.execute("COMMIT"), marks=only_psycopg
+        ),
     ],
 )
 def test_after_an_abort_no_way_to_commit_works(postgres, database, commit, two_phase):
     dsn = postgres.dsn(database)
-    held = psycopg2.connect(dsn, connection_factory=tracked_connection())
-    other = psycopg2.connect(dsn)
-    other.autocommit = True
-    cursor = other.cursor()
-    cursor.execute("CREATE TABLE IF NOT EXISTS held_too_long (a int)")
+    held, other = tracked(dsn), connect(dsn, autocommit=True)
+    execute(other, "CREATE TABLE IF NOT EXISTS held_too_long (a int)")
     try:
         if two_phase:
             held.tpc_begin("x")
-        held.cursor().execute("INSERT INTO held_too_long VALUES (1)")
+        execute(held, "INSERT INTO held_too_long VALUES (1)")
         driver.abort(held, HoldTooLong("too long"))
-        with pytest.raises(psycopg2.Error):
+        with pytest.raises(Error):
             commit(held)
-        cursor.execute("SELECT count(*) FROM held_too_long")
-        assert cursor.fetchone() == (0,)
+        assert execute(other, "SELECT count(*) FROM held_too_long") == (0,)
     finally:
         held.close()
-        cursor.execute("DROP TABLE held_too_long")
+        execute(other, "DROP TABLE held_too_long")
+        other.close()
+
+
+def abort_in_a_block(held):
+    with held.transaction():
+        execute(held, "INSERT INTO held_too_long VALUES (1)")
+        driver.abort(held, HoldTooLong("too long"))
+
+
+@only_psycopg
+def test_after_an_abort_a_transaction_block_commits_nothing(postgres, database):
+    dsn = postgres.dsn(database)
+    held, other = tracked(dsn), connect(dsn, autocommit=True)
+    execute(other, "CREATE TABLE IF NOT EXISTS held_too_long (a int)")
+    try:
+        with pytest.raises(HoldTooLong):
+            abort_in_a_block(held)
+        assert execute(other, "SELECT count(*) FROM held_too_long") == (0,)
+    finally:
+        held.close()
+        execute(other, "DROP TABLE held_too_long")
         other.close()

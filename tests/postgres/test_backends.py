@@ -9,7 +9,6 @@ import sys
 import threading
 
 import django
-import psycopg2
 import pytest
 from django.apps import apps
 from django.conf import settings
@@ -21,11 +20,11 @@ from django.test import override_settings
 
 from dbpool_mw import conf, pooled
 from dbpool_mw.binding import registry, signals
-from dbpool_mw.drivers.psycopg2.connection import TrackedConnection
 from tests.core.fakes import until
 from tests.library import PYTHONPATH
 from tests.postgres.conftest import ask, forget_wrappers, stats
 from tests.process.servers import ROOT
+from tests.vocabulary import TrackedConnection, connect
 
 ENGINE = "dbpool_mw.backends.postgresql"
 
@@ -352,7 +351,7 @@ def test_a_command_whose_connection_died_between_turns_gets_another(databases):
 
 def _terminate(databases, pid):
     dsn = databases.server.dsn(databases.default)
-    with contextlib.closing(psycopg2.connect(dsn)) as other:
+    with contextlib.closing(connect(dsn)) as other:
         cursor = other.cursor()
         cursor.execute("SELECT pg_terminate_backend(%s, 10000)", [pid])
 

@@ -16,11 +16,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import django
-import psycopg2
 import pytest
 
 from tests.conftest import DSN_VARIABLE, unique_name
 from tests.library import PYTHONPATH
+from tests.vocabulary import connect
 
 #: What uses connections, transactions, threads, handlers and test databases most, and
 #: how many tests that are at least.
@@ -91,7 +91,7 @@ def run(engine: str, labels: Iterable[str], source: Path, dsn: str, out: Path):
         timeout=900,
     )
     assert out.exists(), done.stderr[-3000:]
-    connection = psycopg2.connect(dsn)
+    connection = connect(dsn)
     cursor = connection.cursor()
     cursor.execute(
         "SELECT datname FROM pg_database WHERE datname LIKE %s", [f"{prefix}%"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 import threading
 
-import psycopg2
 import pytest
 from django.db import OperationalError, connections
 from django.db.backends.signals import connection_created
@@ -17,6 +16,8 @@ from dbpool_mw.binding import errors
 from dbpool_mw.core import errors as core_errors
 from tests.core.fakes import InThread
 from tests.postgres.conftest import ask
+from tests.vocabulary import OperationalError as LibrarysError
+from tests.vocabulary import connect_strangely
 
 pytestmark = pytest.mark.usefixtures("fresh_wrappers", "databases")
 
@@ -105,7 +106,7 @@ def test_threads_that_wait_crosswise_read_what_they_hold_and_who_holds_the_other
 def test_the_cause_of_a_failed_connect_is_the_librarys_own_error(down):
     with pooled("replica"), pytest.raises(dbpool_mw.ConnectFailed) as caught:
         ask("SELECT 1", alias="replica")
-    assert isinstance(caught.value.__cause__.__cause__, psycopg2.OperationalError)
+    assert isinstance(caught.value.__cause__.__cause__, LibrarysError)
 
 
 @override_settings(DBPOOL_MW_TIMEOUT=20)
@@ -147,7 +148,7 @@ def test_the_503_for_a_strange_engine_shows_no_connection_string(
     requests, monkeypatch, caplog
 ):
     def get_new_connection(self, params):
-        return psycopg2.connect(**{**params, "connection_factory": None})
+        return connect_strangely(params)
 
     monkeypatch.setattr(
         type(connections["default"]), "get_new_connection", get_new_connection

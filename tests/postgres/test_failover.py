@@ -10,7 +10,6 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
-import psycopg2
 import pytest
 from django.db import InternalError, OperationalError, connection, transaction
 from django.test import override_settings
@@ -23,6 +22,7 @@ from tests.faults.proxy import Proxy
 from tests.postgres.conftest import ask, forget_wrappers, stats
 from tests.process.servers import wait_until
 from tests.standby import Standby
+from tests.vocabulary import READ_ONLY, connect, sqlstate
 
 MAX_CONNS = 4
 WRITE = "INSERT INTO line VALUES (DEFAULT)"
@@ -31,7 +31,7 @@ SHUTS_DOWN = "DO $$ BEGIN RAISE 'over' USING ERRCODE = '57P01'; END $$"
 
 def execute(server, *statements):
     """Run statements on a server, each in a transaction of its own."""
-    session = psycopg2.connect(server.dsn())
+    session = connect(server.dsn())
     session.autocommit = True
     try:
         with session.cursor() as cursor:
@@ -59,7 +59,7 @@ def other(primary):
 
 def set_read_only(server, value):
     """Switch a server's sessions, and wait until the open ones have noticed."""
-    witness = psycopg2.connect(server.dsn())
+    witness = connect(server.dsn())
     witness.autocommit = True
     change = f"ALTER SYSTEM SET default_transaction_read_only = {value}"
     execute(server, "SET default_transaction_read_only = off", change)
@@ -113,7 +113,7 @@ def write():
         with pooled():
             ask(WRITE)
     except (InternalError, OperationalError) as error:
-        return error.__cause__.pgcode
+        return sqlstate(error.__cause__)
     return None
 
 
@@ -193,9 +193,9 @@ def in_a_session_of_its_own():
     ask(WRITE)
 
 
-def by_psycopg2s_attribute():
+def by_an_attribute():
     ask("SELECT 1")
-    connection.connection.readonly = True
+    setattr(connection.connection, READ_ONLY, True)
     ask(WRITE)
 
 
@@ -205,14 +205,14 @@ def by_psycopg2s_attribute():
         in_a_transaction_of_its_own,
         in_a_transaction_that_begins_so,
         in_a_session_of_its_own,
-        by_psycopg2s_attribute,
+        by_an_attribute,
     ],
 )
 def test_what_the_application_made_read_only_is_no_failover(route, fails, caplog):
     for _ in range(2):
         with pytest.raises(InternalError) as caught, pooled():
             fails()
-        assert caught.value.__cause__.pgcode == "25006"
+        assert sqlstate(caught.value.__cause__) == "25006"
     assert write() is None
     assert stats()["opened"] == 1
     assert not [w for w in warnings(caplog) if "replacing" in w.getMessage()]
@@ -230,7 +230,7 @@ def test_a_thousand_errors_replace_the_connections_once(route, caplog):
         for _ in range(1000 // MAX_CONNS):
             with pytest.raises(OperationalError) as caught:
                 ask(SHUTS_DOWN)
-            assert caught.value.__cause__.pgcode == "57P01"
+            assert sqlstate(caught.value.__cause__) == "57P01"
 
     in_threads(fails)
     assert write() is None

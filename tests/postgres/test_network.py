@@ -11,6 +11,7 @@ from django.http import HttpResponse
 from dbpool_mw.drivers.postgresql.libpq import NETWORK_LIMITS
 from tests.documents import ROOT
 from tests.postgres.conftest import forget_wrappers
+from tests.vocabulary import parameters
 
 pytestmark = pytest.mark.usefixtures("fresh_wrappers")
 
@@ -25,7 +26,7 @@ def dsn(requests, monkeypatch):
         found = {}
 
         def view(request):
-            found.update(connection.connection.get_dsn_parameters())
+            found.update(parameters(connection.connection))
             return HttpResponse()
 
         requests(view)

@@ -14,7 +14,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-import psycopg2
 import pytest
 from django.core import checks
 from django.db import connection, connections, transaction
@@ -28,6 +27,7 @@ from dbpool_mw.binding.binding import drop_inherited_connections
 from tests.conftest import Databases
 from tests.core.fakes import until
 from tests.postgres.conftest import Requests, ask, on_engine, stats
+from tests.vocabulary import connect
 
 TENANTS = "django_tenants.postgresql_backend"
 PROMETHEUS = "django_prometheus.db.backends.postgresql"
@@ -145,7 +145,7 @@ def schemas(requests: Requests, databases: Databases) -> Iterator[None]:
         f" CREATE TABLE {name}.whose AS SELECT '{name}'::text AS name"
         for name in ("a", "b", "public")
     ]
-    session = psycopg2.connect(databases.server.dsn(databases.default))
+    session = connect(databases.server.dsn(databases.default))
     session.autocommit = True
     with session.cursor() as cursor:
         cursor.execute(";".join(statements))

@@ -9,7 +9,6 @@ import threading
 from contextlib import contextmanager
 from functools import cache
 
-import psycopg2
 import pytest
 from django.conf import settings
 from django.db import connection, models, transaction
@@ -23,8 +22,9 @@ from dbpool_mw.binding import registry
 from tests.conftest import Databases, aliases_at, fresh_database
 from tests.pgbouncer import needs_pgbouncer, pgbouncer
 from tests.postgres.conftest import Requests, ask, forget_wrappers, stats
-from tests.postgres.states import STATES, kept, prepare, run_step
+from tests.postgres.states import STATES, leave_kept, prepare, run_step
 from tests.process.servers import wait_until
+from tests.vocabulary import connect, library
 
 pytestmark = needs_pgbouncer
 
@@ -55,7 +55,7 @@ class Front:
     @contextmanager
     def client(self):
         """Connect as another client of PgBouncer; return a function that queries."""
-        other = psycopg2.connect(self.address.dsn())
+        other = connect(self.address.dsn())
         other.autocommit = True
         try:
             yield lambda sql: query(other, sql)
@@ -78,7 +78,7 @@ class Front:
 
     def show(self, what):
         """Ask PgBouncer's console for rows on this database."""
-        console = psycopg2.connect(self.address.dsn("pgbouncer"))
+        console = connect(self.address.dsn("pgbouncer"))
         console.autocommit = True  # it knows no BEGIN
         try:
             with console.cursor() as cursor:
@@ -125,7 +125,7 @@ def behind(server, mode, size=2, *, options=None, bouncer=None, **of_django):
 @pytest.fixture
 def role(postgres):
     def execute(sql):
-        owner = psycopg2.connect(postgres.dsn())
+        owner = connect(postgres.dsn())
         owner.autocommit = True
         query(owner, sql)
         owner.close()
@@ -141,7 +141,7 @@ def who():
 
 def end_backend(server, pid):
     """End a backend, and wait until it has ended."""
-    owner = psycopg2.connect(server.dsn())
+    owner = connect(server.dsn())
     assert query(owner, f"SELECT pg_terminate_backend({pid}, 20000)")
     owner.close()
 
@@ -188,7 +188,7 @@ def test_in_session_mode_the_next_request_sees_nothing_of_a_change(
         before = front.request(lambda: run_step(sight))
         front.request(lambda: run_step(leave))
         assert front.request(lambda: run_step(sight)) == before
-        kept.clear()
+        leave_kept()
         forget_wrappers()
 
 
@@ -378,7 +378,7 @@ def test_in_transaction_mode_iterator_needs_server_side_cursors_disabled(
                 if disabled:
                     assert len(list(rows)) == 29
                 else:
-                    with pytest.raises(psycopg2.errors.InvalidCursorName):
+                    with pytest.raises(library.errors.InvalidCursorName):
                         list(rows)
 
         front.request(work)

@@ -11,12 +11,12 @@ from django.test import override_settings
 from dbpool_mw import HoldTooLong, pooled
 from dbpool_mw.binding import registry
 from dbpool_mw.core import watch
-from dbpool_mw.drivers.psycopg2 import cancel
 from tests.core.fakes import InThread
 from tests.faults.proxy import Proxy
 from tests.listener import Listener
 from tests.postgres.conftest import ask, forget_wrappers, stats
 from tests.process.servers import wait_until
+from tests.vocabulary import cancel
 
 
 @pytest.fixture

@@ -5,7 +5,6 @@ The server is a PostgreSQL from which something was taken away.
 
 from __future__ import annotations
 
-import psycopg2
 import pytest
 from django.db import connection
 from django.http import HttpResponse
@@ -16,6 +15,7 @@ from dbpool_mw.checks.capacity import check_capacity
 from sandbox.postgres import Server
 from tests.conftest import Databases, aliases_at, fresh_database
 from tests.postgres.conftest import ask, forget_wrappers, stats
+from tests.vocabulary import connect
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def relative(requests, postgres):
     """Point Django at a database in which a user may not do all that a reset does."""
     forget_wrappers()
     with fresh_database(postgres) as name:
-        session = psycopg2.connect(postgres.dsn(name))
+        session = connect(postgres.dsn(name))
         session.autocommit = True
         with session, session.cursor() as cursor:
             cursor.execute("CREATE ROLE relative LOGIN PASSWORD 'relative'")

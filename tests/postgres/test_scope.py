@@ -19,9 +19,9 @@ from dbpool_mw import pooled
 from dbpool_mw.binding import registry
 from dbpool_mw.binding.binding import KEY
 from dbpool_mw.core.errors import PoolTimeout
-from dbpool_mw.drivers.psycopg2.connection import TrackedConnection
 from tests.core.fakes import until
 from tests.postgres.conftest import ask, stats
+from tests.vocabulary import TrackedConnection
 
 
 def backend(alias="default"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import psycopg2
 import pytest
 from django.db import connection, transaction
 from django.http import HttpResponse
@@ -11,12 +10,13 @@ from django.test import override_settings
 from dbpool_mw.binding import registry
 from tests.postgres.conftest import ask, forget_wrappers, stats
 from tests.process.servers import wait_until
+from tests.vocabulary import connect
 
 
 @pytest.fixture
 def ended(databases):
     """Return a function that waits until the server has ended a backend."""
-    witness = psycopg2.connect(databases.server.dsn(databases.default))
+    witness = connect(databases.server.dsn(databases.default))
     witness.autocommit = True
 
     def is_gone(pid):

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import threading
 
-import psycopg2
 import pytest
 from django.db import OperationalError
 from django.db import connection as default
@@ -29,6 +28,7 @@ from tests.postgres.test_driver import (
     test_shutting_a_socket_down_ends_the_wait_for_an_answer as test_shut_down,
 )
 from tests.process.servers import wait_until
+from tests.vocabulary import connect
 
 __all__ = ["test_dead", "test_shut_down"]
 
@@ -56,7 +56,7 @@ def test_after_a_close_the_backend_has_ended(postgres, database, connection):
 def test_a_connection_ended_while_it_was_idle_fails_nothing(tls_postgres):
     with pooled():
         backend = ask("SELECT pg_backend_pid()")
-    session = psycopg2.connect(tls_postgres.dsn())
+    session = connect(tls_postgres.dsn())
     with session, session.cursor() as cursor:
         cursor.execute("SELECT pg_terminate_backend(%s, 10000)", [backend])
     session.close()

@@ -17,6 +17,7 @@ from sandbox.postgres import machine
 from tests.faults.proxy import Proxy
 from tests.postgres.conftest import ask, forget_wrappers, stats
 from tests.tls import TlsProxy, needs_openssl
+from tests.vocabulary import heard
 
 NUMBER = 4
 
@@ -78,8 +79,7 @@ def use_all():
     def use():
         with pooled():
             connection.ensure_connection()
-            assert connection.connection.notices == []
-            assert connection.connection.notifies == []
+            assert heard(connection.connection) == []
             backend = ask("SELECT pg_backend_pid()")
             together.wait(10)
             return backend

@@ -7,7 +7,6 @@ import socket
 import threading
 import time
 
-import psycopg2
 import pytest
 from django.db import OperationalError, connections
 from django.test import override_settings
@@ -16,6 +15,7 @@ from django.utils.connection import ConnectionDoesNotExist
 import dbpool_mw
 from dbpool_mw.binding import registry
 from tests.postgres.conftest import ask, stats
+from tests.vocabulary import connect
 
 pytestmark = pytest.mark.usefixtures("fresh_wrappers")
 
@@ -97,7 +97,7 @@ def test_it_tries_again_until_it_can_connect(databases):
     connections.settings["default"]["USER"] = "comes_late"
     waits = threading.Thread(target=dbpool_mw.warm_up)
     waits.start()
-    with psycopg2.connect(databases.server.dsn(databases.default)) as session:
+    with connect(databases.server.dsn(databases.default)) as session:
         cursor = session.cursor()
         deadline = time.monotonic() + 10
         while not (registry.pools() and registry.stats()[0]["connect_errors"]):

@@ -68,6 +68,9 @@ class TrackedConnection(Connection[Any], Tracked):
     library_close = staticmethod(Connection.close)
     HeldTooLong = _HeldTooLong
 
+    #: psycopg 3.1 keeps no notifications.
+    _notifies_backlog: Any = None
+
     def begin_tracking(self) -> None:
         """Begin with a session in which nothing was opened."""
         Tracked.begin_tracking(self)

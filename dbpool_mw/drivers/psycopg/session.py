@@ -93,6 +93,9 @@ def is_clean(connection: Any, initial: SessionAttributes) -> bool:
     return (
         connection.pgconn.transaction_status == IDLE
         and not connection.maybe_dirty
+        # An iterator of notifications keeps the lock, and nothing is running.
+        and not connection.lock.locked()
+        and not connection._notifies_backlog
         and _memory(connection) == initial.memory
     )
 
@@ -113,6 +116,9 @@ def why_unusable(connection: Any) -> str | None:
         return "dead"
     if connection._tpc is not None:
         return "two-phase transaction"
+    if connection._num_transactions:
+        # Its end would be that of the next holder's transaction.
+        return "block left open"
     if connection.open_cursors:
         # Code that still has the cursor object would close the cursor in the session of
         # the next holder.
@@ -126,8 +132,6 @@ def roll_back(connection: Any) -> bool:
     One round trip if there was. Raises psycopg.Error when the connection is broken.
     """
     connection = unwrapped(connection)
-    # A block of connection.transaction() that was left open would refuse.
-    connection._num_transactions = 0
     if connection.get_transaction_status() == IDLE:
         return False
     connection.rollback()
@@ -218,8 +222,7 @@ def accept(connection: Any, initial: SessionAttributes) -> None:
 
 
 def _mark_clean(connection: Any) -> None:
-    # psycopg 3.1 keeps no notifications.
-    if getattr(connection, "_notifies_backlog", None):
+    if connection._notifies_backlog:
         connection._notifies_backlog = deque()
     connection.maybe_dirty = connection.dirty = False
 
