@@ -6,6 +6,7 @@ or by a tracer) has to do later: so it is for tests, not for what they start.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
@@ -43,20 +44,25 @@ if IS_PSYCOPG:
     READ_ONLY, SERIALIZABLE = "read_only", psycopg.IsolationLevel.SERIALIZABLE
     make_dsn = make_conninfo
 
-    class AsIs:
-        """A parameter that is code. psycopg has none of its own."""
+    class Writes:
+        """A parameter that writes itself, each time in another form if it has more."""
 
-        def __init__(self, code: str) -> None:
-            self.code = code
+        def __init__(self, *forms: bytes) -> None:
+            self.forms = list(forms)
 
-    class _Verbatim(Dumper):
-        def dump(self, obj: AsIs) -> bytes:
-            return obj.code.encode()
+        def form(self) -> bytes:
+            return self.forms.pop(0) if len(self.forms) > 1 else self.forms[0]
 
-        def quote(self, obj: AsIs) -> bytes:
-            return obj.code.encode()
+    class WritesDumper(Dumper):
+        """As a dumper of the project's: psycopg's own ones quote what they get."""
 
-    psycopg.adapters.register_dumper(AsIs, _Verbatim)
+        def dump(self, obj: Any) -> bytes:
+            return obj.form()
+
+        def quote(self, obj: Any) -> bytes:
+            return obj.form()
+
+    psycopg.adapters.register_dumper(Writes, WritesDumper)
 
     def connect(dsn: str, *, autocommit: bool = False, **params: Any) -> Any:
         """Open a connection that no pool knows, with cursors as Django's."""
@@ -92,6 +98,14 @@ if IS_PSYCOPG:
         """Have the connection's cursors return mappings from now on."""
         connection.row_factory = dict_row
 
+    def cursor_of(connection: Any, kind: Any) -> Any:
+        """Make a cursor of a class of the project's."""
+        return kind(connection)
+
+    def named_by_class(connection: Any, name: str) -> Any:
+        """Make a named cursor WITH HOLD that the connection knows nothing of."""
+        return psycopg.ServerCursor(connection, name, withhold=True)
+
 else:
     import io
 
@@ -99,9 +113,21 @@ else:
     import psycopg2.extras
     from psycopg2 import extensions
 
-    Cursor, AsIs = extensions.cursor, extensions.AsIs  # type: ignore[misc]
+    Cursor = extensions.cursor
     READ_ONLY, SERIALIZABLE = "readonly", extensions.ISOLATION_LEVEL_SERIALIZABLE
     make_dsn = extensions.make_dsn
+
+    class Writes:  # type: ignore[no-redef]
+        """A parameter that writes itself, each time in another form if it has more."""
+
+        def __init__(self, *forms: bytes) -> None:
+            self.forms = list(forms)
+
+        def __conform__(self, protocol: object) -> object:
+            return self if protocol is extensions.ISQLQuote else None
+
+        def getquoted(self) -> bytes:
+            return self.forms.pop(0) if len(self.forms) > 1 else self.forms[0]
 
     def connect(dsn: str, *, autocommit: bool = False, **params: Any) -> Any:
         """Open a connection that no pool knows, with cursors as Django's."""
@@ -115,7 +141,8 @@ else:
         """Open a connection of a class, as the pool does."""
         factory = _connection.tracked_connection(kind)
         made = psycopg2.connect(dsn, connection_factory=factory, **params)
-        made.autocommit = autocommit
+        if autocommit:
+            made.autocommit = True
         return made
 
     def copy_out(cursor: Any, statement: Any) -> None:
@@ -142,6 +169,34 @@ else:
     def choose_dicts(connection: Any) -> None:
         """Have the connection's cursors return mappings from now on."""
         connection.cursor_factory = psycopg2.extras.RealDictCursor
+
+    def cursor_of(connection: Any, kind: Any) -> Any:
+        """Make a cursor of a class of the project's."""
+        return connection.cursor(cursor_factory=kind)
+
+    def named_by_class(connection: Any, name: str) -> Any:
+        """Make a named cursor WITH HOLD that the connection knows nothing of."""
+        cursor = extensions.cursor(connection, name)
+        cursor.withhold = True
+        return cursor
+
+
+class AsIs(Writes):
+    """A parameter that is code."""
+
+    def __init__(self, code: str) -> None:
+        super().__init__(code.encode())
+
+
+def close_all(kept: list[Any]) -> None:
+    """Close cursors, iterators and blocks, and forget them.
+
+    psycopg warns of a named cursor that nobody closed.
+    """
+    for each in kept:
+        with suppress(Exception):
+            getattr(each, "gen", each).close()
+    kept.clear()
 
 
 def execute(connection: Any, *statements: Any) -> Any:

@@ -29,14 +29,6 @@ from tests.vocabulary import (
 kept: list[Any] = []
 
 
-def leave_kept() -> None:
-    """Close what outlived its request: psycopg warns of what nobody closed."""
-    for each in kept:
-        with contextlib.suppress(Exception):
-            getattr(each, "gen", each).close()
-    kept.clear()
-
-
 class Book(models.Model):
     class Meta:
         app_label = "contenttypes"

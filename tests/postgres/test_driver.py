@@ -1,34 +1,38 @@
-"""The psycopg2 driver, on connections of a real server."""
+"""The driver of the library, on connections of a real server."""
 
 from __future__ import annotations
 
-import ctypes
-import io
 import socket
 from contextlib import suppress
-from dataclasses import replace
 from types import SimpleNamespace
 
-import psycopg2
-import psycopg2.extras
 import pytest
-from psycopg2 import _psycopg, extensions
 
 from dbpool_mw.core.errors import HoldTooLong
 from dbpool_mw.drivers.postgresql import sockets
-from dbpool_mw.drivers.psycopg2 import driver, session
-from dbpool_mw.drivers.psycopg2.connection import tracked_connection
+from dbpool_mw.drivers.postgresql.libpq import IDLE
 from tests.core.fakes import InThread, until
+from tests.library import IS_PSYCOPG, only_psycopg, only_psycopg2
 from tests.postgres.conftest import run
-
-
-def attributes(connection, *, autocommit):
-    return replace(driver.session_attributes(connection), autocommit=autocommit)
+from tests.vocabulary import (
+    READ_ONLY,
+    SERIALIZABLE,
+    Error,
+    OperationalError,
+    QueryCanceled,
+    break_copy_off,
+    choose_dicts,
+    connect,
+    copy_out,
+    driver,
+    library,
+    tracked,
+)
 
 
 def terminate(postgres, database, connection):
-    other = psycopg2.connect(postgres.dsn(database))
-    run(other, f"SELECT pg_terminate_backend({connection.get_backend_pid()})")
+    other = connect(postgres.dsn(database))
+    run(other, f"SELECT pg_terminate_backend({connection.info.backend_pid})")
     other.close()
 
 
@@ -44,9 +48,14 @@ def test_a_connection_ended_by_the_server_is_dead_without_a_round_trip(
     assert driver.why_unusable(connection) == "closed"
 
 
+@only_psycopg2
 def test_a_connection_that_libpq_has_closed_is_dead_though_psycopg2_says_open(
     connection,
 ):
+    import ctypes
+
+    from psycopg2 import _psycopg
+
     consume = ctypes.PyDLL(_psycopg.__file__).PQconsumeInput
     consume.argtypes = [ctypes.c_void_p]
     driver.shut_down(connection, driver.socket_number(connection))
@@ -74,9 +83,8 @@ def test_a_server_that_goes_on_sending_does_not_delay_a_close(monkeypatch):
     monkeypatch.setattr(sockets, "_BACKEND_END", 0.02)
     ours, theirs = socket.socketpair()
     sending = InThread(send)
-    idle = extensions.TRANSACTION_STATUS_IDLE
     connection = SimpleNamespace(
-        fileno=ours.fileno, get_transaction_status=lambda: idle, close=ours.close
+        fileno=ours.fileno, get_transaction_status=lambda: IDLE, close=ours.close
     )
     InThread(driver.close, connection).result()
     sending.result()
@@ -84,8 +92,9 @@ def test_a_server_that_goes_on_sending_does_not_delay_a_close(monkeypatch):
 
 def test_a_ping_leaves_no_transaction_open(connection):
     connection.autocommit = False
+    initial = driver.session_attributes(connection)
     assert driver.ping(connection)
-    assert driver.is_clean(connection, attributes(connection, autocommit=False))
+    assert driver.is_clean(connection, initial)
 
 
 def test_a_named_cursor_left_open_makes_the_connection_unusable(connection):
@@ -101,14 +110,15 @@ def test_a_named_cursor_left_open_makes_the_connection_unusable(connection):
 @pytest.mark.parametrize("failed", [True, False])
 def test_any_open_transaction_is_rolled_back(connection, autocommit, begin, failed):
     connection.autocommit = autocommit
+    initial = driver.session_attributes(connection)
     run(connection, begin)
     if failed:
-        with pytest.raises(psycopg2.Error):
+        with pytest.raises(Error):
             run(connection, "SELECT 1/0")
     assert driver.roll_back(connection)
     assert not driver.roll_back(connection)
-    connection.notices.clear()  # of a BEGIN too many
-    assert driver.is_clean(connection, attributes(connection, autocommit=autocommit))
+    driver.keep_set_up(connection)  # psycopg2 has the notice of a BEGIN too many
+    assert driver.is_clean(connection, initial)
 
 
 @pytest.mark.parametrize("autocommit", [True, False])
@@ -122,52 +132,60 @@ def test_accepting_a_session_restores_its_autocommit(connection, autocommit):
     assert driver.is_clean(connection, initial)
 
 
-@pytest.mark.parametrize(
-    ("factory", "other"),
-    [(psycopg2.extras.DictCursor, None), (None, psycopg2.extras.DictCursor)],
-)
+@pytest.mark.parametrize("had_dicts", [True, False])
 def test_forgetting_a_session_restores_its_initial_attributes(
-    postgres, database, factory, other
+    postgres, database, had_dicts
 ):
-    made = psycopg2.connect(
-        postgres.dsn(database), connection_factory=tracked_connection()
-    )
-    made.isolation_level = 3
+    made = tracked(postgres.dsn(database))
+    made.isolation_level = SERIALIZABLE
     made.autocommit = True
-    made.cursor_factory = factory
+    if had_dicts:
+        choose_dicts(made)
+    driver.keep_set_up(made)
     initial = driver.session_attributes(made)
-    session.mark_clean(made)
     before = characteristics(made)
-    made.set_session(isolation_level=1, readonly=True, deferrable=True)
-    made.cursor_factory = other
+    made.isolation_level = library_level("READ_COMMITTED")
+    setattr(made, READ_ONLY, True)
+    made.deferrable = True
+    choose_dicts(made)
     run(made, "SET statement_timeout = 7")
     assert characteristics(made) != before
     driver.forget_session(made, initial)
-    assert driver.session_attributes(made) == initial
     assert driver.is_clean(made, initial)
     assert characteristics(made) == before
-    # With autocommit off, as in Django's atomic(), psycopg2 sends the isolation level.
+    # With autocommit off, as in Django's atomic(), they are sent with BEGIN.
     made.autocommit = False
-    assert characteristics(made)[0] == "serializable"
+    with made.cursor() as cursor:
+        cursor.execute("SHOW transaction_isolation")
+        rows = cursor.fetchall()
+    assert [*rows[0]] == ["transaction_isolation" if had_dicts else "serializable"]
     made.close()
 
 
+def library_level(name):
+    if IS_PSYCOPG:
+        return library.IsolationLevel[name]
+    return getattr(library.extensions, f"ISOLATION_LEVEL_{name}")
+
+
 def characteristics(connection):
+    names = ("isolation_level", READ_ONLY, "deferrable", "autocommit")
+    with connection.cursor() as cursor:
+        cursor.execute("SHOW statement_timeout")
+        kind = type(cursor.fetchone())
     with connection.cursor() as cursor:
         cursor.execute(
-            "SELECT current_setting('transaction_isolation'),"
-            " current_setting('transaction_read_only'),"
-            " current_setting('transaction_deferrable'),"
-            " current_setting('statement_timeout')"
+            "SELECT setting FROM pg_settings WHERE name = 'statement_timeout'"
+            " OR name LIKE 'default_transaction%'"
         )
-        return tuple(cursor.fetchone())
+        return (kind, cursor.fetchall(), *(getattr(connection, n) for n in names))
 
 
 def test_a_session_that_discard_all_cannot_reset_is_refused(connection):
     run(connection, "SET a.b = 'c'")
     run(connection, "SELECT setseed(0.5)")
     run(connection, "SET a.b = 'd'")
-    with pytest.raises(psycopg2.NotSupportedError, match="setseed"):
+    with pytest.raises(library.NotSupportedError, match="setseed"):
         driver.forget_session(connection, driver.session_attributes(connection))
 
 
@@ -179,9 +197,17 @@ def test_a_session_that_discard_all_cannot_reset_is_refused(connection):
     [
         lambda cursor: cursor.execute("SELECT pg_sleep(60)"),
         lambda cursor: cursor.executemany("SELECT pg_sleep(%s)", [[60], [60]]),
-        lambda cursor: cursor.callproc("pg_sleep", [60]),
-        lambda cursor: cursor.copy_expert(
-            "COPY (SELECT pg_sleep(60)) TO STDOUT", io.StringIO()
+        lambda cursor: copy_out(cursor, "COPY (SELECT pg_sleep(60)) TO STDOUT"),
+        pytest.param(
+            lambda cursor: cursor.callproc("pg_sleep", [60]), marks=only_psycopg2
+        ),
+        pytest.param(
+            lambda cursor: next(cursor.stream("SELECT pg_sleep(60)")),
+            marks=only_psycopg,
+        ),
+        pytest.param(
+            lambda cursor: cursor.connection.execute("SELECT pg_sleep(60)"),
+            marks=only_psycopg,
         ),
     ],
 )
@@ -189,8 +215,7 @@ def test_an_aborted_holders_statements_raise_the_reason(
     postgres, database, connection, statement
 ):
     def abort():
-        other = psycopg2.connect(postgres.dsn(database))
-        other.autocommit = True
+        other = connect(postgres.dsn(database), autocommit=True)
         with other.cursor() as cursor:
             until(lambda: running(cursor, connection))
         driver.abort(connection, HoldTooLong("held too long"))
@@ -200,10 +225,8 @@ def test_an_aborted_holders_statements_raise_the_reason(
     with connection.cursor() as cursor:
         with pytest.raises(HoldTooLong, match="held too long") as caught:
             statement(cursor)
-        assert isinstance(caught.value, psycopg2.OperationalError)
-        assert isinstance(
-            caught.value.__cause__, psycopg2.extensions.QueryCanceledError
-        )
+        assert isinstance(caught.value, OperationalError)
+        assert isinstance(caught.value.__cause__, QueryCanceled)
         thread.result()
         for again in (statement, lambda cursor: cursor.execute("SELECT 1")):
             with pytest.raises(HoldTooLong):
@@ -213,7 +236,7 @@ def test_an_aborted_holders_statements_raise_the_reason(
 def running(cursor, connection):
     cursor.execute(
         "SELECT 1 FROM pg_stat_activity WHERE pid = %s AND state = 'active'",
-        [connection.get_backend_pid()],
+        [connection.info.backend_pid],
     )
     return cursor.fetchone()
 
@@ -229,19 +252,18 @@ def test_shutting_a_socket_down_ends_the_wait_for_an_answer(
     postgres, database, connection
 ):
     number = driver.socket_number(connection)
-    other = psycopg2.connect(postgres.dsn(database))
+    other = connect(postgres.dsn(database), autocommit=True)
     # Another number means that the descriptor was closed and is used by another socket.
     driver.shut_down(connection, driver.socket_number(other))
     run(connection, "SELECT 1")
 
     def shut_down():
-        other.autocommit = True
         with other.cursor() as cursor:
             until(lambda: running(cursor, connection))
         driver.shut_down(connection, number)
 
     thread = InThread(shut_down)
-    with pytest.raises(psycopg2.OperationalError):
+    with pytest.raises(OperationalError):
         run(connection, "SELECT pg_sleep(60)")
     thread.result()
     other.close()
@@ -255,39 +277,43 @@ def count_of(cursor, condition):
     return cursor.fetchone()[0]
 
 
-def break_a_copy_off(made):
-    class File:
-        def write(self, data):
-            raise ValueError
-
-    with made.cursor() as cursor, suppress(ValueError):
-        cursor.copy_expert(
-            "COPY (SELECT generate_series(1, 1000000)) TO STDOUT", File()
-        )
+def leave_a_copy(made):
+    statement = "COPY (SELECT generate_series(1, 1000000)) TO STDOUT"
+    if IS_PSYCOPG:
+        # With one that is broken off, psycopg's connection can be used again.
+        block = made.cursor().copy(statement)
+        block.__enter__()
+        return block
+    with made.cursor() as cursor, suppress(ZeroDivisionError):
+        break_copy_off(cursor, statement)
+    return None
 
 
 @pytest.mark.parametrize("state", ["idle", "in a transaction", "running", "copying"])
 def test_after_a_close_the_backend_has_ended(postgres, database, connection, state):
-    dsn, factory = postgres.dsn(database), tracked_connection()
     with connection.cursor() as cursor:
         for _ in range(10):
-            made = psycopg2.connect(
-                dsn, application_name="closing", connection_factory=factory
-            )
-            session.mark_clean(made)
-            running = None
+            made = tracked(postgres.dsn(database), application_name="closing")
+            driver.keep_set_up(made)
+            running = copy = None
             if state == "in a transaction":
                 run(made, "SELECT 1")
             elif state == "running":
                 running = InThread(run, made, "SELECT pg_sleep(60)")
                 until(lambda: count_of(cursor, "wait_event = 'PgSleep'"))
             elif state == "copying":
-                break_a_copy_off(made)
+                copy = leave_a_copy(made)
+            is_busy = made.waits
             driver.close(made)
+            if is_busy:
+                until(lambda: count_of(cursor, "true") == 0)
             assert count_of(cursor, "true") == 0
             if running is not None:
-                with pytest.raises(psycopg2.Error):
+                with pytest.raises(Error):
                     running.result()
+            if copy is not None:
+                with suppress(Error):
+                    copy.gen.close()
 
 
 def test_every_connection_is_closed_even_if_a_close_is_interrupted(postgres, database):
@@ -295,7 +321,7 @@ def test_every_connection_is_closed_even_if_a_close_is_interrupted(postgres, dat
         def close(self):
             raise KeyboardInterrupt
 
-    one, other = (psycopg2.connect(postgres.dsn(database)) for _ in range(2))
+    one, other = (connect(postgres.dsn(database)) for _ in range(2))
     with pytest.raises(KeyboardInterrupt):
         driver.close(one, Interrupts(), other)
     assert one.closed
@@ -309,7 +335,7 @@ def test_a_close_waits_for_an_unresponsive_server_for_a_limited_time(monkeypatch
     class Unresponsive:
         def __init__(self, sock):
             self.fileno, self.close = sock.fileno, sock.close
-            self.get_transaction_status = lambda: extensions.TRANSACTION_STATUS_IDLE
+            self.get_transaction_status = lambda: IDLE
 
     monkeypatch.setattr(sockets, "_BACKEND_END", 0.02)
     driver.close(*map(Unresponsive, ours))

@@ -2,15 +2,38 @@
 
 from __future__ import annotations
 
-import io
-
-import psycopg2
-import psycopg2.extras
 import pytest
 from django.db import InterfaceError, connection
 from django.http import HttpResponse
 
+from tests.library import IS_PSYCOPG, only_psycopg, only_psycopg2
 from tests.postgres.conftest import ask, stats
+from tests.vocabulary import (
+    Cursor,
+    choose_dicts,
+    close_all,
+    connect,
+    copy_in,
+    copy_out,
+    cursor_of,
+    library,
+    parameters,
+)
+from tests.vocabulary import InterfaceError as LibrarysError
+
+if IS_PSYCOPG:
+    import psycopg
+
+    def made_by_function(raw, **options):
+        raw.cursor_factory = lambda conn, **options: Cursor(conn, **options)
+        return raw.cursor(**options)
+
+else:
+    import io
+
+    def made_by_function(raw, **options):
+        return raw.cursor(cursor_factory=lambda *args: Cursor(*args), **options)
+
 
 GIVEN_BACK = "given back to the pool"
 
@@ -48,19 +71,24 @@ USES = {
     "execute": lambda cursor: cursor.execute("SELECT 1"),
     "executemany": lambda cursor: cursor.executemany("SELECT %s", [(1,)]),
     "callproc": lambda cursor: cursor.callproc("version"),
-    "copy_expert": lambda cursor: cursor.copy_expert(
-        "COPY (SELECT 1) TO STDOUT", io.StringIO()
-    ),
-    "copy_to": lambda cursor: cursor.copy_to(io.StringIO(), "pg_am"),
-    "copy_from": lambda cursor: cursor.copy_from(io.StringIO(), "pg_am"),
+    "COPY TO": lambda cursor: copy_out(cursor, "COPY (SELECT 1) TO STDOUT"),
+    "COPY FROM": lambda cursor: copy_in(cursor, "COPY pg_am FROM STDIN"),
 }
+if IS_PSYCOPG:
+    USES["stream"] = lambda cursor: next(cursor.stream("SELECT 1"))
+    # It is Django's cursor that has it.
+    ONLY_DJANGOS = {"callproc": USES.pop("callproc")}
+else:
+    ONLY_DJANGOS = {}
+    USES["copy_to"] = lambda cursor: cursor.copy_to(io.StringIO(), "pg_am")
+    USES["copy_from"] = lambda cursor: cursor.copy_from(io.StringIO(), "pg_am")
 
 
-@pytest.mark.parametrize("name", USES)
+@pytest.mark.parametrize("name", [*USES, *ONLY_DJANGOS])
 def test_no_method_of_a_leaked_cursor_runs_on_an_idle_connection(name, leaked):
     cursor, raw = leaked[0].cursor, leaked[1]
-    with pytest.raises(psycopg2.InterfaceError, match=GIVEN_BACK):
-        USES[name](cursor)
+    with pytest.raises(LibrarysError, match=GIVEN_BACK):
+        {**USES, **ONLY_DJANGOS}[name](cursor)
     assert not raw.maybe_dirty
 
 
@@ -90,7 +118,7 @@ def test_a_named_cursor_first_used_after_its_request_does_not_run(requests):
         return HttpResponse()
 
     requests(view)
-    with pytest.raises(psycopg2.InterfaceError, match=GIVEN_BACK):
+    with pytest.raises(LibrarysError, match=GIVEN_BACK):
         kept[0].cursor.execute("SELECT 1")
     kept[0].close()
     assert stats()["discarded"] == {}
@@ -99,7 +127,8 @@ def test_a_named_cursor_first_used_after_its_request_does_not_run(requests):
 def test_a_cursor_does_not_run_after_its_connection_was_replaced(requests):
     def view(request):
         cursor, raw = connection.cursor(), connection.connection
-        connection.connection = psycopg2.connect(raw.dsn, password=raw.info.password)
+        password = raw.info.password
+        connection.connection = connect("", **parameters(raw), password=password)
         connection.close()
         with pytest.raises(InterfaceError, match=GIVEN_BACK):
             cursor.execute("SELECT 1")
@@ -109,18 +138,19 @@ def test_a_cursor_does_not_run_after_its_connection_was_replaced(requests):
     assert stats()["opened"] == 1
 
 
-class Kept(psycopg2.extensions.cursor):
+class Kept(Cursor):
     """A cursor class of the project."""
 
 
 MAKE = {
-    "a class": psycopg2.extensions.cursor,
+    "a class": Cursor,
     "a class of the project": Kept,
-    "a function": lambda raw: raw.cursor(
-        cursor_factory=lambda *args: psycopg2.extensions.cursor(*args)
-    ),
-    "a class given to cursor()": lambda raw: raw.cursor(cursor_factory=Kept),
+    "a function": made_by_function,
+    "a class given to cursor()": lambda raw: cursor_of(raw, Kept),
 }
+if IS_PSYCOPG:
+    MAKE["a class that binds on the server"] = psycopg.Cursor
+    MAKE["Connection.execute()"] = lambda raw: raw.execute("SELECT 1")
 
 
 @pytest.mark.parametrize("how", MAKE)
@@ -136,7 +166,7 @@ def test_a_cursor_made_in_another_way_does_not_run_after_its_request(how, reques
     def later(request):
         connection.ensure_connection()
         for use in USES.values():
-            with pytest.raises(psycopg2.InterfaceError, match=GIVEN_BACK):
+            with pytest.raises(LibrarysError, match=GIVEN_BACK):
                 use(kept[0])
         return HttpResponse()
 
@@ -154,19 +184,19 @@ def test_a_cursor_made_by_a_function_does_not_run_though_it_never_did(requests):
         return HttpResponse()
 
     requests(view)
-    with pytest.raises(psycopg2.InterfaceError, match=GIVEN_BACK):
+    with pytest.raises(LibrarysError, match=GIVEN_BACK):
         kept[0].execute("SELECT 1")
 
 
-@pytest.mark.parametrize("factory", [None, psycopg2.extras.DictCursor])
-def test_a_kept_named_cursor_reads_nothing_of_the_next_holders(factory, requests):
+@pytest.mark.parametrize("dicts", [False, True])
+def test_a_kept_named_cursor_reads_nothing_of_the_next_holders(dicts, requests):
     kept = []
 
     def cursor():
         connection.ensure_connection()
-        return connection.connection.cursor(
-            "same", withhold=True, cursor_factory=factory
-        )
+        if dicts:
+            choose_dicts(connection.connection)
+        return connection.connection.cursor("same", withhold=True)
 
     def view(request):
         kept.append(cursor())
@@ -183,10 +213,11 @@ def test_a_kept_named_cursor_reads_nothing_of_the_next_holders(factory, requests
                 lambda: next(kept[0]),
                 lambda: next(iter(kept[0])),
             ):
-                with pytest.raises(psycopg2.InterfaceError, match=GIVEN_BACK):
+                with pytest.raises(LibrarysError, match=GIVEN_BACK):
                     use()
             kept[0].close()
-            assert [row[0] for row in mine] == [1, 2, 3, 4]
+            found = [row["generate_series"] if dicts else row[0] for row in mine]
+            assert found == [1, 2, 3, 4]
         return HttpResponse()
 
     requests(view)
@@ -194,17 +225,67 @@ def test_a_kept_named_cursor_reads_nothing_of_the_next_holders(factory, requests
     assert stats()["opened"] == 1
 
 
+@only_psycopg2
 def test_a_named_cursor_made_by_a_function_and_kept_costs_the_connection(requests):
     kept = []
 
     def view(request):
         connection.ensure_connection()
-        kept.append(
-            connection.connection.cursor(
-                "same", cursor_factory=lambda *a: psycopg2.extensions.cursor(*a)
-            )
-        )
+        kept.append(made_by_function(connection.connection, name="same"))
         return HttpResponse()
 
     requests(view)
     assert stats()["discarded"] == {"cursor left open": 1}
+
+
+@only_psycopg
+@pytest.mark.parametrize("kind", ["ServerCursor", "RawServerCursor"])
+def test_a_named_cursor_made_by_its_class_and_kept_costs_the_connection(kind, requests):
+    kept = []
+
+    def view(request):
+        connection.ensure_connection()
+        kept.append(getattr(library, kind)(connection.connection, "same"))
+        connection.connection.autocommit = False
+        kept[0].execute("SELECT generate_series(1, 9)")
+        return HttpResponse()
+
+    requests(view)
+    assert stats()["discarded"] == {"cursor left open": 1}
+    close_all(kept)
+
+
+@only_psycopg
+def test_a_stream_begun_after_its_request_does_not_run(requests):
+    kept = []
+
+    def view(request):
+        with connection.cursor() as cursor:
+            kept.append(cursor.stream("SET app.user_id = '42'"))
+        return HttpResponse()
+
+    requests(view)
+    with pytest.raises(LibrarysError, match=GIVEN_BACK):
+        next(kept[0])
+
+
+@only_psycopg
+@pytest.mark.parametrize("close", [True, False])
+def test_a_kept_stream_costs_the_connection_and_says_nothing_more(close, requests):
+    kept = []
+
+    def view(request):
+        cursor = library.Cursor(connection.cursor().connection)
+        kept.append(cursor.stream("SELECT generate_series(1, 100000)"))
+        assert next(kept[0]) == (1,)
+        return HttpResponse()
+
+    requests(view)
+    assert stats()["discarded"] == {"busy": 1}
+    assert requests(lambda request: HttpResponse(ask("SELECT 1"))).content == b"1"
+    if close:
+        kept[0].close()
+    else:
+        with pytest.raises(library.OperationalError):
+            list(kept[0])
+    assert stats()["opened"] == 2

@@ -1,7 +1,7 @@
 """Whatever one holder does, the next one finds a session like a fresh one.
 
 The rows are in tests/postgres/oracle: every SQL command, every volatile function, the
-driver's ways, and texts that hide what they do. In both modes that reset sessions the
+library's ways, and texts that hide what they do. In both modes that reset sessions the
 next holder's snapshot has to equal that of a connection that Django opens by itself at
 that time, without the pool.
 """
@@ -13,28 +13,42 @@ import re
 import subprocess
 from functools import cache
 
-import psycopg2
 import pytest
 from django.db import connection
 from django.test import override_settings
-from psycopg2.extensions import make_dsn
 
 from dbpool_mw import pooled
 from dbpool_mw.binding import registry
 from sandbox.postgres import PostgresMissing, PostgresServer, find_binaries
 from tests.conftest import Databases, aliases_at
 from tests.documents import WRITE, table, write_table, written_table
+from tests.library import IS_PSYCOPG, LIBRARY, only_psycopg
 from tests.postgres.conftest import stats
 from tests.postgres.oracle import commands, functions, texts, ways
-from tests.postgres.oracle.known import KNOWN, NOT_SEEN
+from tests.postgres.oracle.known import KNOWN, NOT_SEEN, NOT_SEEN_OF_THE_LIBRARY
 from tests.postgres.oracle.rows import ANY, SCENERY
-from tests.postgres.oracle.snapshot import ask, differences, snapshot
+from tests.postgres.oracle.snapshot import ask, differences, half, snapshot
+from tests.vocabulary import (
+    SERIALIZABLE,
+    Error,
+    close_all,
+    connect,
+    execute,
+    make_dsn,
+    parameters,
+    sqlstate,
+)
+
+if IS_PSYCOPG:
+    from tests.postgres.oracle import psycopg_ways as own_ways
+else:
+    from tests.postgres.oracle import psycopg2_ways as own_ways
 
 DOCUMENT = "docs/sessions.rst"
+DRIVERS, TABLE = "docs/drivers.rst", f"not seen on {LIBRARY}"
 MODES = ("auto", "always")
-ROWS = {
-    row.name: row for part in (commands, functions, ways, texts) for row in part.ROWS
-}
+PARTS = (commands, functions, ways, own_ways, texts)
+ROWS = {row.name: row for part in PARTS for row in part.ROWS}
 
 
 @pytest.fixture(scope="module")
@@ -52,27 +66,23 @@ def administrator():
         pytest.skip(str(missing))
     with PostgresServer(settings) as server:
         server.create_database("oracle")
-        raw = psycopg2.connect(server.dsn("oracle"))
-        raw.autocommit = True
+        raw = connect(server.dsn("oracle"), autocommit=True)
         address = {**vars(server), "dbname": "oracle"}
-        with raw.cursor() as cursor:
-            if raw.info.server_version >= 160000:
-                # Thousands of connections: let the password cost less.
-                cursor.execute("SET scram_iterations = 1")
-                cursor.execute(f"ALTER ROLE CURRENT_USER PASSWORD '{server.password}'")
-            cursor.execute(SCENERY.format(**address))
+        if raw.info.server_version >= 160000:
+            # Thousands of connections: let the password cost less.
+            execute(raw, "SET scram_iterations = 1")
+            execute(raw, f"ALTER ROLE CURRENT_USER PASSWORD '{server.password}'")
+        execute(raw, SCENERY.format(**address))
         with aliases_at(Databases(server, "oracle", "oracle")):
             yield raw
         raw.close()
 
 
 def administer(raw, step):
-    """Take an administrator's step."""
+    """Take an administrator's step; return what its function returns."""
     if callable(step):
-        step(raw)
-    elif step:
-        with raw.cursor() as cursor:
-            cursor.execute(step)
+        return step(raw)
+    return execute(raw, step) if step else None
 
 
 def restore(raw, step):
@@ -107,9 +117,9 @@ def act(row, raw, kept):
         # Django raises its own class, from the driver's.
         ended = error.__cause__ or error
     if row.error == ANY:
-        expected = ended is None or isinstance(ended, psycopg2.Error)
+        expected = ended is None or isinstance(ended, Error)
     elif isinstance(row.error, str):
-        expected = getattr(ended, "pgcode", None) == row.error
+        expected = sqlstate(ended) == row.error
     else:
         expected = isinstance(ended, row.error or type(None))
     if not expected:
@@ -121,9 +131,8 @@ def look(kept=()):
     connection.ensure_connection()
     raw = connection.connection
     found = snapshot(raw)
-    for name in ("notices", "notifies"):
-        if any(getattr(raw, name) is each for each in kept):
-            found.session[f"psycopg2: {name}"] = "a list of the former holder's"
+    for name, what in half.shared(raw, kept).items():
+        found.session[f"client: {name}"] = what
     return found
 
 
@@ -156,7 +165,7 @@ def found_by_the_next_holder(row, mode, administrator):
             fresh = usual_session(administrator) if alone else fresh_session()
             return differences(found, fresh, first)
     finally:
-        del kept[:]
+        close_all(kept)
         with contextlib.suppress(Exception):
             connection.close()
         registry.close()
@@ -173,7 +182,7 @@ def causes(table):
     }
 
 
-FAILS, UNSEEN = causes(KNOWN), causes(NOT_SEEN)
+FAILS, UNSEEN = causes(KNOWN), causes({**NOT_SEEN, **NOT_SEEN_OF_THE_LIBRARY})
 
 
 def cases():
@@ -198,6 +207,45 @@ def test_the_next_holder_finds_a_session_like_a_fresh_one(name, mode, administra
         assert not found
 
 
+if IS_PSYCOPG:
+    SIGHTS_OF_THE_LIBRARY = {
+        "autocommit = False": "client: _autocommit",
+        f"isolation_level = {SERIALIZABLE!r}": "client: _isolation_level",
+        "read_only = True": "client: begin",
+        "deferrable = True": "client: _deferrable",
+        "row_factory = …": "client: row_factory",
+        "cursor_factory = …": "client: cursor_factory",
+        "server_cursor_factory = …": "client: server_cursor_factory",
+        "prepare_threshold = …": "client: prepare_threshold",
+        "prepared_max = …": "client: prepared_max",
+        "add_notice_handler()": "client: _notice_handlers",
+        "add_notify_handler()": "client: _notify_handlers",
+        "execute(prepare=True), and a setting": "prepared statements",
+        "register_loader()": "client: loader 25 0",
+        "register_dumper()": "client: dumper builtins.str AUTO",
+        "types.add()": "client: types",
+        "register_hstore()": "client: types",
+        "LISTEN and a notification": "client: _notifies_backlog",
+        "notifies() left open": "client: is_locked",
+        "transaction() left open": "client: _num_transactions",
+        "pipeline() left open": "client: pipeline",
+        "tpc_prepare()": "client: _tpc",
+    }
+else:
+    SIGHTS_OF_THE_LIBRARY = {
+        "autocommit = False": "client: autocommit",
+        "isolation_level = 3": "client: isolation_level",
+        "readonly = True": "client: readonly",
+        "deferrable = True": "client: deferrable",
+        "set_client_encoding('LATIN1')": "client: encoding",
+        "register_default_jsonb()": "client: string_types 3802",
+        "register_type() of bytes": "client: string_types 17",
+        "a notice of a function": "client: notices",
+        "notices = UserList()": "client: notices_type",
+        "LISTEN and a notification": "client: notifies",
+        "tpc_prepare()": "client: status",
+    }
+
 #: A change of each kind, and where a snapshot tells of it.
 SIGHTS = {
     "SET": "setting app.user_id",
@@ -214,7 +262,7 @@ SIGHTS = {
     "CREATE TYPE: CREATE TYPE pg_temp.x AS (a int)": "temporary objects",
     "CREATE FUNCTION: loads a library": "libraries",
     "SELECT: from a server of postgres_fdw": "kept by postgres_fdw",
-    "BEGIN": "psycopg2: transaction",
+    "BEGIN": "client: transaction",
     "pg_advisory_lock(bigint)": "advisory locks",
     "pg_create_physical_replication_slot(name,boolean,boolean)": "replication slots",
     "pg_replication_origin_session_setup(text)": "replication origin",
@@ -222,17 +270,7 @@ SIGHTS = {
     "nextval(regclass)": "lastval",
     "setval(regclass,bigint)": "currval o_sequence",
     "dblink_connect(text,text)": "kept by dblink",
-    "autocommit = False": "psycopg2: autocommit",
-    "isolation_level = 3": "psycopg2: isolation_level",
-    "readonly = True": "psycopg2: readonly",
-    "deferrable = True": "psycopg2: deferrable",
-    "set_client_encoding('LATIN1')": "psycopg2: encoding",
-    "register_default_jsonb()": "psycopg2: string_types 3802",
-    "register_type() of bytes": "psycopg2: string_types 17",
-    "a notice of a function": "psycopg2: notices",
-    "notices = UserList()": "psycopg2: notices_type",
-    "LISTEN and a notification": "psycopg2: notifies",
-    "tpc_prepare()": "psycopg2: status",
+    **SIGHTS_OF_THE_LIBRARY,
 }
 
 
@@ -245,10 +283,12 @@ def test_a_snapshot_tells_of_each_change(name, administrator):
         wrapper.connect()
         raw = wrapper.connection
         before = snapshot(raw)
-        with contextlib.suppress(psycopg2.Error):
+        kept: list[object] = []
+        with contextlib.suppress(Error):
             for step in row.steps:
-                administer(raw, step)
+                kept.append(administer(raw, step))
         assert SIGHTS[name] in differences(snapshot(raw), before, before)
+        close_all(kept)
     restore(administrator, row.after)
 
 
@@ -265,15 +305,17 @@ def test_a_snapshot_is_no_change_that_the_pool_sees():
 
 @pytest.mark.skipif(not WRITE, reason="the document is not to be written")
 def test_the_document_is_written():
-    write_table(DOCUMENT, not_seen(), "not seen")
+    write_table(DOCUMENT, not_seen(NOT_SEEN), "not seen")
+    write_table(DRIVERS, not_seen(NOT_SEEN_OF_THE_LIBRARY), TABLE)
 
 
 @pytest.mark.skipif(WRITE, reason="this run writes the document")
 def test_the_document_lists_what_is_not_seen():
-    assert written_table(DOCUMENT, "not seen") == not_seen()
+    assert written_table(DOCUMENT, "not seen") == not_seen(NOT_SEEN)
+    assert written_table(DRIVERS, TABLE) == not_seen(NOT_SEEN_OF_THE_LIBRARY)
 
 
-def not_seen():
+def not_seen(causes):
     """Return the table of what no pool sees, with the modes in which it stays."""
 
     def stays(modes, mode):
@@ -281,9 +323,9 @@ def not_seen():
 
     lines = [
         [cause, *(stays({m for ms in rows.values() for m in ms}, m) for m in MODES)]
-        for cause, rows in NOT_SEEN.items()
+        for cause, rows in causes.items()
     ]
-    return table(("What a request did", *MODES), lines)
+    return table(("What a request did", *MODES), lines) if lines else ""
 
 
 def test_the_tables_name_rows():
@@ -293,13 +335,13 @@ def test_the_tables_name_rows():
 
 
 def test_every_row_has_a_name_of_its_own():
-    parts = (commands, functions, ways, texts)
-    assert sum(len(part.ROWS) for part in parts) == len(ROWS)
+    assert sum(len(part.ROWS) for part in PARTS) == len(ROWS)
 
 
 def test_every_command_of_the_reference_has_an_example(administrator):
     psql = find_binaries() / "psql"
-    dsn = make_dsn(administrator.dsn, password=administrator.info.password)
+    password = administrator.info.password
+    dsn = make_dsn(**parameters(administrator), password=password)
     help = subprocess.run([psql, "-Xc", r"\h", dsn], capture_output=True, text=True)
     _, *lines = help.stdout.splitlines()
     # Two columns; the first line says where the second one begins.
@@ -315,3 +357,8 @@ def test_every_volatile_function_is_called(administrator):
     assert len(listed) > 200
     named = {row.name for row in functions.ROWS} | set(functions.NOT_RUN)
     assert listed - named == set()
+
+
+@only_psycopg
+def test_the_snapshot_has_each_attribute_of_a_connection_of_psycopgs(administrator):
+    assert {*vars(administrator)} - half.OTHERS - {*half.ATTRIBUTES} == set()

@@ -22,9 +22,9 @@ from dbpool_mw.binding import registry
 from tests.conftest import Databases, aliases_at, fresh_database
 from tests.pgbouncer import needs_pgbouncer, pgbouncer
 from tests.postgres.conftest import Requests, ask, forget_wrappers, stats
-from tests.postgres.states import STATES, leave_kept, prepare, run_step
+from tests.postgres.states import STATES, kept, prepare, run_step
 from tests.process.servers import wait_until
-from tests.vocabulary import connect, library
+from tests.vocabulary import close_all, connect, library
 
 pytestmark = needs_pgbouncer
 
@@ -188,7 +188,7 @@ def test_in_session_mode_the_next_request_sees_nothing_of_a_change(
         before = front.request(lambda: run_step(sight))
         front.request(lambda: run_step(leave))
         assert front.request(lambda: run_step(sight)) == before
-        leave_kept()
+        close_all(kept)
         forget_wrappers()
 
 

@@ -16,7 +16,8 @@ from django.test import override_settings
 from tests.documents import WRITE, code_block, table, write_table, written_table
 from tests.library import LIBRARY
 from tests.postgres.conftest import ask, stats
-from tests.postgres.states import STATES, leave_kept, prepare, run_step, setting
+from tests.postgres.states import STATES, kept, prepare, run_step, setting
+from tests.vocabulary import close_all
 
 DOCUMENT = "docs/sessions.rst"
 DRIVERS, TABLE = "docs/drivers.rst", f"sessions of {LIBRARY}"
@@ -140,7 +141,7 @@ def test_the_next_request_finds_what_the_table_says(
         opened = stats()["opened"]
         requests(observes)
         closed = stats()["opened"] > opened
-    leave_kept()
+    close_all(kept)
     fresh, left, found = seen
     if closed:
         assert found == fresh

@@ -2,15 +2,41 @@
 
 from __future__ import annotations
 
-import psycopg2.extras
 import pytest
 from django.db import connection, connections
 from django.db.backends.signals import connection_created
 from django.http import HttpResponse
 from django.test import override_settings
-from psycopg2 import extensions
 
+from tests.library import IS_PSYCOPG
 from tests.postgres.conftest import ask, stats
+from tests.vocabulary import Cursor, choose_dicts
+
+if IS_PSYCOPG:
+    from psycopg.types.numeric import IntLoader
+
+    def register(raw):
+        """Have integers read as "mine" on a connection."""
+
+        class Mine(IntLoader):
+            def load(self, data):
+                return "mine"
+
+        raw.adapters.register_loader("int4", Mine)
+
+    def set_encoding(raw):
+        raw.execute("SET client_encoding TO 'LATIN1'")
+
+else:
+    from psycopg2 import extensions
+
+    def register(raw):
+        """Have integers read as "mine" on a connection."""
+        caster = extensions.new_type((23,), "NUMBER", lambda value, cursor: "mine")
+        extensions.register_type(caster, raw)
+
+    def set_encoding(raw):
+        raw.set_client_encoding("LATIN1")
 
 
 @pytest.fixture
@@ -51,13 +77,14 @@ def test_a_cursor_class_that_a_request_chose_does_not_reach_the_next(requests):
 
     def view(request):
         with connection.cursor() as cursor:
-            kinds.append(isinstance(cursor.cursor, psycopg2.extras.DictCursor))
-        connection.connection.cursor_factory = psycopg2.extras.DictCursor
+            cursor.execute("SELECT 1")
+            kinds.append(type(cursor.fetchone()))
+        choose_dicts(connection.connection)
         return HttpResponse()
 
     for _ in range(2):
         requests(view)
-    assert kinds == [False, False]
+    assert kinds == [tuple, tuple]
     assert stats()["opened"] == 1
 
 
@@ -83,7 +110,7 @@ def resets(request):
 
 @pytest.mark.parametrize("mode", ["auto", "always"])
 def test_an_encoding_chosen_by_a_receiver_holds_after_a_reset(mode, receive, requests):
-    receive(lambda raw: raw.set_client_encoding("LATIN1"))
+    receive(set_encoding)
     with override_settings(DBPOOL_MW_RESET=mode):
         for _ in range(3):
             assert requests(resets).content == "é".encode()
@@ -93,10 +120,6 @@ def test_an_encoding_chosen_by_a_receiver_holds_after_a_reset(mode, receive, req
 
 @pytest.mark.parametrize("mode", ["auto", "always"])
 def test_a_type_caster_of_a_receivers_costs_no_connection(mode, receive, requests):
-    def register(raw):
-        caster = extensions.new_type((23,), "NUMBER", lambda value, cursor: "mine")
-        extensions.register_type(caster, raw)
-
     def view(request):
         ask("SET app.user_id = '42'")
         return HttpResponse(ask("SELECT 1"))
@@ -109,15 +132,15 @@ def test_a_type_caster_of_a_receivers_costs_no_connection(mode, receive, request
         assert stats()["resets"] == 3
 
 
-class Tenant(extensions.cursor):
+class Tenant(Cursor):
     """A cursor class that sets the user of row-level security."""
 
     user = ""
 
-    def execute(self, query, vars=None):
+    def execute(self, query, vars=None, **options):
         if self.user:
             super().execute("SET app.user_id = %s", [self.user])
-        super().execute(query, vars)
+        return super().execute(query, vars, **options)
 
 
 def test_what_a_cursor_class_of_the_options_sets_does_not_reach_the_next(requests):

@@ -77,7 +77,7 @@ class Canceller:
         try:
             send()
         except Exception as error:
-            self.refused = str(error).strip()
+            self.refused = str(error).strip() or type(error).__name__
 
 
 def _send(request: Any) -> None:

@@ -110,17 +110,8 @@ class TrackedConnection(Connection[Any], Tracked):
             pgconn.notice_handler = handler
         return bool(notices)
 
-    # Every statement comes to the next two: an empty ** costs more than the question
-    # whether it is empty, and super() more than the name.
-    def cursor(self, name: str = "", **options: Any) -> Any:
-        """Open a cursor, for the present holder only."""
-        if options:
-            cursor: Any = Connection.cursor(self, name, **options)
-        else:
-            cursor = Connection.cursor(self, name)
-        self.set_lease(cursor)
-        return cursor
-
+    # Every statement comes here: an empty ** costs more than the question whether it is
+    # empty, and super() more than the name.
     def wait(self, gen: Any, *args: Any, **kwargs: Any) -> Any:
         """Wait for the server, and note its error: see ``note_error``."""
         try:

@@ -42,6 +42,16 @@ def track_all_cursors() -> None:
 _MARK = "_dbpool_mw_tracks"
 
 
+def _init(method: Callable[..., None]) -> Callable[..., None]:
+    @wraps(method)
+    def init(self: Any, connection: Any, *args: Any, **kwargs: Any) -> None:
+        method(self, connection, *args, **kwargs)
+        if isinstance(connection, TrackedConnection):
+            connection.set_lease(self)
+
+    return init
+
+
 def _execute(method: Callable[..., Any]) -> Callable[..., Any]:
     # Every statement of an application comes here.
     @wraps(method)
@@ -100,7 +110,11 @@ def _judged(
 ) -> Iterator[Any]:
     """Yield the parameters of each execution, judged with them where they matter."""
     for params in params_seq:
-        if not (is_final and _bind_as_literals(cursor, params)):
+        are_code = not _bind_as_literals(cursor, params)
+        if are_code:
+            # psycopg renders them anew.
+            connection.mark_dirty()
+        if are_code or not is_final:
             _judge(connection, _rendered(connection, cursor, query, params))
         yield params
 
@@ -164,6 +178,7 @@ def _close(method: Callable[..., None]) -> Callable[..., None]:
 
 _WRAPPERS: dict[type, dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]]] = {
     psycopg.Cursor: {
+        "__init__": _init,
         "execute": _execute,
         "executemany": _executemany,
         "stream": _stream,

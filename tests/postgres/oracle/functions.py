@@ -7,7 +7,7 @@ arguments, and may refuse them.
 
 from __future__ import annotations
 
-import psycopg2
+from tests.vocabulary import OperationalError
 
 from .rows import ANY, Row
 
@@ -381,7 +381,7 @@ _AFTER = """
 #: Calls that have to end in an error, or may: not every server can write XML.
 _ERRORS: dict[str, str | type[Exception]] = {
     "pg_cancel_backend(integer)": "57014",
-    "pg_terminate_backend(integer,bigint)": psycopg2.OperationalError,
+    "pg_terminate_backend(integer,bigint)": OperationalError,
 }
 
 #: The first version in which the server tells what the call changed.

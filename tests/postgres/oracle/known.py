@@ -5,6 +5,8 @@ Rows are of commands, functions, ways and texts, by their names.
 
 from __future__ import annotations
 
+from tests.library import IS_PSYCOPG
+
 BOTH = ("auto", "always")
 AUTO = ("auto",)
 ALWAYS = ("always",)
@@ -22,7 +24,7 @@ NOT_SEEN: dict[str, dict[str, tuple[str, ...]]] = {
         "COPY: FROM": AUTO,
         "INSERT: into a serial column": AUTO,
         "WITH: INSERT into a serial column": AUTO,
-        "copy_expert(), FROM into a serial column": AUTO,
+        "COPY FROM into a serial column": AUTO,
         "currval(regclass)": AUTO,
         "lastval()": AUTO,
         "nextval(regclass)": AUTO,
@@ -37,7 +39,7 @@ NOT_SEEN: dict[str, dict[str, tuple[str, ...]]] = {
         "SELECT: a view that sets": AUTO,
         "TABLE: a view that sets": AUTO,
         "callproc('o_become')": AUTO,
-        "copy_expert(), FROM with a trigger": AUTO,
+        "COPY FROM with a trigger": AUTO,
     },
     "within a function, what no reset undoes: ``setseed()``": {
         "SELECT: a function that seeds": BOTH,
@@ -47,7 +49,17 @@ NOT_SEEN: dict[str, dict[str, tuple[str, ...]]] = {
         "SELECT: from a server of postgres_fdw": BOTH,
         "postgres_fdw_disconnect_all()": BOTH,
     },
-    "attributes added to psycopg2's connection object": {
+    "attributes added to the library's connection object": {
         "an attribute of the application's own": BOTH,
     },
 }
+
+#: The same that only the library offers.
+NOT_SEEN_OF_THE_LIBRARY: dict[str, dict[str, tuple[str, ...]]] = {}
+if IS_PSYCOPG:
+    NOT_SEEN_OF_THE_LIBRARY = {
+        "a statement by ``connection.pgconn``, or by ``connection.wait()``": {
+            "a statement that libpq sends": AUTO,
+            "wait() of a generator": AUTO,
+        },
+    }

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-#: SQL for Django's cursor, or a function of psycopg2's connection. What a function
+#: SQL for Django's cursor, or a function of the library's connection. What a function
 #: returns is kept until the test has ended, as in a global of the application.
 Step = str | Callable[[Any], object]
 

@@ -1,14 +1,23 @@
-"""Everything that the server and psycopg2 say of a session."""
+"""Everything that the server and the database library say of a session."""
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 from dataclasses import dataclass
 from typing import Any
 
-from psycopg2 import _psycopg, extensions
+from tests.library import IS_PSYCOPG
+from tests.vocabulary import library, parameters
+
+from .errors import ServerError
+
+if IS_PSYCOPG:
+    from . import psycopg_half as half
+else:
+    from . import psycopg2_half as half  # type: ignore[no-redef]
+
+ask = half.ask
 
 #: Custom settings that the corpus uses. PostgreSQL lists no custom setting in
 #: pg_settings, so they have to be asked for by name.
@@ -44,56 +53,6 @@ _INSTALLED = (
     "SELECT DISTINCT regexp_replace(probin, '^.*/', '') FROM pg_proc WHERE probin <> ''"
 )
 
-# psycopg2's module has libpq in it or needs it: either way its symbols are found.
-_libpq = ctypes.CDLL(_psycopg.__file__)
-for _name, _result, *_arguments in [
-    ("PQexec", ctypes.c_void_p, ctypes.c_void_p, ctypes.c_char_p),
-    ("PQresultErrorField", ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int),
-    ("PQntuples", ctypes.c_int, ctypes.c_void_p),
-    ("PQnfields", ctypes.c_int, ctypes.c_void_p),
-    ("PQgetisnull", ctypes.c_int, ctypes.c_void_p, ctypes.c_int, ctypes.c_int),
-    ("PQgetvalue", ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_int),
-    ("PQclear", None, ctypes.c_void_p),
-]:
-    _function = getattr(_libpq, _name)
-    _function.restype, _function.argtypes = _result, _arguments
-_SQLSTATE = ord("C")
-
-Rows = list[tuple[Any, ...]]
-
-
-class ServerError(Exception):
-    """The server refused a question; the argument is the SQLSTATE."""
-
-
-def ask(raw: Any, sql: str | bytes) -> Rows:
-    """Ask the server by libpq, on psycopg2's connection and past psycopg2.
-
-    No cursor is made, no method of the connection is called, and no transaction is
-    begun: neither psycopg2 nor whoever tracks its statements can notice. Text comes as
-    the server sent it, read as UTF-8. Raises ServerError.
-    """
-    if isinstance(sql, str):
-        sql = sql.encode()
-    result = _libpq.PQexec(raw.pgconn_ptr, sql)
-    try:
-        state = _libpq.PQresultErrorField(result, _SQLSTATE)
-        if state is not None:
-            raise ServerError(state.decode())
-
-        def value(row: int, column: int) -> str | None:
-            if _libpq.PQgetisnull(result, row, column):
-                return None
-            return _libpq.PQgetvalue(result, row, column).decode("utf-8", "replace")
-
-        columns = range(_libpq.PQnfields(result))
-        return [
-            tuple(value(row, column) for column in columns)
-            for row in range(_libpq.PQntuples(result))
-        ]
-    finally:
-        _libpq.PQclear(result)
-
 
 def answer(raw: Any, sql: str | bytes) -> object:
     """Return one value, or the SQLSTATE that the server refuses it with."""
@@ -102,22 +61,6 @@ def answer(raw: Any, sql: str | bytes) -> object:
     except ServerError as error:
         return error
     return rows[0][0] if rows else None
-
-
-class Identity:
-    """One object. psycopg2's casters are equal to every caster of the same types."""
-
-    def __init__(self, one: object) -> None:
-        self.one = one
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Identity) and self.one is other.one
-
-    def __hash__(self) -> int:
-        return id(self.one)
-
-    def __repr__(self) -> str:
-        return f"{self.one!r} at {id(self.one):#x}"
 
 
 @dataclass(frozen=True)
@@ -136,20 +79,19 @@ class Snapshot:
 
 
 def snapshot(raw: Any) -> Snapshot:
-    """Tell everything of the session of a psycopg2 connection.
+    """Tell everything of the session of a connection of the library's.
 
     The last question ends a backup if the session is in one; nothing else is changed.
     """
-    # What the socket holds already, such as notifications, is read into psycopg2's
-    # lists first. poll() sends nothing.
-    if raw.get_transaction_status() == extensions.TRANSACTION_STATUS_IDLE:
-        extensions.connection.poll(raw)
-    session = {f"psycopg2: {k}": v for k, v in _driver(raw).items()}
+    # What the socket holds already, such as notifications, is read first.
+    if half.is_idle(raw):
+        half.read_all(raw)
+    session = {f"client: {k}": v for k, v in half.attributes(raw).items()}
     pinned = {f"reported {name}": raw.info.parameter_status(name) for name in PINNED}
-    own = {f"psycopg2: {k}": v for k, v in _driver_own(raw).items()}
+    own = {f"client: {k}": v for k, v in half.own(raw).items()}
     # A question that is refused would end the transaction that the session is in, and
-    # psycopg2's half tells that it is in one.
-    if raw.get_transaction_status() == extensions.TRANSACTION_STATUS_IDLE:
+    # the library's half tells that it is in one.
+    if half.is_idle(raw):
         told, sources = _server(raw)
         session.update(told)
         own.update(sources)
@@ -181,64 +123,9 @@ def _compared(found: dict[str, object], other: dict[str, object]) -> dict[str, o
     }
 
 
-def _driver(raw: Any) -> dict[str, object]:
-    """What psycopg2 tells of a connection, and how it quotes for it."""
-    parameters = (
-        "application_name default_transaction_read_only in_hot_standby is_superuser "
-        "search_path session_authorization"
-    )
-    result: dict[str, object] = {
-        name: getattr(raw, name)
-        for name in (
-            "async_",
-            "autocommit",
-            "closed",
-            "cursor_factory",
-            "deferrable",
-            "encoding",
-            "isolation_level",
-            "readonly",
-            "status",
-        )
-    }
-    result.update(
-        casters=sorted(raw.string_types),
-        binary_casters=sorted(raw.binary_types),
-        notices=_copied(raw.notices),
-        notices_type=type(raw.notices),
-        notifies=_copied(raw.notifies),
-        notifies_type=type(raw.notifies),
-        transaction=raw.get_transaction_status(),
-    )
-    for name in parameters.split():
-        result[f"reported {name}"] = raw.info.parameter_status(name)
-    return result
-
-
-def _copied(items: Any) -> object:
-    return None if items is None else list(items)
-
-
-def _read_back(value: Any, raw: Any) -> object:
-    """What the server reads where psycopg2 writes a value: that value, or an error."""
-    value.prepare(raw)
-    try:
-        quoted = value.getquoted()
-    except UnicodeError as error:
-        return str(error)
+def _read_back(quoted: bytes, raw: Any) -> object:
+    """What the server reads where the library writes a value: that, or an error."""
     return _plain(answer(raw, b"SELECT " + quoted))
-
-
-def _driver_own(raw: Any) -> dict[str, object]:
-    """What differs between connections: the type casters, by identity, and so on."""
-    result: dict[str, object] = {
-        "attributes": sorted(getattr(raw, "__dict__", ())),
-        "dsn": raw.dsn,
-    }
-    for kind in ("string_types", "binary_types"):
-        for oid, caster in getattr(raw, kind).items():
-            result[f"{kind} {oid}"] = Identity(caster)
-    return result
 
 
 _TEMPORARY = " UNION ALL ".join(
@@ -298,9 +185,9 @@ _QUESTION = (
     )
     + ")"
 )
-#: Settings whose values Django and psycopg2 rely on: a session that holds them by a SET
-#: of the pool's, where Django had none to send, is as good. What a session began with
-#: is kept, because psycopg2 has decided by it how to quote.
+#: Settings whose values Django and the library rely on: a session that holds them by a
+#: SET of the pool's, where Django had none to send, is as good. What a session began
+#: with is kept, because the library has decided by it how to quote.
 PINNED = {
     "client_encoding",
     "DateStyle",
@@ -334,8 +221,12 @@ def _server(raw: Any) -> tuple[dict[str, object], dict[str, object]]:
     for name, sql in _VALUES.items():
         result[name] = _plain(answer(raw, sql))
     result.update(_libraries(raw))
-    result["text read back"] = _read_back(extensions.QuotedString("é\\'"), raw)
-    result["bytes read back"] = _read_back(extensions.Binary(b"\xc3\\"), raw)
+    for value in ("é\\'", b"\xc3\\"):
+        kind = type(value).__name__
+        try:
+            result[f"{kind} read back"] = _read_back(half.quoted(value, raw), raw)
+        except UnicodeError as error:
+            result[f"{kind} read back"] = str(error)
     result["backup"] = _ends_backup(raw)
     # What holds nothing counts as missing: not every session is asked everything.
     return {k: v for k, v in result.items() if v not in ([], None, False)}, sources
@@ -368,8 +259,8 @@ def _libraries(raw: Any) -> dict[str, object]:
     result: dict[str, object] = {
         "libraries": sorted(loaded - installed - SERVICE_LIBRARIES)
     }
-    for library in loaded & set(_KEPT):
-        result[f"kept by {library}"] = _plain(answer(raw, _KEPT[library]))
+    for name in loaded & set(_KEPT):
+        result[f"kept by {name}"] = _plain(answer(raw, _KEPT[name]))
     return result
 
 
@@ -386,12 +277,10 @@ _known_numbers: dict[tuple[int, str], set[object]] = {}
 
 def _seeded(raw: Any) -> set[object]:
     """The first random numbers after each seed, as a session of the same server."""
-    import psycopg2
-
     key = (os.getpid(), f"{raw.info.host} {raw.info.port}")
     if key not in _known_numbers:
-        parameters = {**raw.get_dsn_parameters(), "password": raw.info.password}
-        other = psycopg2.connect(**parameters)
+        params = {**parameters(raw), "password": raw.info.password}
+        other = library.connect(**params)
         numbers = _known_numbers[key] = set()
         for seed in SEEDS:
             ask(other, f"SELECT setseed({seed})")
