@@ -157,7 +157,7 @@ def test_the_drivers_do_not_know_django(name: str) -> None:
 def test_a_driver_knows_no_pool_and_no_other_driver(name: str) -> None:
     of_core = {t for t in targets_of(name) if t.split(".")[0] == "core"}
     assert of_core <= {"core.driver", "core.errors", "core.logs", "core.text"}
-    folder = name.split(".")[1:2] or ["psycopg2"]
+    folder = name.split(".")[1:2] or ["psycopg", "psycopg2"]
     others = {t.split(".")[1] for t in targets_of(name) if t.startswith("drivers.")}
     assert others <= {*folder, "postgresql"}
 
