@@ -140,12 +140,13 @@ def test_a_task_inside_of_a_block_gives_back_with_it():
     assert stats()["in_use"] == 0
 
 
-def test_without_psycopg2_the_app_connects_nothing(monkeypatch):
+def test_without_the_library_the_app_connects_nothing(monkeypatch):
     uid = "dbpool_mw.begin"
     assert task_prerun.disconnect(dispatch_uid=uid)
     app_config = AppConfig.create("dbpool_mw.contrib.celery")
     with monkeypatch.context() as changes:
-        changes.setitem(sys.modules, "psycopg2", None)
+        for library in ("psycopg", "psycopg2"):
+            changes.setitem(sys.modules, library, None)
         app_config.ready()
     assert not task_prerun.disconnect(dispatch_uid=uid)
     app_config.ready()

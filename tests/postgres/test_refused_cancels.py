@@ -13,6 +13,7 @@ from dbpool_mw.binding import registry
 from dbpool_mw.core import watch
 from tests.core.fakes import InThread
 from tests.faults.proxy import Proxy
+from tests.library import IS_PSYCOPG, only_psycopg, only_psycopg2
 from tests.listener import Listener
 from tests.postgres.conftest import ask, forget_wrappers, stats
 from tests.process.servers import wait_until
@@ -46,7 +47,11 @@ def is_dropped(proxy):
 
 @pytest.mark.parametrize(
     ("happens", "said"),
-    [(is_refused, "connect() failed"), (is_dropped, "the request was sent")],
+    [
+        (is_refused, "connection to server" if IS_PSYCOPG else "connect() failed"),
+        # psycopg waits for the server to close the connection of the request.
+        (is_dropped, "closed the" if IS_PSYCOPG else "the request was sent"),
+    ],
 )
 def test_a_cancel_without_effect_is_logged_and_the_holder_ends(
     proxy, caplog, happens, said
@@ -78,6 +83,7 @@ def test_a_cancel_without_effect_is_logged_and_the_holder_ends(
     assert line.startswith("pool 'default': held longer than MAX_HOLD, 0.2 s; ")
 
 
+@only_psycopg2  # psycopg gives each five seconds
 def test_cancels_that_are_taken_and_never_answered_keep_few_threads(proxy, monkeypatch):
     monkeypatch.setattr(cancel, "_MOST_UNANSWERED", 3)
     taken, answered = threading.Semaphore(0), threading.Event()
@@ -106,5 +112,32 @@ def test_cancels_that_are_taken_and_never_answered_keep_few_threads(proxy, monke
         wait_until(lambda: not cancel._unanswered, "the threads ended")
         canceller.start()
         assert taken.acquire(timeout=20)
+    listener.close()
+    listener.join()
+
+
+@only_psycopg
+def test_a_cancel_that_is_taken_and_never_answered_ends(proxy, monkeypatch):
+    monkeypatch.setattr(cancel, "_TIMEOUT", 0.1)
+    taken, answered = threading.Semaphore(0), threading.Event()
+
+    def take(client):
+        with client:
+            client.recv(16)
+            taken.release()
+            assert answered.wait(30)
+
+    listener = Listener(take)
+    with pooled():
+        ask("SELECT 1")
+        canceller = connection.connection.canceller
+        proxy.server = ("127.0.0.1", listener.port)
+        canceller.start()
+        assert taken.acquire(timeout=20)
+        wait_until(lambda: canceller.refused, "it was given up")
+        assert "within 0.1 s" in canceller.refused
+        answered.set()
+        # The connection is as good as before.
+        assert ask("SELECT 1") == 1
     listener.close()
     listener.join()

@@ -15,7 +15,7 @@ from dbpool_mw.checks.capacity import check_capacity
 from sandbox.postgres import Server
 from tests.conftest import Databases, aliases_at, fresh_database
 from tests.postgres.conftest import ask, forget_wrappers, stats
-from tests.vocabulary import connect
+from tests.vocabulary import connect, execute
 
 
 @pytest.fixture
@@ -23,11 +23,12 @@ def relative(requests, postgres):
     """Point Django at a database in which a user may not do all that a reset does."""
     forget_wrappers()
     with fresh_database(postgres) as name:
-        session = connect(postgres.dsn(name))
-        session.autocommit = True
-        with session, session.cursor() as cursor:
-            cursor.execute("CREATE ROLE relative LOGIN PASSWORD 'relative'")
-            cursor.execute("REVOKE ALL ON FUNCTION pg_advisory_unlock_all FROM PUBLIC")
+        session = connect(postgres.dsn(name), autocommit=True)
+        execute(
+            session,
+            "CREATE ROLE relative LOGIN PASSWORD 'relative'",
+            "REVOKE ALL ON FUNCTION pg_advisory_unlock_all FROM PUBLIC",
+        )
         server = Server(postgres.host, postgres.port, "relative", "relative", name)
         try:
             with aliases_at(Databases(server, name, name)):
@@ -35,8 +36,7 @@ def relative(requests, postgres):
                 forget_wrappers()
                 registry.close()
         finally:
-            with session, session.cursor() as cursor:
-                cursor.execute("DROP ROLE relative")
+            execute(session, "DROP ROLE relative")
             session.close()
 
 

@@ -8,17 +8,23 @@ import time
 from contextlib import contextmanager
 from functools import partial
 
-import psycopg2
 import pytest
-from django.db import connection, connections
+from django.db import connection
 from django.db.backends.signals import connection_created
 from django.test import override_settings
-from psycopg2 import extensions
 
 from dbpool_mw import pooled
-from dbpool_mw.drivers.psycopg2.connection import tracked_connection
+from dbpool_mw.drivers.postgresql.libpq import IDLE
 from tests.postgres.conftest import ask, on_engine, stats
 from tests.postgres.engines.remembering.base import DatabaseWrapper
+from tests.vocabulary import (
+    Connection,
+    Error,
+    TrackedConnection,
+    Writes,
+    connect,
+    tracked,
+)
 
 pytestmark = pytest.mark.usefixtures("fresh_wrappers", "requests")
 
@@ -67,20 +73,15 @@ def test_a_limit_that_ends_in_a_reset_is_raised(caplog):
     assert "could not clean" not in caplog.text
 
 
-def test_a_limit_that_ends_in_a_rollback_is_raised():
-    class Slow(extensions.connection):
-        def rollback(self):
-            super().rollback()
-            time.sleep(10 * SECONDS)
+def test_a_limit_that_ends_in_a_rollback_is_raised(monkeypatch):
+    def rollback(self):
+        Connection.rollback(self)
+        time.sleep(10 * SECONDS)
 
-    options = connections.settings["default"]["OPTIONS"]
-    options["connection_factory"] = Slow
-    try:
-        with the_limit_is_raised() as set_limit, pooled():
-            ask("BEGIN")
-            set_limit()
-    finally:
-        del options["connection_factory"]
+    monkeypatch.setattr(TrackedConnection, "rollback", rollback, raising=False)
+    with the_limit_is_raised() as set_limit, pooled():
+        ask("BEGIN")
+        set_limit()
     assert stats()["discarded"] == {"interrupted": 1}
     assert stats()["in_use"] == stats()["size"] == 0
 
@@ -111,33 +112,37 @@ def test_an_engines_close_may_expect_a_connection(monkeypatch):
 
 
 def test_a_limit_that_ends_while_a_value_is_adapted_is_raised():
-    class Slow:
-        def __conform__(self, protocol):
+    class Slow(Writes):
+        @property
+        def forms(self):
             time.sleep(10 * SECONDS)
-            return extensions.AsIs("1")
+            return [b"1"]
+
+        @forms.setter
+        def forms(self, forms):
+            pass
 
     with pooled():
         with the_limit_is_raised() as set_limit, connection.cursor() as cursor:
             set_limit()
-            cursor.execute("SELECT %s", [Slow()])
+            cursor.execute("SELECT %s", [Slow(b"1")])
         assert ask("SELECT 1") == 1
 
 
 @pytest.mark.parametrize("value", [object(), {}, [{}]])
-def test_a_value_that_can_not_be_adapted_is_refused_as_by_psycopg2(
+def test_a_value_that_can_not_be_adapted_is_refused_as_by_the_library(
     postgres, database, value
 ):
-    errors = []
-    for factory in (extensions.connection, tracked_connection()):
-        with psycopg2.connect(
-            postgres.dsn(database), connection_factory=factory
-        ) as made:
-            with pytest.raises(psycopg2.Error) as caught:
-                made.cursor().execute("SELECT %s", [value])
-            errors.append((type(caught.value), str(caught.value)))
-            status = made.get_transaction_status()
-            assert status == extensions.TRANSACTION_STATUS_IDLE
+    errors, statuses = [], []
+    for open_one in (connect, tracked):
+        made = open_one(postgres.dsn(database))
+        with pytest.raises(Error) as caught:
+            made.cursor().execute("SELECT %s", [value])
+        errors.append((type(caught.value), str(caught.value)))
+        statuses.append(made.info.transaction_status)
+        made.close()
     assert errors[0] == errors[1]
+    assert statuses[1] == IDLE
 
 
 @override_settings(DBPOOL_MW_MAX_CONNS=1)

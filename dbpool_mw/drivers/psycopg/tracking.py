@@ -250,19 +250,30 @@ def _text(connection: TrackedConnection, cursor: Any, query: Any) -> tuple[Any, 
     return query, _rendered(connection, cursor, query, None)
 
 
+#: What psycopg, or a dumper, raises for what it can't write as a literal.
+_NOT_RENDERED = (
+    psycopg.Error,
+    AttributeError,
+    LookupError,
+    NotImplementedError,
+    TypeError,
+    ValueError,
+)
+
+
 def _rendered(
     connection: TrackedConnection, cursor: Any, query: Any, params: Any
 ) -> str:
     """Return the text of a statement with its parameters as literals.
 
     Marks the session as dirty where there is no such text, or it isn't the one that the
-    server gets.
+    server gets. Raises what psycopg would, and what else comes, such as a time limit.
     """
-    if not isinstance(cursor, ClientCursorMixin):
-        cursor = psycopg.ClientCursor(connection)
-    try:
+    if isinstance(cursor, ClientCursorMixin):
         return str(cursor.mogrify(query, params))
-    except Exception:
-        # psycopg raises it where the statement is executed, if it does.
+    try:
+        return str(psycopg.ClientCursor(connection).mogrify(query, params))
+    except _NOT_RENDERED:
+        # psycopg can execute it all the same, or raises it there.
         connection.mark_dirty()
         return ""
