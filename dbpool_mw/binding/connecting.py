@@ -75,6 +75,7 @@ def open_connection(
         except BaseException as error:
             if temporary.connection is not None:
                 driver.close(temporary.connection)
+            driver.end_attempt(error)
             if not isinstance(error, driver.OperationalError):
                 raise
             raise ConnectFailed(

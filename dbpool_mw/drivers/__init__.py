@@ -41,6 +41,12 @@ class Driver(driver.Driver, Protocol):
         that opened it, before anything else is done with it.
         """
 
+    def end_attempt(self, error: BaseException) -> None:
+        """Close what an attempt to connect left open that ended with an error.
+
+        Whoever keeps the error keeps what its traceback refers to.
+        """
+
     def pin(self, connection: Any) -> None:
         """Set what the library and Django rely on, so that no reload changes it.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Mapping
 from typing import Any
 
@@ -42,6 +43,7 @@ __all__ = [
     "backend_pid",
     "close",
     "connection_params",
+    "end_attempt",
     "forget_session",
     "has_ended",
     "is_clean",
@@ -72,3 +74,15 @@ def connection_params(params: Mapping[str, Any], seconds: float) -> dict[str, An
     ``seconds`` is how long connecting may take then.
     """
     return with_network_limits(params, seconds)
+
+
+def end_attempt(error: BaseException | None) -> None:
+    """Close the socket of an attempt that timed out or was interrupted.
+
+    psycopg leaves that to the end of a local variable of its own.
+    """
+    while error is not None:
+        for frame, _ in traceback.walk_tb(error.__traceback__):
+            if frame.f_globals.get("__name__", "").startswith("psycopg."):
+                frame.clear()
+        error = error.__cause__

@@ -42,6 +42,7 @@ __all__ = [
     "backend_pid",
     "close",
     "connection_params",
+    "end_attempt",
     "forget_session",
     "has_ended",
     "is_clean",
@@ -82,3 +83,7 @@ def track(connection: object) -> bool:
     psycopg2's connections can't be made to remember anything later.
     """
     return isinstance(connection, TrackedConnection)
+
+
+def end_attempt(error: BaseException) -> None:
+    """Do nothing: a ``TrackedConnection`` that can't be opened closes itself."""
