@@ -1,8 +1,9 @@
 """Statements per second on a pooled connection, next to one of the library's own.
 
-By hand: ``python -m sandbox.benchmarks.statements psycopg2 own DSN`` reads numbers from
-its standard input, and prints for each how many seconds so many statements took. The
-words may be psycopg, and pooled.
+By hand: ``python -m sandbox.benchmarks.statements psycopg2 own DSN`` reads lines such
+as ``2000 one`` from its standard input, and prints for each how many seconds so many
+statements took, by ``one`` cursor or by a new one for ``each``. The first two words may
+be psycopg, and pooled.
 """
 
 from __future__ import annotations
@@ -35,31 +36,38 @@ def measure(library: str, dsn: str, rounds: int, statements: int) -> Part:
     library's own cursors are wrapped.
     """
     local, way = _by_socket(dsn)
+    unit = "statements/s"
     series = {
-        "own": Series(f"{library}'s own cursor", "statements/s"),
-        "pooled": Series("the pooled connection's cursor", "statements/s"),
+        ("own", "one"): Series(f"{library}'s own cursor", unit),
+        ("pooled", "one"): Series("the pooled connection's cursor", unit),
+        ("own", "each"): Series(f"new cursors of {library}'s own", unit),
+        ("pooled", "each"): Series("new cursors of the pooled connection", unit),
     }
     with ExitStack() as stack:
         timers = {
-            kind: stack.enter_context(_Timer(library, kind, local)) for kind in series
+            kind: stack.enter_context(_Timer(library, kind, local))
+            for kind in ("own", "pooled")
         }
         order = list(series)
-        for kind in order:
-            timers[kind].seconds(statements)  # caches
+        for kind, cursors in order:
+            timers[kind].seconds(statements, cursors)  # caches
         for number in range(rounds):
             turn = number % len(order)
-            for kind in [*order[turn:], *order[:turn]]:
-                took = timers[kind].seconds(statements)
-                series[kind].rounds.append(statements / took)
-    own, pooled = series.values()
+            for kind, cursors in [*order[turn:], *order[:turn]]:
+                took = timers[kind].seconds(statements, cursors)
+                series[kind, cursors].rounds.append(statements / took)
+    own, pooled, own_each, pooled_each = series.values()
     return Part(
         f"Statements per second on {LIBRARIES[library]}",
-        f"One thread that selects one row by its primary key, {way}, each time by a "
-        f"new cursor: one of {library}'s own, and one of a pooled connection, which "
-        "looks at the text of the statement. "
+        f"One thread that selects one row by its primary key, {way}: a cursor of "
+        f"{library}'s own, and the cursor of a pooled connection, which looks at the "
+        "text of each statement; and the same with a new cursor for each statement. "
         f"{rounds} rounds of {statements} each, in turn.",
-        [own, pooled],
-        [Ratio(pooled, own, "at least", 0.97)],
+        list(series.values()),
+        [
+            Ratio(pooled, own, "at least", 0.97),
+            Ratio(pooled_each, own_each, "at least"),
+        ],
     )
 
 
@@ -103,10 +111,10 @@ class _Timer:
         self._process.wait()
         self._pipe(self._process.stdout).close()
 
-    def seconds(self, statements: int) -> float:
-        """Return how many seconds so many statements took."""
+    def seconds(self, statements: int, cursors: str) -> float:
+        """Return how many seconds so many statements took, by ``one`` or ``each``."""
         commands = self._pipe(self._process.stdin)
-        commands.write(f"{statements}\n")
+        commands.write(f"{statements} {cursors}\n")
         commands.flush()
         return float(self._pipe(self._process.stdout).readline())
 
@@ -138,15 +146,27 @@ def main(library: str, kind: str, dsn: str) -> None:
     connection = _connect(library, kind, dsn)
     connection.autocommit = True
     gc.disable()
+    run = {"one": _by_one_cursor, "each": _by_a_cursor_each}
     for line in sys.stdin:
+        statements, cursors = line.split()
         began = time.perf_counter()
-        for number in range(int(line)):
-            # As Django: a cursor for each statement.
-            with connection.cursor() as cursor:
-                cursor.execute(STATEMENT, [number % 100 + 1])
-                cursor.fetchone()
+        run[cursors](connection, int(statements))
         print(time.perf_counter() - began, flush=True)
     connection.close()
+
+
+def _by_one_cursor(connection: Any, statements: int) -> None:
+    with connection.cursor() as cursor:
+        for number in range(statements):
+            cursor.execute(STATEMENT, [number % 100 + 1])
+            cursor.fetchone()
+
+
+def _by_a_cursor_each(connection: Any, statements: int) -> None:
+    for number in range(statements):
+        with connection.cursor() as cursor:
+            cursor.execute(STATEMENT, [number % 100 + 1])
+            cursor.fetchone()
 
 
 if __name__ == "__main__":
