@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from tests.library import IS_PSYCOPG
+
 from .rows import ANY, Row, Step
 from .snapshot import ask
 
@@ -250,6 +252,8 @@ text(
     lambda raw: raw.cursor().execute(
         "SELECT E'a'\n%s", ["\\'; SET app.user_id TO t42; --"]
     ),
+    # psycopg writes an E before the quote, so that nothing continues.
+    error=ANY if IS_PSYCOPG else None,
 )
 text(
     "text: hidden in a query to XML",
