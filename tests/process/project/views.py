@@ -72,6 +72,7 @@ __all__ = [
     "slow_file",
     "slow_stream",
     "stream",
+    "thread_ends",
     "threads",
     "two",
 ]
@@ -231,6 +232,14 @@ def raises(request):
         return answer()
     backend_pid()
     raise kind
+
+
+def thread_ends(request):
+    """End a thread that has queried, and doesn't close its connection."""
+    thread = threading.Thread(target=backend_pid)
+    thread.start()
+    thread.join()
+    return answer()
 
 
 def forks(request):
