@@ -29,8 +29,6 @@ Spans = Callable[[], Iterable[Span]]
 def opentelemetry() -> Spans:
     from opentelemetry import trace
     from opentelemetry.instrumentation.django import DjangoInstrumentor
-    from opentelemetry.instrumentation.psycopg import PsycopgInstrumentor
-    from opentelemetry.instrumentation.psycopg2 import Psycopg2Instrumentor
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import SimpleSpanProcessor
     from opentelemetry.sdk.trace.export.in_memory_span_exporter import (
@@ -41,8 +39,14 @@ def opentelemetry() -> Spans:
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(kept))
     trace.set_tracer_provider(provider)
-    instrumentor = PsycopgInstrumentor if IS_PSYCOPG else Psycopg2Instrumentor
-    instrumentor().instrument(enable_commenter=True)
+    if IS_PSYCOPG:
+        from opentelemetry.instrumentation.psycopg import PsycopgInstrumentor
+
+        PsycopgInstrumentor().instrument(enable_commenter=True)
+    else:
+        from opentelemetry.instrumentation.psycopg2 import Psycopg2Instrumentor
+
+        Psycopg2Instrumentor().instrument(enable_commenter=True)
     DjangoInstrumentor().instrument(is_sql_commentor_enabled=True)
     return lambda: [
         Span(span.name, span.parent is None) for span in kept.get_finished_spans()
