@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -31,9 +32,9 @@ class FakeConnection:
         self.closed = 0
         self.queries = 0
         self.pid = pid
-
-    def get_backend_pid(self) -> int:
-        return 7
+        # What each library tells of its backend.
+        self.pgconn = SimpleNamespace(backend_pid=7)
+        self.get_backend_pid = lambda: 7
 
     def cursor(self) -> FakeConnection:
         self.connection = self

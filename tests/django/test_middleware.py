@@ -401,4 +401,4 @@ print([message.hint for message in run_checks()])
         [sys.executable, "-c", script], text=True, capture_output=True, timeout=60
     )
     assert "pip install" in done.stdout, done.stderr
-    assert "django-dbpool-mw[binary]" in done.stdout
+    assert 'pip install "django-dbpool-mw[psycopg-binary]"' in done.stdout

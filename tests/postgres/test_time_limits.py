@@ -142,7 +142,8 @@ def test_a_value_that_can_not_be_adapted_is_refused_as_by_the_library(
         statuses.append(made.info.transaction_status)
         made.close()
     assert errors[0] == errors[1]
-    assert statuses[1] == IDLE
+    # psycopg may begin a transaction before it adapts.
+    assert statuses[1] in (IDLE, statuses[0])
 
 
 @override_settings(DBPOOL_MW_MAX_CONNS=1)
