@@ -18,6 +18,11 @@ from dbpool_mw.drivers.postgresql import sockets
 from dbpool_mw.drivers.psycopg2 import cancel, driver, greenlets
 from dbpool_mw.drivers.psycopg2.connection import tracked_connection
 from tests.core.fakes import InThread, until
+from tests.library import only_psycopg2
+
+# psycopg has no wait callback: it waits by select, which gevent patches. test_psycopg
+# has its greenlets.
+pytestmark = only_psycopg2
 
 LONG = "SELECT pg_sleep(60)"
 
