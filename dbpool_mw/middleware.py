@@ -69,9 +69,12 @@ class ConnectionPoolMiddleware:
             number = next(_numbers)
             request._dbpool_mw_answered = number  # type: ignore[attr-defined]
             response._dbpool_mw_request = number  # type: ignore[union-attr]
+        except Exception:
+            # Django turns it into a response, whose page may query.
+            request._dbpool_mw_answered = None  # type: ignore[attr-defined]
+            raise
         except BaseException:
-            # Django turns every Exception into a response. After another BaseException
-            # the server may not send request_finished.
+            # The server may not send request_finished.
             request._dbpool_mw_answered = None  # type: ignore[attr-defined]
             end_request()
             raise
@@ -92,6 +95,8 @@ class ConnectionPoolMiddleware:
             # or the end of the thread returns the connections.
             cancel_waits(request)
             raise
+        except Exception:
+            raise  # Django turns it into a response, whose page may query.
         except BaseException:
             request._dbpool_mw_answered = None  # type: ignore[attr-defined]
             await sync_to_async(end_request)()

@@ -82,3 +82,27 @@ def test_with_the_engine_all_code_is_pooled(databases, view_pid):
         assert stats()["in_use"] == 1
         connection.close()
         assert stats()["in_use"] == 0
+
+
+def test_an_error_page_that_fails_first_and_queries_again_has_the_requests_connection(
+    requests,
+):
+    pids = []
+
+    def handler500(request):
+        pids.append(ask(PID))
+        if len(pids) == 2:
+            raise ZeroDivisionError("in the page that the view's error asks for")
+        return HttpResponse(status=500)
+
+    def view(request):
+        pids.append(ask(PID))
+        raise ValueError
+
+    requests.urls.handler500 = handler500
+    # It goes out through the pool's middleware, and Django renders the page again.
+    assert requests(view).status_code == 500
+    assert len(pids) == 3
+    assert len(set(pids)) == 1
+    assert stats()["in_use"] == 0
+    assert stats()["opened"] == 1
