@@ -509,6 +509,11 @@ def give_back(binding: Binding) -> None:
         wrapper.close()
 
 
+#: The connections of parent processes. They are kept, because psycopg would warn of them
+#: as of connections that nobody closed.
+_inherited: list[Any] = []
+
+
 def drop_inherited_connections() -> None:
     """Drop the parent's connections from this thread's wrappers; runs after a fork.
 
@@ -524,6 +529,7 @@ def drop_inherited_connections() -> None:
             binding.forget_work()
             binding.scopes = weakref.WeakSet()
         if wrapper.vendor == "postgresql" and wrapper.connection is not None:
+            _inherited.append(wrapper.connection)
             wrapper.connection = None
             # Sends nothing without a connection. An ENGINE resets here what it keeps
             # about the session.

@@ -412,11 +412,20 @@ def test_parameters_bound_on_the_server_make_nothing_dirty(connection, name):
 
 
 @only_psycopg
-def test_a_seed_by_a_parameter_is_known_for_what_it_is(connection):
-    library.Cursor(connection).execute(
-        "SELECT set_config(%s, %s, false)", ["seed", "0"]
-    )
-    assert connection.not_resettable.startswith("seed (in: SELECT set_config(")
+@pytest.mark.parametrize(
+    ("kind", "placeholders", "found"),
+    [
+        ("Cursor", "%s, %s", "seed"),
+        # Its statements can't be rendered.
+        ("RawCursor", "$1, $2", "set_config of a setting whose name is no plain"),
+    ],
+)
+def test_a_seed_by_a_parameter_costs_the_connection(
+    connection, kind, placeholders, found
+):
+    cursor = getattr(library, kind)(connection)
+    cursor.execute(f"SELECT set_config({placeholders}, false)", ["seed", "0"])
+    assert connection.not_resettable.startswith(found)
 
 
 @only_psycopg

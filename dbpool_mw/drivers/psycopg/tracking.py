@@ -210,9 +210,10 @@ def _as_sent(
     if params is not None and not (
         found.is_final and _bind_as_literals(cursor, params)
     ):
-        text = _rendered(connection, cursor, query, params)
+        rendered = _rendered(connection, cursor, query, params)
         if isinstance(cursor, ClientCursorMixin):
-            query, params = text, None
+            query, params = rendered, None
+        text = rendered or text  # it has the names of what is called
         found = judge(text, connection.reads_escapes)
     if found.effect is not CLEAN:
         connection.mark_dirty(found.effect.not_resettable, text)

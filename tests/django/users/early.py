@@ -21,7 +21,7 @@ def query(moment):
             # Django warns of queries before all apps are ready.
             warnings.filterwarnings("ignore", "Accessing the database during app")
             if where == "thread":
-                thread = threading.Thread(target=_query)
+                thread = threading.Thread(target=_query_and_leave)
                 thread.start()
                 thread.join()
             elif where == "request":
@@ -36,6 +36,13 @@ def _query():
         cursor.execute("SELECT current_database()")
         (name,) = cursor.fetchone()
     _note(name)
+
+
+def _query_and_leave():
+    _query()
+    if connection.Database.__name__ == "psycopg":
+        # psycopg warns of a connection that its thread leaves open.
+        connection.close()
 
 
 def _note(name):
