@@ -509,8 +509,8 @@ def give_back(binding: Binding) -> None:
         wrapper.close()
 
 
-#: The connections of parent processes. They are kept, because psycopg would warn of them
-#: as of connections that nobody closed.
+#: The connections of parent processes. They are kept: psycopg would warn of each that
+#: nobody closed it.
 _inherited: list[Any] = []
 
 
