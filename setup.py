@@ -63,7 +63,12 @@ TEST = [
     "hypothesis>=6.100",
 ]
 LINT = ["ruff==0.17.5"]
-TYPES = ["mypy>=1.18,<2.5", "django-stubs>=5.2.9", "types-psycopg2"]
+TYPES = [
+    "mypy>=1.18,<2.5",
+    "django-stubs>=5.2.9",
+    "types-psycopg2",
+    *OTHER_POOLS,
+]
 
 
 def version() -> str:

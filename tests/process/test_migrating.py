@@ -33,6 +33,7 @@ REPORTED = {
     "django-db-geventpool": ["other_pool_engine"],
     "django-postgrespool and django-postgrespool2": ["other_pool_engine"],
     "django-db-connection-pool": ["other_pool_engine"],
+    "django-pg-real-pool": ["other_pool_engine"],
     "CONN_MAX_AGE": ["conn_max_age"],
     "A persistent ENGINE of your own": ["persistent_engine"],
     "Django's own pool": ["native_pool"],
