@@ -26,8 +26,12 @@ PYTHONPATH = os.pathsep.join(PATHS)
 #: What Django's cursor raises on a connection that was closed.
 CLOSED = "OperationalError" if IS_PSYCOPG else "InterfaceError"
 
-only_psycopg2 = pytest.mark.skipif(IS_PSYCOPG, reason="psycopg has no such thing")
-only_psycopg = pytest.mark.skipif(not IS_PSYCOPG, reason="psycopg2 has no such thing")
+only_psycopg2 = pytest.mark.skipif(
+    IS_PSYCOPG, reason="about what psycopg2 has and psycopg doesn't"
+)
+only_psycopg = pytest.mark.skipif(
+    not IS_PSYCOPG, reason="about what psycopg has and psycopg2 doesn't"
+)
 
 
 def choose() -> None:
