@@ -7,7 +7,6 @@ sends itself passes by the project's cursors, and by tracers: no request asked f
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
@@ -17,14 +16,13 @@ from psycopg.adapt import AdaptersMap
 from psycopg.rows import tuple_row
 
 from dbpool_mw.core.errors import ResetRefused
-from dbpool_mw.drivers.postgresql.failover import takes_writes
 from dbpool_mw.drivers.postgresql.libpq import ACTIVE, IDLE, IN_TRANSACTION, UNKNOWN
 from dbpool_mw.drivers.postgresql.reset import (
-    PINNED,
     is_refusal,
     opening_statement,
     reset_statement,
 )
+from dbpool_mw.drivers.postgresql.session import reported
 from dbpool_mw.drivers.postgresql.tracked import unwrapped
 
 #: What psycopg remembers of a session. psycopg has no other way to ask for some of it,
@@ -69,14 +67,8 @@ def session_attributes(connection: Any) -> SessionAttributes:
         value[:] if isinstance(value, list) else value for value in _memory(connection)
     )
     return SessionAttributes(
-        memory, AdaptersMap(connection.adapters), _reported(connection)
+        memory, AdaptersMap(connection.adapters), reported(connection)
     )
-
-
-def _reported(connection: Any) -> tuple[tuple[str, str], ...]:
-    """Return the values of the pinned settings, as the server reported them."""
-    reported = ((name, connection.get_parameter_status(name)) for name in PINNED)
-    return tuple((name, value) for name, value in reported if value is not None)
 
 
 def _send(connection: Any, statement: str) -> psycopg.Cursor[Any]:
@@ -98,11 +90,6 @@ def is_clean(connection: Any, initial: SessionAttributes) -> bool:
         and not connection._notifies_backlog
         and _memory(connection) == initial.memory
     )
-
-
-def is_dirty(connection: Any) -> bool:
-    """Tell whether the session has to be reset before another holder gets it."""
-    return bool(connection.dirty)
 
 
 def why_unusable(connection: Any) -> str | None:
@@ -177,7 +164,7 @@ def pin(connection: Any) -> None:
     """
     connection = unwrapped(connection)
     version = connection.pgconn.server_version
-    statement = opening_statement(_reported(connection), version)
+    statement = opening_statement(reported(connection), version)
     if statement:
         cursor = _send(connection, statement)
         while cursor.nextset():
@@ -225,16 +212,6 @@ def _mark_clean(connection: Any) -> None:
     if connection._notifies_backlog:
         connection._notifies_backlog = deque()
     connection.maybe_dirty = connection.dirty = False
-
-
-def on_failover(connection: Any, call: Callable[[str], None]) -> None:
-    """Have a function called once the server no longer is the one to use; see Driver.
-
-    That is when it took writes at the time of this call and reports that it takes none,
-    or says in an error that it shuts down.
-    """
-    connection.opened_writable = takes_writes(connection.get_parameter_status)
-    connection.on_failover = call
 
 
 def ping(connection: Any) -> bool:

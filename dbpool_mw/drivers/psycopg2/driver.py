@@ -8,6 +8,7 @@ from typing import Any
 import psycopg2
 
 from dbpool_mw.drivers.postgresql.libpq import with_network_limits
+from dbpool_mw.drivers.postgresql.session import is_dirty, on_failover
 from dbpool_mw.drivers.postgresql.sockets import (
     abort,
     close,
@@ -23,9 +24,7 @@ from .session import (
     backend_pid,
     forget_session,
     is_clean,
-    is_dirty,
     keep_set_up,
-    on_failover,
     pin,
     ping,
     roll_back,

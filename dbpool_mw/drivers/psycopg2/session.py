@@ -9,7 +9,6 @@ end, so that each statement would begin a trace of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,14 +16,13 @@ import psycopg2
 from psycopg2 import extensions
 
 from dbpool_mw.core.errors import ResetRefused
-from dbpool_mw.drivers.postgresql.failover import takes_writes
 from dbpool_mw.drivers.postgresql.libpq import ACTIVE, IDLE, IN_TRANSACTION, UNKNOWN
 from dbpool_mw.drivers.postgresql.reset import (
-    PINNED,
     is_refusal,
     opening_statement,
     reset_statement,
 )
+from dbpool_mw.drivers.postgresql.session import reported
 from dbpool_mw.drivers.postgresql.tracked import unwrapped
 
 Connection = extensions.connection
@@ -68,14 +66,8 @@ def session_attributes(connection: Connection) -> SessionAttributes:
         connection.notifies,
         *registered,
         tuple((types, *item) for types in registered for item in types.items()),
-        _reported(connection),
+        reported(connection),
     )
-
-
-def _reported(connection: Connection) -> tuple[tuple[str, str], ...]:
-    """Return the values of the pinned settings, as the server reported them."""
-    reported = ((name, connection.get_parameter_status(name)) for name in PINNED)
-    return tuple((name, value) for name, value in reported if value is not None)
 
 
 def _send(connection: Connection, statement: str) -> None:
@@ -105,11 +97,6 @@ def is_clean(connection: Any, initial: SessionAttributes) -> bool:
         if types.get(oid) is not caster:
             return False
     return True
-
-
-def is_dirty(connection: Any) -> bool:
-    """Tell whether the session has to be reset before another holder gets it."""
-    return bool(connection.dirty)
 
 
 def why_unusable(connection: Any) -> str | None:
@@ -192,7 +179,7 @@ def pin(connection: Any) -> None:
     The same round trip tells which login triggers have run.
     """
     connection = unwrapped(connection)
-    statement = opening_statement(_reported(connection), connection.server_version)
+    statement = opening_statement(reported(connection), connection.server_version)
     if statement:
         with extensions.cursor(connection) as cursor:
             cursor.execute(statement)
@@ -230,16 +217,6 @@ def accept(connection: Any, initial: SessionAttributes) -> None:
     for types, oid, caster in initial.type_casters:
         types[oid] = caster
     mark_clean(connection)
-
-
-def on_failover(connection: Any, call: Callable[[str], None]) -> None:
-    """Have a function called once the server no longer is the one to use; see Driver.
-
-    That is when it took writes at the time of this call and reports that it takes none,
-    or says in an error that it shuts down.
-    """
-    connection.opened_writable = takes_writes(connection.get_parameter_status)
-    connection.on_failover = call
 
 
 def ping(connection: Any) -> bool:

@@ -1,0 +1,30 @@
+"""What is asked of a session alike, whatever library it was opened with."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from .failover import takes_writes
+from .reset import PINNED
+
+
+def reported(connection: Any) -> tuple[tuple[str, str], ...]:
+    """Return the values of the pinned settings, as the server reported them."""
+    known = ((name, connection.get_parameter_status(name)) for name in PINNED)
+    return tuple((name, value) for name, value in known if value is not None)
+
+
+def is_dirty(connection: Any) -> bool:
+    """Tell whether the session has to be reset before another holder gets it."""
+    return bool(connection.dirty)
+
+
+def on_failover(connection: Any, call: Callable[[str], None]) -> None:
+    """Have a function called once the server no longer is the one to use; see Driver.
+
+    That is when it took writes at the time of this call and reports that it takes none,
+    or says in an error that it shuts down.
+    """
+    connection.opened_writable = takes_writes(connection.get_parameter_status)
+    connection.on_failover = call
