@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from contextlib import contextmanager
 
 import pytest
 from django.db import OperationalError, connection
@@ -83,9 +84,9 @@ def test_a_cancel_without_effect_is_logged_and_the_holder_ends(
     assert line.startswith("pool 'default': held longer than MAX_HOLD, 0.2 s; ")
 
 
-@only_psycopg2  # psycopg gives each five seconds
-def test_cancels_that_are_taken_and_never_answered_keep_few_threads(proxy, monkeypatch):
-    monkeypatch.setattr(cancel, "_MOST_UNANSWERED", 3)
+@contextmanager
+def never_answering(proxy):
+    """Have cancels taken and never answered; give what counts them, and ends that."""
     taken, answered = threading.Semaphore(0), threading.Event()
 
     def take(client):
@@ -97,8 +98,16 @@ def test_cancels_that_are_taken_and_never_answered_keep_few_threads(proxy, monke
     listener = Listener(take)
     with pooled():
         ask("SELECT 1")
-        canceller = connection.connection.canceller
         proxy.server = ("127.0.0.1", listener.port)
+        yield connection.connection.canceller, taken, answered
+    listener.close()
+    listener.join()
+
+
+@only_psycopg2  # psycopg gives each five seconds
+def test_cancels_that_are_taken_and_never_answered_keep_few_threads(proxy, monkeypatch):
+    monkeypatch.setattr(cancel, "_MOST_UNANSWERED", 3)
+    with never_answering(proxy) as (canceller, taken, answered):
         for _ in range(3):
             canceller.start()
             assert taken.acquire(timeout=20)
@@ -112,26 +121,12 @@ def test_cancels_that_are_taken_and_never_answered_keep_few_threads(proxy, monke
         wait_until(lambda: not cancel._unanswered, "the threads ended")
         canceller.start()
         assert taken.acquire(timeout=20)
-    listener.close()
-    listener.join()
 
 
 @only_psycopg
 def test_a_cancel_that_is_taken_and_never_answered_ends(proxy, monkeypatch):
     monkeypatch.setattr(cancel, "_TIMEOUT", 0.1)
-    taken, answered = threading.Semaphore(0), threading.Event()
-
-    def take(client):
-        with client:
-            client.recv(16)
-            taken.release()
-            assert answered.wait(30)
-
-    listener = Listener(take)
-    with pooled():
-        ask("SELECT 1")
-        canceller = connection.connection.canceller
-        proxy.server = ("127.0.0.1", listener.port)
+    with never_answering(proxy) as (canceller, taken, answered):
         canceller.start()
         assert taken.acquire(timeout=20)
         wait_until(lambda: canceller.refused, "it was given up")
@@ -139,5 +134,3 @@ def test_a_cancel_that_is_taken_and_never_answered_ends(proxy, monkeypatch):
         answered.set()
         # The connection is as good as before.
         assert ask("SELECT 1") == 1
-    listener.close()
-    listener.join()

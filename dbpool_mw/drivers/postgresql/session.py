@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from dbpool_mw.core.errors import ResetRefused
+
 from .failover import takes_writes
 from .reset import PINNED
 
@@ -18,6 +20,22 @@ def reported(connection: Any) -> tuple[tuple[str, str], ...]:
 def is_dirty(connection: Any) -> bool:
     """Tell whether the session has to be reset before another holder gets it."""
     return bool(connection.dirty)
+
+
+def refuse_in_vain(connection: Any) -> None:
+    """Raise an error where no reset makes the session like a new one.
+
+    The library's NotSupportedError for what a statement did, ResetRefused for what is
+    true of every session of this server.
+    """
+    if connection.not_resettable is not None:
+        raise connection.NotSupportedError(
+            f"no reset undoes {connection.not_resettable}"
+        )
+    if connection.login_triggers is not None:
+        raise ResetRefused(
+            f"no reset repeats what a login trigger does ({connection.login_triggers})"
+        )
 
 
 def on_failover(connection: Any, call: Callable[[str], None]) -> None:

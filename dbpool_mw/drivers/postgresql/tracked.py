@@ -10,6 +10,7 @@ from dbpool_mw.core.errors import HoldTooLong
 from dbpool_mw.core.text import REQUEST, one_line
 
 from . import failover
+from .statements import CLEAN, Judgement, judge
 
 
 class Canceller(Protocol):
@@ -167,6 +168,13 @@ class Tracked:
         if not_resettable is not None and self.not_resettable is None:
             shown = one_line(statement, REQUEST)
             self.not_resettable = f"{not_resettable} (in: {shown})"
+
+    def judge(self, text: str) -> Judgement:
+        """Return what a text may do to the session, and mark the session if it may."""
+        found = judge(text, self.reads_escapes)
+        if found.effect is not CLEAN:
+            self.mark_dirty(found.effect.not_resettable, text)
+        return found
 
     def refuse_if_aborted(self) -> None:
         """Raise the error that the connection was aborted with, if it was."""

@@ -1,0 +1,1 @@
+"""The driver for psycopg 3."""

@@ -22,7 +22,7 @@ from dbpool_mw.drivers.postgresql.reset import (
     opening_statement,
     reset_statement,
 )
-from dbpool_mw.drivers.postgresql.session import reported
+from dbpool_mw.drivers.postgresql.session import refuse_in_vain, reported
 from dbpool_mw.drivers.postgresql.tracked import unwrapped
 
 #: What psycopg remembers of a session. psycopg has no other way to ask for some of it,
@@ -133,12 +133,7 @@ def forget_session(connection: Any, initial: SessionAttributes) -> None:
     Raises psycopg.Error when the connection is broken, or when a statement did what no
     reset undoes, and ResetRefused.
     """
-    if connection.not_resettable is not None:
-        raise psycopg.NotSupportedError(f"no reset undoes {connection.not_resettable}")
-    if connection.login_triggers is not None:
-        raise ResetRefused(
-            f"no reset repeats what a login trigger does ({connection.login_triggers})"
-        )
+    refuse_in_vain(connection)
     connection = unwrapped(connection)
     connection.autocommit = True
     try:

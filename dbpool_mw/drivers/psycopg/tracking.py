@@ -96,10 +96,8 @@ def _executemany(method: Callable[..., Any]) -> Callable[..., Any]:
         if isinstance(connection, TrackedConnection):
             connection.check(self)
             query, text = _text(connection, self, query)
-            found = judge(text, connection.reads_escapes)
-            if found.effect is not CLEAN:
-                connection.mark_dirty(found.effect.not_resettable, text)
-            params_seq = _judged(connection, self, query, found.is_final, params_seq)
+            is_final = connection.judge(text).is_final
+            params_seq = _judged(connection, self, query, is_final, params_seq)
         return method(self, query, params_seq, **options)
 
     return executemany
@@ -115,7 +113,7 @@ def _judged(
             # psycopg renders them anew.
             connection.mark_dirty()
         if are_code or not is_final:
-            _judge(connection, _rendered(connection, cursor, query, params))
+            connection.judge(_rendered(connection, cursor, query, params))
         yield params
 
 
@@ -223,12 +221,6 @@ def _as_sent(
 def _bind_as_literals(cursor: Any, params: Any) -> bool:
     """Tell whether no parameter can become code in its statement."""
     return not isinstance(cursor, ClientCursorMixin) or are_literals(cursor, params)
-
-
-def _judge(connection: TrackedConnection, text: str) -> None:
-    found = judge(text, connection.reads_escapes).effect
-    if found is not CLEAN:
-        connection.mark_dirty(found.not_resettable, text)
 
 
 def _text(connection: TrackedConnection, cursor: Any, query: Any) -> tuple[Any, str]:

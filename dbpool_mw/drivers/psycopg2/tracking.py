@@ -113,7 +113,7 @@ def _executemany(method: Callable[..., Any]) -> Callable[..., Any]:
                 connection.check(self)
                 statement = _mogrify(self, query, vars)
                 if not (found.is_final and are_literals(vars)):
-                    _judge(_decoded(statement, connection), connection)
+                    connection.judge(_decoded(statement, connection))
                 yield (_Rendered(statement),)
 
         return _run(connection, method, self, "%s", rendered())
@@ -145,7 +145,7 @@ def _callproc(method: Callable[..., Any]) -> Callable[..., Any]:
         text = f"SELECT * FROM {procname}({', '.join(arguments)})"
         if "%" in str(procname):
             connection.mark_dirty()  # psycopg2 would look for a parameter there
-        _judge(text, connection)
+        connection.judge(text)
         _run(connection, method, self, procname, values)
         return parameters
 
@@ -159,7 +159,7 @@ def _copy_expert(method: Callable[..., Any]) -> Callable[..., Any]:
         if isinstance(connection, TrackedConnection):
             connection.check(self)
             sql, text = _text(sql, self)
-            _judge(text, connection)
+            connection.judge(text)
         return _run(connection, method, self, sql, file, size)
 
     return copy_expert
@@ -211,12 +211,6 @@ def _run(connection: Any, method: Callable[..., Any], *args: Any, **kwargs: Any)
         if isinstance(connection, TrackedConnection):
             connection.note_error(error)
         raise
-
-
-def _judge(text: str, connection: TrackedConnection) -> None:
-    found = judge(text, connection.reads_escapes).effect
-    if found is not CLEAN:
-        connection.mark_dirty(found.not_resettable, text)
 
 
 def _text(query: Any, cursor: Any) -> tuple[Any, str]:
