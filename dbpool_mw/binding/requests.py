@@ -19,7 +19,7 @@ from dbpool_mw.binding.binding import (
     is_answered,
     thread_state,
 )
-from dbpool_mw.binding.streams import is_streaming
+from dbpool_mw.binding.streams import is_streaming, streams
 from dbpool_mw.binding.testing import (
     DJANGO_ENSURE_CONNECTION,
     connect_if_allowed,
@@ -106,8 +106,9 @@ def end_request(**signal: Any) -> None:
         request = binding.request
         if request is None:
             continue
-        # The aliases nearly always have the same one.
-        if (request is not ended or binding.inside) and _going_on(binding):
+        # The aliases nearly always have the same one, and it is nearly always over.
+        is_over = request is ended or (is_answered(request) and not streams(request))
+        if (binding.inside or not is_over) and _going_on(binding):
             continue
         if binding.held:
             give_back(binding)

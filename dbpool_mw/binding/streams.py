@@ -25,6 +25,11 @@ def note_stream(request: Any, response: Any) -> None:
     setattr(request, _KEY, weakref.ref(response))
 
 
+def streams(request: Any) -> bool:
+    """Tell whether the response to a request streams; in any thread."""
+    return hasattr(request, _KEY)
+
+
 def is_streaming(request: Any) -> bool:
     """Tell whether this thread runs the stream of the response to a request.
 
