@@ -239,6 +239,14 @@ def test_it_is_left_alone(statement):
         ("DO 'BEGIN LO'--a\n\n--b\n'AD'\r' ''x''; END'", "LOAD"),
         ("SELECT query_to_xml('SELECT set'\n'seed(0.5)', true, true, '')", "setseed"),
         ("SELECT set_config('se'\n'ed', '0.5', true)", "seed"),
+        (
+            "DO $$BEGIN CREATE FUNCTION f() RETURNS int LANGUAGE C AS 'f'; END$$",
+            "LANGUAGE C",
+        ),
+        (
+            "DO U&'BEGIN !004cOAD ''x''; END' UESCAPE '!'",
+            "a text with escapes that is executed",
+        ),
     ],
 )
 def test_what_no_reset_undoes_is_named(statement, what):
@@ -266,6 +274,22 @@ def test_a_backslash_is_read_as_the_server_reads_it(
     for _ in range(2):
         assert effect(statement, True) == with_escapes_on
         assert effect(statement, False) == with_escapes_off
+
+
+@pytest.mark.parametrize(
+    ("statement", "with_escapes_off"),
+    [
+        ("DO 'BEGIN \\114OAD ''x''; END'", statements.DIRTY),
+        (
+            "SELECT query_to_xml('SELECT \\163etseed(1)', true, true, '')",
+            statements.DIRTY,
+        ),
+        ("SELECT set_config('\\163eed', '0.5', true)", statements.CLEAN),
+    ],
+)
+def test_what_an_escape_hides_costs_the_connection(statement, with_escapes_off):
+    assert effect(statement, True).not_resettable
+    assert effect(statement, False) == with_escapes_off
 
 
 @pytest.mark.parametrize(
@@ -372,7 +396,8 @@ def test_what_is_clean_at_sight_is_clean_when_it_is_read(seed, monkeypatch):
         if statements._is_plainly_clean(text):
             for escapes in (False, True):
                 code = read(text, escapes)
-                assert code is None or statements._effect(code) == statements.CLEAN
+                if code is not None:
+                    assert statements._effect(code, escapes) == statements.CLEAN
                 whole += code is not None
     assert whole > 50
 

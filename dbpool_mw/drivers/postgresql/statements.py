@@ -158,7 +158,8 @@ _SETS = re.compile(
 )
 # A call whose text shows the setting and its value.
 _PLAIN_CALL = re.compile(rf"\b{MARK}\s*\(\s*'\s*,(?P<value>\s*(?:'\s*)?,)?", _FLAGS)
-_WITH_ESCAPES = re.compile(r"\bE'|\bU&'", _FLAGS)
+_WITH_ESCAPES = re.compile(r"\bE'", _FLAGS)
+_WITH_UNICODE = re.compile(r"\bU&'", _FLAGS)
 
 # What an analysis of calls of set_config looks at.
 _CALLS = re.compile(r"\bset_config\b\s*\(|\bset_config\b|[][(),]", _FLAGS)
@@ -258,7 +259,7 @@ def _judge(statement: str, escapes: bool | None) -> Judgement:
         return Judgement(DIRTY, False, escapes)
     rest = code.text.replace("%%", " ")
     text, count = _PLACEHOLDER.subn("'", rest)
-    found = _effect(code._replace(text=text))
+    found = _effect(code._replace(text=text), bool(escapes))
     is_final = (
         found is CLEAN
         and count == rest.count("%") == _percents(statement)
@@ -292,16 +293,25 @@ def _percents(statement: str) -> int:
     return statement.replace("%%", "").count("%") if "%" in statement else 0
 
 
-def _effect(code: Code) -> Effect:
+def _effect(code: Code, escapes: bool) -> Effect:
     text, quoted = code.text, "\0".join(code.quoted)
+    # A literal with an escape says something else than what stands there. UESCAPE makes
+    # any sign the one that begins an escape.
+    has_backslash = any("\\" in literal for literal in code.literals)
+    in_plain_ones = escapes and has_backslash
+    has_escapes = (
+        in_plain_ones
+        or (has_backslash and _WITH_ESCAPES.search(text) is not None)
+        or _WITH_UNICODE.search(text) is not None
+    )
     if _UNICODE_NAME.search(text):
         return Effect(True, 'a name in the form U&"…"')
     # Each statement may execute a literal; all literals are searched once.
-    execution = cache(lambda: _effect_of_execution(code))
+    execution = cache(lambda: _effect_of_execution(code, has_escapes))
     found = [
         _effect_of_names(text, execution),
         _effect_of_names(quoted, execution),
-        _effect_of_settings(code, quoted),
+        _effect_of_settings(code, quoted, has_escapes, in_plain_ones),
     ]
     if any(MARK in comment.lower() for comment in code.comments):
         found.append(DIRTY)
@@ -355,18 +365,20 @@ def _effect_of_names(text: str, execution: Callable[[], Effect]) -> Effect:
     return found
 
 
-def _effect_of_execution(code: Code) -> Effect:
+def _effect_of_execution(code: Code, has_escapes: bool) -> Effect:
     """Return what a statement may do that executes its literals."""
-    if _WITH_ESCAPES.search(code.text) and any("\\" in each for each in code.literals):
+    if has_escapes:
         return Effect(True, "a text with escapes that is executed")
     for literal in code.literals:
-        lasting = _LASTING_WITHIN.search(literal)
+        lasting = _LASTING_WITHIN.search(literal) or _LOADS.search(literal)
         if lasting is not None:
             return Effect(True, lasting[0])
     return DIRTY
 
 
-def _effect_of_settings(code: Code, quoted: str) -> Effect:
+def _effect_of_settings(
+    code: Code, quoted: str, has_escapes: bool, in_plain_ones: bool
+) -> Effect:
     """Return what SET LOCAL and set_config() leave behind, whatever their scope."""
     text = code.text
     count = text.lower().count(MARK) + quoted.count(MARK)
@@ -375,7 +387,7 @@ def _effect_of_settings(code: Code, quoted: str) -> Effect:
         return CLEAN
     literals = {literal.lower() for literal in code.literals}
     calls = list(_PLAIN_CALL.finditer(text))
-    if len(calls) < count:
+    if len(calls) < count or (count and in_plain_ones):
         return Effect(True, f"{MARK} of a setting whose name is no plain literal")
     of_quoted = any(each["quoted"] for each in sets)
     if (
@@ -393,7 +405,7 @@ def _effect_of_settings(code: Code, quoted: str) -> Effect:
     # ones.
     if names_path and (
         any(not call["value"] for call in calls)
-        or _WITH_ESCAPES.search(text)
+        or has_escapes
         or any("pg_temp" in literal for literal in literals)
     ):
         return DIRTY
