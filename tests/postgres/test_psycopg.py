@@ -13,7 +13,12 @@ from contextlib import contextmanager, suppress
 from functools import partial
 
 import pytest
-from django.db import connection, connections, transaction
+from django.db import (
+    DatabaseError,
+    connection,
+    connections,
+    transaction,
+)
 from django.db.backends.signals import connection_created
 from django.http import HttpResponse
 from django.test import override_settings
@@ -149,6 +154,45 @@ def test_a_limit_of_the_options_holds_after_a_reset(name, requests):
     run(requests, work)
     assert stats()["resets"] == 1
     assert run(requests, lambda: getattr(connection.connection, name)) == before
+
+
+@pytest.mark.usefixtures("prepares")
+@pytest.mark.parametrize("mode", ["auto", "never", lambda connection, dirty: None])
+@pytest.mark.parametrize("change", ["another type", "no longer prepared"])
+def test_a_prepared_statement_that_the_server_refuses_fails_one_request(
+    change, mode, requests, databases
+):
+    """The table was migrated elsewhere, or a function has dropped the statement."""
+    ask("DROP TABLE IF EXISTS migrated")
+    ask("CREATE TABLE migrated AS VALUES ('a'::varchar(50))")
+    ask(
+        "CREATE OR REPLACE FUNCTION drop_statements() RETURNS int LANGUAGE plpgsql"
+        " AS $$ BEGIN EXECUTE 'DEALLOCATE ALL'; RETURN 1; END $$"
+    )
+    connection.close()
+
+    def read():
+        return ask("SELECT column1 FROM migrated")
+
+    with override_settings(DBPOOL_MW_RESET=mode):
+        for _ in range(3):
+            run(requests, read)
+        if change == "another type":
+            migration = "ALTER TABLE migrated ALTER column1 TYPE varchar(70)"
+            with connect(databases.server.dsn(databases.default)) as other:
+                execute(other, migration)
+        else:
+            run(requests, lambda: ask("SELECT drop_statements()"))
+
+        def fails():
+            with pytest.raises(DatabaseError):
+                read()
+            return read()
+
+        assert run(requests, fails) == "a"
+        for _ in range(3):
+            assert run(requests, read) == "a"
+        assert stats()["opened"] == 1
 
 
 # --- Notifications --------------------------------------------------------------------

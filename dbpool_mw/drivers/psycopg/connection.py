@@ -23,6 +23,12 @@ from .cancel import Canceller
 Connection = psycopg.Connection
 
 
+#: What each execution of a prepared statement fails with once its table was altered
+#: (feature_not_supported), or once the server doesn't have the statement any more
+#: (invalid_sql_statement_name). psycopg would go on to use it.
+_STALE_STATEMENT = frozenset({"0A000", "26000"})
+
+
 class _HeldTooLong(HoldTooLong, psycopg.errors.QueryCanceled):
     """What an aborted connection's statements raise: to Django, a driver's error."""
 
@@ -121,6 +127,15 @@ class TrackedConnection(Connection[Any], Tracked):
         except psycopg.Error as error:
             self.note_error(error)
             raise
+
+    def note_error(self, error: Any) -> None:
+        """Find out what an error says of the server, and of prepared statements.
+
+        Has psycopg drop and forget those that may fail again.
+        """
+        super().note_error(error)
+        if error.diag.sqlstate in _STALE_STATEMENT:
+            self._prepared.clear()
 
     @contextmanager
     def transaction(self, *args: Any, **kwargs: Any) -> Iterator[Any]:
