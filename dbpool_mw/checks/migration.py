@@ -59,12 +59,16 @@ def check_django_persistence(aliases: Iterable[str]) -> Iterator[CheckMessage]:
         database = connections.settings[alias]
         native, age = database["OPTIONS"].get("pool"), database["CONN_MAX_AGE"]
         if native:
-            instead = _assignment(alias, other_pools.from_psycopg_pool(native))
+            values = other_pools.from_psycopg_pool(native)
+            instead = _assignment(alias, values)
+            size = _default_size(
+                values, "Django's own pool", other_pools.PSYCOPG_POOL_SIZE
+            )
             yield message(
                 "native_pool",
                 f"DATABASES[{alias!r}] enables Django's own pool as well.",
                 f'Remove "pool" from OPTIONS{_prefixed(" and write ", instead)}, or '
-                f"keep Django's own pool with {_no_pool(alias)}.",
+                f"keep Django's own pool with {_no_pool(alias)}.{size} {_SEE}",
             )
         if age != 0:
             values = other_pools.valid_only({"MAX_LIFETIME": age})
@@ -112,11 +116,7 @@ def _replace_engine(package: PoolPackage, alias: str) -> CheckMessage:
         unused.append('"pool" from OPTIONS')
     if unused:
         steps += f" Remove {', '.join(unused)}."
-    if "MAX_CONNS" not in values:
-        steps += (
-            f" Unless you set MAX_CONNS, it is {conf.value('MAX_CONNS')}; the default "
-            f"of {package.name} is {package.size + package.overflow}."
-        )
+    steps += _default_size(values, package.name, package.size + package.overflow)
     relation = "is built on" if is_derived else "belongs to"
     return message(
         "other_pool_engine",
@@ -248,6 +248,16 @@ def _assignment(alias: str, values: Mapping[str, object]) -> str:
 
 def _in_options(values: Mapping[str, object]) -> str:
     return f"'OPTIONS': {values!r} (in addition to libpq's options)"
+
+
+def _default_size(values: Mapping[str, object], pool: str, size: int) -> str:
+    """Return a sentence for values without MAX_CONNS, "" for others."""
+    if "MAX_CONNS" in values:
+        return ""
+    return (
+        f" Unless you set MAX_CONNS, it is {conf.value('MAX_CONNS')}; the default of "
+        f"{pool} is {size}."
+    )
 
 
 def _instead_of_pool_args(package: PoolPackage) -> str:

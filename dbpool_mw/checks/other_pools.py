@@ -31,6 +31,9 @@ class PoolPackage(NamedTuple):
     overflow: int  # default number of connections that it opens beyond ``size``
 
 
+#: psycopg_pool's default of min_size, which is also its maximum unless max_size is set.
+PSYCOPG_POOL_SIZE = 4
+
 CONNECTION_POOL = PoolPackage("django-db-connection-pool", POOL_OPTIONS, 10, 10)
 POSTGRESPOOL2 = PoolPackage("django-postgrespool2", POOL_ARGS, 5, 10)
 
@@ -44,7 +47,9 @@ _PACKAGES = {
     "django_pg_real_pool.dj_db_conn_pool": PoolPackage(
         "django-pg-real-pool", POOL_OPTIONS, 10, 10
     ),
-    "django_pg_real_pool": PoolPackage("django-pg-real-pool", NATIVE_POOL, 4, 0),
+    "django_pg_real_pool": PoolPackage(
+        "django-pg-real-pool", NATIVE_POOL, PSYCOPG_POOL_SIZE, 0
+    ),
     # django-db-connection-pool has ENGINEs for other databases too. They can stay.
     "dj_db_conn_pool.backends.postgresql": CONNECTION_POOL,
     "dj_db_conn_pool.backends.postgis": CONNECTION_POOL,
@@ -59,9 +64,6 @@ OBSOLETE_OPTIONS = {
     "TEST_ON_BORROW": "a dead connection is detected without a query",
     "TEST_ON_BORROW_QUERY": "a dead connection is detected without a query",
 }
-
-# psycopg_pool's default of min_size, which is also its maximum unless max_size is set.
-_PSYCOPG_POOL_MIN_SIZE = 4
 
 
 def engine_name(alias: str) -> str:
@@ -160,8 +162,11 @@ def from_queue_pool(values: object, package: PoolPackage) -> dict[str, object]:
 def from_psycopg_pool(options: object) -> dict[str, object]:
     """Translate the arguments of psycopg_pool, which Django's own pool is given.
 
-    Without ``max_size`` such a pool has ``min_size`` connections at most.
+    Without ``max_size`` such a pool has ``min_size`` connections at most. Django takes
+    ``True`` for a pool with all defaults.
     """
+    if options is True:
+        options = {"min_size": PSYCOPG_POOL_SIZE}
     if not isinstance(options, Mapping):
         return {}
     found = {
@@ -170,7 +175,7 @@ def from_psycopg_pool(options: object) -> dict[str, object]:
         if name in options
     }
     if {"MIN_CONNS", "MAX_CONNS"} & found.keys() and found.get("MAX_CONNS") is None:
-        found["MAX_CONNS"] = found.get("MIN_CONNS", _PSYCOPG_POOL_MIN_SIZE)
+        found["MAX_CONNS"] = found.get("MIN_CONNS", PSYCOPG_POOL_SIZE)
     return valid_only(found)
 
 

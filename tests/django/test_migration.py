@@ -49,6 +49,11 @@ def install(monkeypatch: pytest.MonkeyPatch) -> Install:
         ("dbpool.db.backends.postgis", "django-db-pool", "dbpool_mw.backends.postgis"),
         (GEVENTPOOL, "django-db-geventpool", REPLACEMENT),
         (
+            "django_db_geventpool.backends.postgresql_psycopg3",
+            "django-db-geventpool",
+            REPLACEMENT,
+        ),
+        (
             "django_db_geventpool.backends.postgis",
             "django-db-geventpool",
             "dbpool_mw.backends.postgis",
@@ -283,6 +288,7 @@ def test_pool_options_that_nothing_reads_are_a_warning(project: Project) -> None
 @pytest.mark.parametrize(
     ("pool", "instead"),
     [
+        (True, {"MIN_CONNS": 4, "MAX_CONNS": 4}),
         ({"max_size": 8, "timeout": 10}, {"MAX_CONNS": 8, "TIMEOUT": 10}),
         ({"min_size": 6}, {"MIN_CONNS": 6, "MAX_CONNS": 6}),
         ({"max_size": None}, {"MAX_CONNS": 4}),
@@ -290,11 +296,16 @@ def test_pool_options_that_nothing_reads_are_a_warning(project: Project) -> None
     ],
 )
 def test_the_settings_of_djangos_own_pool_are_translated(
-    project: Project, pool: dict[str, Any], instead: dict[str, Any]
+    project: Project, pool: bool | dict[str, Any], instead: dict[str, Any]
 ) -> None:
     project(default={**POSTGRESQL, "OPTIONS": {"pool": pool}})
     hint = str(only("native_pool").hint)
     assert f" and write DBPOOL_MW_POOLS = {{'default': {instead!r}}}, or " in hint
+    size = "Unless you set MAX_CONNS, it is 10; the default of Django's own pool is 4."
+    assert (size in hint) == ("MAX_CONNS" not in instead)
+    real_pool = {"ENGINE": "django_pg_real_pool", "NAME": "shop"}
+    project(default={**real_pool, "OPTIONS": {"pool": pool}})
+    assert f" and 'OPTIONS': {instead!r}" in str(only("other_pool_engine").hint)
 
 
 def test_the_hint_keeps_the_value_of_conn_max_age(project: Project) -> None:
