@@ -20,6 +20,9 @@ import pytest
 from tests.faults.proxy import wait_for_delivery
 from tests.listener import Listener
 
+#: What a connection to PostgreSQL that is to be encrypted begins with.
+SSL_REQUEST = bytes.fromhex("00000008 04d2162f")
+
 _FOUND = ctypes.util.find_library("ssl")
 _KEY_UPDATE_REQUESTED = 1
 _PEM = 1
@@ -52,6 +55,8 @@ class TlsProxy:
             == 1
         )
         assert ssl.SSL_CTX_use_PrivateKey_file(self._context, bytes(key), _PEM) == 1
+        #: What each connection began with.
+        self.beginnings: list[bytes] = []
         self._clients: list[tuple[socket.socket, ctypes.c_void_p, threading.Lock]] = []
         self._listener = Listener(self._relay)
         self.port = self._listener.port
@@ -76,7 +81,11 @@ class TlsProxy:
 
     def _relay(self, client: socket.socket) -> None:
         ssl, lock = self._ssl, threading.Lock()
-        client.recv(8)  # SSLRequest
+        beginning = client.recv(8)
+        self.beginnings.append(beginning)
+        if beginning != SSL_REQUEST:
+            client.close()
+            return
         client.sendall(b"S")
         tls = ctypes.c_void_p(ssl.SSL_new(self._context))
         ssl.SSL_set_fd(tls, client.fileno())

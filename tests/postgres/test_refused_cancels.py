@@ -1,9 +1,10 @@
-"""A cancel that is refused, or has no effect: MAX_HOLD ends the holder all the same."""
+"""How MAX_HOLD cancels, and ends the holder where a cancel has no effect."""
 
 from __future__ import annotations
 
 import threading
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from django.db import OperationalError, connection
@@ -12,12 +13,14 @@ from django.test import override_settings
 from dbpool_mw import HoldTooLong, pooled
 from dbpool_mw.binding import registry
 from dbpool_mw.core import watch
+from sandbox.postgres import machine
 from tests.core.fakes import InThread
 from tests.faults.proxy import Proxy
 from tests.library import IS_PSYCOPG, only_psycopg, only_psycopg2
 from tests.listener import Listener
 from tests.postgres.conftest import ask, forget_wrappers, stats
 from tests.process.servers import wait_until
+from tests.tls import SSL_REQUEST, TlsProxy, needs_openssl
 from tests.vocabulary import cancel
 
 
@@ -134,3 +137,50 @@ def test_a_cancel_that_is_taken_and_never_answered_ends(proxy, monkeypatch):
         answered.set()
         # The connection is as good as before.
         assert ask("SELECT 1") == 1
+
+
+@only_psycopg
+@needs_openssl
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_cancel_is_encrypted_as_its_connection_is(databases, tmp_path, times):
+    if not cancel._is_safe():
+        pytest.skip(
+            "psycopg before 3.2, or libpq before 17: the cancel isn't encrypted"
+        )
+    server = databases.server
+    key, certificate = map(Path, machine.self_signed(tmp_path, {}))
+    forget_wrappers()
+    with (
+        TlsProxy(server.host, server.port, key, certificate) as proxy,
+        override_settings(DBPOOL_MW_MAX_HOLD=0.2),
+    ):
+        connection.settings_dict.update(
+            PORT=str(proxy.port), OPTIONS={"sslmode": "require"}
+        )
+        for _ in range(times):
+            begun = threading.Event()
+
+            def hold(begun=begun):
+                with pooled():
+                    connection.ensure_connection()
+                    begun.set()
+                    ask("SELECT pg_sleep(60)")
+
+            holder = InThread(hold)
+            assert begun.wait(10)
+            (pool,) = registry.pools()
+            wait_until(
+                lambda pool=pool, holder=holder: (
+                    pool.maintain() or not holder.is_alive()
+                ),
+                "the holder was cancelled",
+            )
+            with pytest.raises(OperationalError) as caught:
+                holder.result()
+            # The server said so: nothing was shut down.
+            assert caught.value.__cause__.__cause__.sqlstate == "57014"
+        # Each connection, and each cancel.
+        assert proxy.beginnings == [SSL_REQUEST] * 2 * times
+        forget_wrappers()
+        registry.close()
+    connection.settings_dict["OPTIONS"] = {}
