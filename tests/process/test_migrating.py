@@ -147,12 +147,24 @@ def test_every_section_has_settings_before_and_after() -> None:
     assert all("settings.py" in files for move in MOVES.values() for files in move)
 
 
-@pytest.mark.parametrize("title", REPORTED)
+#: What the document says of another ENGINE or value, in place of that in the block.
+OTHERS = [
+    ("django-db-geventpool", "postgresql_psycopg2", "postgresql_psycopg3"),
+    ("django-db-geventpool", "postgresql_psycopg2", "postgis"),
+]
+
+
+@pytest.mark.parametrize(
+    ("title", "written", "instead"),
+    [*((title, "", "") for title in REPORTED), *OTHERS],
+)
 def test_the_checks_report_the_settings_before_and_hint_at_those_after(
-    title: str, project: Project
+    title: str, written: str, instead: str, project: Project
 ) -> None:
     before, after = MOVES[title]
     settings = before["settings.py"] + f"\nMIDDLEWARE = [{MIDDLEWARE!r}]\n"
+    assert written in settings
+    settings = settings.replace(written, instead) if written else settings
     messages = project.run({**before, "settings.py": settings})["messages"]
     assert [message[0] for message in messages] == [
         IDS[code] for code in REPORTED[title]
@@ -161,6 +173,8 @@ def test_the_checks_report_the_settings_before_and_hint_at_those_after(
         return
     (_, _, hint), names = messages[0], values(after["settings.py"])
     engine = names["DATABASES"]["default"]["ENGINE"]
+    if instead == "postgis":
+        engine = "dbpool_mw.backends.postgis"
     if engine != values(before["settings.py"])["DATABASES"]["default"]["ENGINE"]:
         assert f"'ENGINE': {engine!r}" in hint
     for key, value in pool_settings(names).items():
