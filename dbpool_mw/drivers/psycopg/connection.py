@@ -34,9 +34,13 @@ class _HeldTooLong(HoldTooLong, psycopg.errors.QueryCanceled):
 
 
 class _Types(type(psycopg.adapters.types)):  # type: ignore[misc]
-    """The types that a connection knows, and whether a holder added to them."""
+    """The types that a connection knows, and whether a holder changed them."""
 
     changed = False
+
+    def clear(self) -> None:
+        self.changed = True
+        super().clear()
 
     def add(self, info: Any) -> None:
         self.changed = True

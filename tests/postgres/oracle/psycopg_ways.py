@@ -320,6 +320,7 @@ def registers(info: Any, name: str, register: Callable[[Any, Any], None]) -> Ste
 way("register_loader()", lambda raw: raw.adapters.register_loader("text", Shouts))
 way("register_dumper()", lambda raw: raw.adapters.register_dumper(str, Hides))
 way("types.add()", lambda raw: raw.adapters.types.add(TypeInfo("mine", 4711, 4712)))
+way("types.clear()", lambda raw: raw.adapters.types.clear())
 way(
     "TypeInfo.register()",
     registers(TypeInfo, "hstore", lambda info, raw: info.register(raw)),
