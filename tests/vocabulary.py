@@ -10,6 +10,8 @@ from contextlib import suppress
 from importlib import import_module
 from typing import Any
 
+import pytest
+
 from tests.library import IS_PSYCOPG, LIBRARY
 
 library: Any = import_module(LIBRARY)
@@ -24,6 +26,15 @@ driver: Any = import_module(f"{_FOLDER}.driver")
 session: Any = import_module(f"{_FOLDER}.session")
 _connection: Any = import_module(f"{_FOLDER}.connection")
 TrackedConnection = _connection.TrackedConnection
+
+#: Whether this psycopg has raw cursors. Those that have none keep no notifications for
+#: an iterator, and cancel while no other thread runs, also one that has a proxy.
+HAS_RAW_CURSORS = hasattr(library, "RawCursor")
+since_psycopg_32 = pytest.mark.skipif(
+    IS_PSYCOPG and not HAS_RAW_CURSORS,
+    reason="psycopg 3.1 has no raw cursors, keeps no notifications, and stops all "
+    "threads while it cancels",
+)
 
 #: The library's class of connections, and that of the cursors that Django uses.
 Connection = _connection.Connection

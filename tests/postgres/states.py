@@ -271,7 +271,7 @@ if IS_PSYCOPG:
             lambda raw: type(raw.execute("SELECT 1 AS a").fetchone()),
         ),
         "``cursor_factory = …``": (
-            attribute("cursor_factory", psycopg.RawCursor),
+            attribute("cursor_factory", psycopg.Cursor),
             lambda raw: type(raw.cursor()),
         ),
         "``adapters.register_loader(…)``": (

@@ -18,6 +18,7 @@ from tests.vocabulary import (
     cursor_of,
     library,
     parameters,
+    since_psycopg_32,
 )
 from tests.vocabulary import InterfaceError as LibrarysError
 
@@ -205,14 +206,16 @@ def test_a_kept_named_cursor_reads_nothing_of_the_next_holders(dicts, requests):
     def later(request):
         with cursor() as mine:
             mine.execute("SELECT generate_series(1, 4)")
-            for use in (
+            uses = [
                 lambda: kept[0].fetchone(),
                 lambda: kept[0].fetchmany(2),
                 lambda: kept[0].fetchall(),
                 lambda: kept[0].scroll(1),
-                lambda: next(kept[0]),
                 lambda: next(iter(kept[0])),
-            ):
+            ]
+            if hasattr(kept[0], "__next__"):  # psycopg 3.1 has none
+                uses.append(lambda: next(kept[0]))
+            for use in uses:
                 with pytest.raises(LibrarysError, match=GIVEN_BACK):
                     use()
             kept[0].close()
@@ -239,7 +242,10 @@ def test_a_named_cursor_made_by_a_function_and_kept_costs_the_connection(request
 
 
 @only_psycopg
-@pytest.mark.parametrize("kind", ["ServerCursor", "RawServerCursor"])
+@pytest.mark.parametrize(
+    "kind",
+    ["ServerCursor", pytest.param("RawServerCursor", marks=since_psycopg_32)],
+)
 def test_a_named_cursor_made_by_its_class_and_kept_costs_the_connection(kind, requests):
     kept = []
 

@@ -13,6 +13,7 @@ import pytest
 from tests.library import IS_PSYCOPG, only_psycopg, only_psycopg2
 from tests.postgres.conftest import run
 from tests.vocabulary import (
+    HAS_RAW_CURSORS,
     Connection,
     Cursor,
     Error,
@@ -21,12 +22,13 @@ from tests.vocabulary import (
     cursor_of,
     driver,
     library,
+    since_psycopg_32,
     tracked,
 )
 
 if IS_PSYCOPG:
     import psycopg
-    from psycopg import RawCursor, ServerCursor
+    from psycopg import ServerCursor
     from psycopg.rows import dict_row
     from psycopg.types.json import Json
 else:
@@ -37,6 +39,7 @@ else:
     from dbpool_mw.drivers.psycopg2 import cursor
     from dbpool_mw.drivers.psycopg2.connection import tracked_connection
 
+RAW_CURSOR = pytest.param("RawCursor", marks=since_psycopg_32)
 sql = library.sql
 
 
@@ -368,14 +371,11 @@ if IS_PSYCOPG:
         "Connection.execute": lambda raw, query: raw.execute(query),
         "Cursor": lambda raw, query: psycopg.Cursor(raw).execute(query),
         "ClientCursor": lambda raw, query: psycopg.ClientCursor(raw).execute(query),
-        "RawCursor": lambda raw, query: RawCursor(raw).execute(query),
         "executemany": lambda raw, query: psycopg.Cursor(raw).executemany(query, [[]]),
-        "executemany, RawCursor": lambda raw, q: RawCursor(raw).executemany(q, [[]]),
         "stream": lambda raw, query: list(psycopg.Cursor(raw).stream(query)),
         "stream, ClientCursor": lambda raw, q: list(raw.cursor().stream(q)),
         "copy": copies,
         "ServerCursor": fetches(ServerCursor),
-        "RawServerCursor": fetches(psycopg.RawServerCursor),
         "cursor(name)": by_name,
         "pipeline": in_pipeline,
         "transaction": in_transaction,
@@ -385,6 +385,14 @@ if IS_PSYCOPG:
         "prepared": lambda raw, q: psycopg.Cursor(raw).execute(q, prepare=True),
         "binary": lambda raw, q: psycopg.Cursor(raw).execute(q, binary=True),
     }
+    if HAS_RAW_CURSORS:
+        from psycopg import RawCursor, RawServerCursor
+
+        WAYS |= {
+            "RawCursor": lambda raw, query: RawCursor(raw).execute(query),
+            "RawCursor, many": lambda raw, q: RawCursor(raw).executemany(q, [[]]),
+            "RawServerCursor": fetches(RawServerCursor),
+        }
 else:
     WAYS = {}
 
@@ -416,8 +424,13 @@ def test_parameters_bound_on_the_server_make_nothing_dirty(connection, name):
     ("kind", "placeholders", "found"),
     [
         ("Cursor", "%s, %s", "seed"),
-        # Its statements can't be rendered.
-        ("RawCursor", "$1, $2", "set_config of a setting whose name is no plain"),
+        pytest.param(
+            "RawCursor",
+            "$1, $2",
+            # Its statements can't be rendered.
+            "set_config of a setting whose name is no plain",
+            marks=since_psycopg_32,
+        ),
     ],
 )
 def test_a_seed_by_a_parameter_costs_the_connection(
@@ -429,7 +442,7 @@ def test_a_seed_by_a_parameter_costs_the_connection(
 
 
 @only_psycopg
-@pytest.mark.parametrize("kind", ["Cursor", "ClientCursor", "RawCursor"])
+@pytest.mark.parametrize("kind", ["Cursor", "ClientCursor", RAW_CURSOR])
 def test_what_the_project_sends_in_a_block_is_judged_statement_by_statement(
     connection, kind
 ):
