@@ -54,6 +54,8 @@ class DbpoolMwConf(AppConf):  # type: ignore[misc]
     UNAVAILABLE_VIEW = None
     CONTROL_DIR = None
     WORKERS = None
+    METRICS_TOKEN = None
+    METRICS_LOOPBACK = False
 
     MIN_CONNS = PoolConfig().min_conns
     MAX_CONNS = PoolConfig().max_conns
@@ -360,6 +362,26 @@ def workers() -> int | None:
         text = os.environ.get("WEB_CONCURRENCY", "")
         number = int(text) if text.isascii() and text.isdigit() else None
     return number or None
+
+
+def metrics_token() -> str | None:
+    """Return the secret that shows a request the workers' figures, None without one.
+
+    Raises ImproperlyConfigured when ``METRICS_TOKEN`` is invalid.
+    """
+    token: str | None = value("METRICS_TOKEN")
+    _raise_any(app_problems({"METRICS_TOKEN": token}))
+    return token
+
+
+def permits_loopback() -> bool:
+    """Tell whether requests from the loopback interface may see the workers' figures.
+
+    Raises ImproperlyConfigured when ``METRICS_LOOPBACK`` is invalid.
+    """
+    permits: bool = value("METRICS_LOOPBACK")
+    _raise_any(app_problems({"METRICS_LOOPBACK": permits}))
+    return permits
 
 
 def control_dir() -> Path | None:

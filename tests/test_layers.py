@@ -25,7 +25,8 @@ LAYERS: list[list[str]] = [
     ["binding"],
     ["checks"],
     ["apps"],
-    ["middleware", "test", "backends", "contrib", "management"],
+    ["middleware", "test", "backends", "contrib", "management", "views"],
+    ["urls"],
 ]
 
 STANDARD_LIBRARY = {*sys.stdlib_module_names, "dbpool_mw"}

@@ -6,9 +6,9 @@ from django.core import checks
 from django.core.checks import CheckMessage
 
 #: The id of each kind of problem: E is an error, W a warning, I information. The first
-#: eight keys and "eager" are the codes of ``dbpool_mw.core.config.Problem``, "twice" is
-#: one of ``dbpool_mw.conf``. An id must never change its meaning, because projects
-#: silence it.
+#: eight keys, "eager" and "token" are the codes of ``dbpool_mw.core.config.Problem``,
+#: "twice" is one of ``dbpool_mw.conf``. An id must never change its meaning, because
+#: projects silence it.
 IDS = {
     "unknown": "dbpool_mw.E001",
     "type": "dbpool_mw.E002",
@@ -32,6 +32,7 @@ IDS = {
     "platform": "dbpool_mw.E020",
     "eager": "dbpool_mw.E021",
     "eager_alias": "dbpool_mw.E022",
+    "token": "dbpool_mw.E023",
     "no_middleware": "dbpool_mw.W001",
     "not_first": "dbpool_mw.W002",
     "no_alias": "dbpool_mw.W003",

@@ -20,6 +20,9 @@ from typing import Any
 # limit are for the file name of the socket.
 MAX_CONTROL_DIR_BYTES = 80
 
+#: The least length of METRICS_TOKEN.
+MIN_TOKEN = 16
+
 #: The names that RESET accepts. It accepts a function as well.
 RESET_MODES = ("auto", "always", "never")
 
@@ -55,8 +58,8 @@ class Problem:
 
     ``message`` continues a sentence that begins with the name of the setting.
     ``code`` is a key of ``dbpool_mw.checks.IDS``: this file uses ``unknown``, ``type``,
-    ``range``, ``order``, ``pools``, ``exempt``, ``view``, ``control_dir`` and
-    ``eager``.
+    ``range``, ``order``, ``pools``, ``exempt``, ``view``, ``control_dir``, ``eager``
+    and ``token``.
     """
 
     key: str
@@ -74,6 +77,8 @@ APP_KEYS = (
     "UNAVAILABLE_VIEW",
     "CONTROL_DIR",
     "WORKERS",
+    "METRICS_TOKEN",
+    "METRICS_LOOPBACK",
 )
 
 #: Arguments of psycopg_pool, and so of Django's own pool, with the equivalent key.
@@ -365,6 +370,25 @@ def _control_dir(value: object) -> _Error | None:
     return None
 
 
+def _token(value: object) -> _Error | None:
+    """Validate a secret, which no message shows."""
+    if value is None or (
+        isinstance(value, str)
+        and len(value) >= MIN_TOKEN
+        # What a header can carry as it is.
+        and value.isascii()
+        and value.isprintable()
+        and " " not in value
+    ):
+        return None
+    return (
+        "token",
+        f"must be a str of {MIN_TOKEN} or more ASCII characters without spaces.",
+        "Write a random one, as python -c 'import secrets; "
+        "print(secrets.token_urlsafe())' prints, or None for no token.",
+    )
+
+
 _VALIDATORS: dict[str, _Validator] = {
     "ENABLED": _flag,
     "EAGER": _eager,
@@ -377,6 +401,8 @@ _VALIDATORS: dict[str, _Validator] = {
         "Give the number of worker processes, or None to use WEB_CONCURRENCY.",
         or_none=True,
     ),
+    "METRICS_TOKEN": _token,
+    "METRICS_LOOPBACK": _flag,
     "MIN_CONNS": _whole(0, "Give a number; 0 opens connections only when needed."),
     "MAX_CONNS": _whole(
         1, "Give the maximum number of open connections per process and alias."

@@ -230,6 +230,8 @@ def test_build_raises_an_error_with_every_problem_and_its_hint() -> None:
     assert "for example 5.0" in str(caught.value)
 
 
+SECRET = "correct-horse-battery"
+
 VALID: dict[str, list[object]] = {
     "ENABLED": [True, False],
     "EAGER": [(), [], ("default",), ["default", "replica"]],
@@ -238,6 +240,8 @@ VALID: dict[str, list[object]] = {
     "UNAVAILABLE_VIEW": [None, "project.views.busy"],
     "CONTROL_DIR": [None, False, "/run/project", Path("/run/project")],
     "WORKERS": [None, 1, 64],
+    "METRICS_TOKEN": [None, "x" * 16, "k3Y_-~" * 10],
+    "METRICS_LOOPBACK": [True, False],
 }
 INVALID: dict[str, list[tuple[object, str]]] = {
     "ENABLED": [(None, "type"), (1, "type"), ("True", "type")],
@@ -276,6 +280,16 @@ INVALID: dict[str, list[tuple[object, str]]] = {
         ("/" + "é" * (MAX_CONTROL_DIR_BYTES // 2), "control_dir"),
     ],
     "WORKERS": [(0, "range"), (-1, "range"), ("4", "type"), (True, "type")],
+    "METRICS_TOKEN": [
+        (SECRET[:15], "token"),
+        (SECRET.encode(), "token"),
+        (f"{SECRET} ", "token"),
+        (f"{SECRET}\n", "token"),
+        (f"{SECRET}é", "token"),
+        ("", "token"),
+        (True, "token"),
+    ],
+    "METRICS_LOOPBACK": [("True", "type"), (None, "type")],
 }
 
 
@@ -300,6 +314,11 @@ def test_an_invalid_value_is_a_problem_with_a_hint(
     assert (problem.key, problem.code) == (key, code)
     assert problem.message.endswith(".")
     assert problem.hint.endswith((".", "]."))
+
+
+def test_no_message_shows_a_secret() -> None:
+    for value, _ in INVALID["METRICS_TOKEN"]:
+        assert SECRET[:8] not in repr(only(app_problems({"METRICS_TOKEN": value})))
 
 
 def test_the_hint_for_a_single_exempt_path_is_a_list() -> None:

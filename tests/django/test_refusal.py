@@ -74,6 +74,7 @@ WRONG: dict[str, Any] = {
     "platform": no_poll,
     "eager": {"DBPOOL_MW_EAGER": "default"},
     "eager_alias": {"DBPOOL_MW_EAGER": ("defualt",)},
+    "token": {"DBPOOL_MW_METRICS_TOKEN": "secret"},
 }
 
 
