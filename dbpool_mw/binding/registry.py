@@ -20,6 +20,7 @@ import math
 import os
 import threading
 import time
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from django.db import connections
@@ -31,6 +32,7 @@ from dbpool_mw.binding.pools import Build, Pools
 from dbpool_mw.control.server import ControlServer
 from dbpool_mw.control.worker import Worker
 from dbpool_mw.core.background import Maintenance, sent_signals_blocked
+from dbpool_mw.core.listener import Listener
 from dbpool_mw.core.logs import get_logger
 from dbpool_mw.core.pool import ConnectionPool
 from dbpool_mw.core.slots import DRAINING, PAUSED, RUNNING
@@ -189,6 +191,9 @@ _inherited: list[_ProcessState] = []
 
 _is_serving = False
 
+#: What makes the listener of each pool, None where nobody listens.
+_make_listener: Callable[[ConnectionPool], Listener] | None = None
+
 #: Whether this process forks those that serve; see ``before_fork``.
 _children_serve = False
 
@@ -290,6 +295,8 @@ def make_pool(alias: str, wanted: Parameters, build: Build) -> ConnectionPool:
                 return pool
             first = None if verb is None else _FIRST[verb]
             pool, victim = state.pools.add(alias, wanted, is_own, build, first)
+            if _make_listener is not None:
+                pool.listen(_make_listener(pool))
             if serves and not follows_no_order:
                 state.will_start()
             break
@@ -325,6 +332,27 @@ def stats() -> list[dict[str, Any]]:
     thread; makes no round trip.
     """
     return [pool.stats() for pool in pools()]
+
+
+def listen(make_listener: Callable[[ConnectionPool], Listener] | None) -> None:
+    """Have every pool of this process and its children tell a listener of its own.
+
+    That holds for pools that are made later too. None ends it.
+    """
+    global _make_listener
+    _make_listener = make_listener
+    # A pool that is made meanwhile is here, or its maker has seen the change.
+    for pool in pools():
+        pool.stats()  # counts what ended before
+        pool.listen(None if make_listener is None else make_listener(pool))
+
+
+def answer(request: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what this process answers a request of ``protocol.request``, in memory.
+
+    May be called from any thread, also where there is no control socket.
+    """
+    return _state.worker.handle(request)
 
 
 def close() -> None:

@@ -11,7 +11,10 @@ import math
 from bisect import bisect_left, bisect_right
 from collections import Counter, deque
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeVar
+
+if TYPE_CHECKING:
+    from .listener import Listener
 
 _T = TypeVar("_T")
 
@@ -188,8 +191,9 @@ class PoolMetrics:
     hold without a wait had one of no time.
 
     Any thread may append to ``ended`` the seconds of a hold that had no wait, and to
-    ``ended_after_wait`` those of a wait and of its hold; ``fold`` counts them. The rest
-    is not thread-safe: the pool uses it under its lock.
+    ``ended_after_wait`` those of a wait and of its hold; ``fold`` counts them, and
+    tells the ``listener``, if there is one. The rest is not thread-safe: the pool uses
+    it under its lock.
     """
 
     __slots__ = (
@@ -199,6 +203,7 @@ class PoolMetrics:
         "ended",
         "ended_after_wait",
         "hold",
+        "listener",
         "opened",
         "wait",
     )
@@ -212,13 +217,25 @@ class PoolMetrics:
         self.connect = Histogram()
         self.ended: deque[float] = deque()
         self.ended_after_wait: deque[tuple[float, float]] = deque()
+        self.listener: Listener | None = None
 
     def fold(self) -> None:
         """Count the holds that have ended since the last call."""
-        self.hold.record(*_taken_from(self.ended))
-        for wait, hold in _taken_from(self.ended_after_wait):
+        ended = _taken_from(self.ended)
+        after_wait = _taken_from(self.ended_after_wait)
+        self.hold.record(*ended)
+        for wait, hold in after_wait:
             self.wait.record(wait)
             self.hold.record(hold)
+        if self.listener is not None and (ended or after_wait):
+            self.listener.ended(ended, after_wait)
+
+    def record_connect(self, seconds: float) -> None:
+        """Count a connection that took so many seconds to open."""
+        self.opened += 1
+        self.connect.record(seconds)
+        if self.listener is not None:
+            self.listener.opened(seconds)
 
     def reconcile(self, connections: int) -> None:
         """Make the figures of connections add up: opened = open + discarded.

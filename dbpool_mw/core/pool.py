@@ -44,6 +44,7 @@ from .config import PoolConfig
 from .driver import Driver
 from .entry import BUSY, CONNECTING, IDLE, IN_USE, Holder, PoolEntry
 from .errors import ConnectFailed, PoolClosed, PoolError, PoolTimeout, TooManyRequests
+from .listener import Listener
 from .logs import get_logger
 from .metrics import PoolMetrics
 from .orphans import Orphans, is_in_pool, stamp
@@ -135,6 +136,8 @@ class ConnectionPool:
 
         self._spawn = spawn
 
+        self._listener: Listener | None = None
+
         self._pid = os.getpid()
         # What is to be done soon, by another thread. Needs no lock: a deque's methods
         # are atomic.
@@ -215,15 +218,33 @@ class ConnectionPool:
                 f"pool {self.name!r} was used by a finaliser while its thread used "
                 "it or another one",
             )
+        try:
+            return self._obtain(entry, fit, holder, began, deadline, eager)
+        except Exception as error:
+            if self._listener is not None:
+                self._listener.waited(self._clock() - began, error)
+            raise
+
+    def _obtain(
+        self,
+        entry: PoolEntry | None,
+        fit: bool | None,
+        holder: Holder,
+        began: float,
+        deadline: float,
+        eager: bool,
+    ) -> PoolEntry:
+        """Return an entry that is ready for use: see ``_check_out``."""
         now = began
-        took_time = pinged = connect_failed = False
+        took_time = queued = pinged = connect_failed = False
         while True:
             try:
                 if entry is None:
                     took_time, fit = True, None
-                    entry = self._acquire(
+                    entry, waited = self._acquire(
                         holder, began, deadline, connect_failed, eager
                     )
+                    queued = queued or waited
                     now = self._clock()
                 if entry.state is CONNECTING:
                     if pinged and now > deadline:
@@ -262,6 +283,8 @@ class ConnectionPool:
                 self._keep_or_close(entry)
                 with self._lock:
                     raise self._cancelled()
+            if queued and self._listener is not None:
+                self._listener.waited(entry.waited, None)
         if self._captures_stacks:
             entry.stack = () if eager else capture()
         entry.checkouts += 1
@@ -274,10 +297,11 @@ class ConnectionPool:
         deadline: float,
         connect_failed: bool,
         eager: bool,
-    ) -> PoolEntry:
+    ) -> tuple[PoolEntry, bool]:
         """Return an idle connection or a slot to connect in; wait in the queue for it.
 
-        A caller whose connect failed keeps its original position in the queue.
+        Tells too whether it waited. A caller whose connect failed keeps its original
+        position in the queue.
         """
         bypasses_pause = holder.holds_another()
         is_cancelled = holder.cancellation()
@@ -291,7 +315,7 @@ class ConnectionPool:
             slots.serve()
             entry = slots.take(holder, bypasses_pause, eager)
             if entry is not None:
-                return entry
+                return entry, False
             if eager and slots.sends_on(bypasses_pause):
                 failed = ConnectFailed(
                     self.name, f"pool {self.name!r} can't connect now"
@@ -324,7 +348,7 @@ class ConnectionPool:
             raise waiter.error
         if waiter.entry is None:
             raise self._timed_out(began, deadline)
-        return waiter.entry
+        return waiter.entry, True
 
     def _timed_out(self, began: float, deadline: float) -> PoolTimeout:
         """Count a time-out, and return the error that says what it was waited for."""
@@ -438,9 +462,8 @@ class ConnectionPool:
         shorter = 1 - random.random() * _LIFETIME_JITTER
         entry.expires_at = now + self.config.max_lifetime * shorter
         with self._lock:
-            self._metrics.opened += 1
+            self._metrics.record_connect(now - began)
             self._slots.give(entry, holder, now)
-            self._metrics.connect.record(now - began)
             if self._slots.backoff.succeeded():
                 self._slots.grant()
             size, shut = len(self._slots.entries), self._slots.state is SHUT
@@ -903,6 +926,13 @@ class ConnectionPool:
         that has the pools' lock.
         """
         return self._slots.unused_seconds()
+
+    def listen(self, listener: Listener | None) -> None:
+        """Tell a listener of each duration that is counted from now on; None: nobody.
+
+        Takes no lock; may be called from any thread.
+        """
+        self._listener = self._metrics.listener = listener
 
     def stats(self) -> dict[str, Any]:
         """Return everything the pool knows of itself, as plain data at one moment."""
