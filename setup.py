@@ -18,6 +18,10 @@ GEVENT = ["gevent>=24.10.1", "psycogreen>=1.0.2"]
 # The user's project among the tests runs under pytest-django and pytest-xdist too.
 RUNNERS = ["pytest>=9.0", "pytest-django>=4.11", "pytest-xdist>=3.8"]
 CELERY = ["celery>=5.4"]
+PROMETHEUS = ["prometheus-client>=0.20"]
+OTEL = ["opentelemetry-api>=1.30"]
+# The benchmarks measure the pool with the SDK beside it.
+OTEL_SDK = ["opentelemetry-sdk>=1.30"]
 # ENGINEs of others, which the pool has to work with.
 ENGINES = ["django-prometheus>=2.4", "django-tenants>=3.10"]
 # Middleware that may stand before the pool's, what reports errors or connects anew.
@@ -35,10 +39,11 @@ TRACERS = [
     "django-silk>=5.3",
     "elastic-apm>=6.23",
     "newrelic>=10.0",
-    "opentelemetry-instrumentation-django>=0.50b0",
-    "opentelemetry-instrumentation-psycopg>=0.50b0",
-    "opentelemetry-instrumentation-psycopg2>=0.50b0",
-    "opentelemetry-sdk>=1.29",
+    "opentelemetry-exporter-prometheus>=0.51b0",
+    "opentelemetry-instrumentation-django>=0.51b0",
+    "opentelemetry-instrumentation-psycopg>=0.51b0",
+    "opentelemetry-instrumentation-psycopg2>=0.51b0",
+    *OTEL_SDK,
 ]
 # The servers of docs/servers.rst that the sandbox doesn't need; eventlet is refused.
 # Their tests run on one pair of Python and Django too.
@@ -57,6 +62,7 @@ TEST = [
     *SERVERS,
     *GEVENT,
     *CELERY,
+    *PROMETHEUS,
     *RUNNERS,
     *ENGINES,
     *AROUND,
@@ -68,6 +74,8 @@ TYPES = [
     "django-stubs>=5.2.9",
     "types-psycopg2",
     *OTHER_POOLS,
+    *PROMETHEUS,
+    *OTEL_SDK,
 ]
 
 
@@ -118,7 +126,9 @@ setup(
         "psycopg-binary": ["psycopg[binary]>=3.1.12"],
         "celery": CELERY,
         "gevent": GEVENT,
-        "sandbox": [*SERVERS, *OTHER_POOLS],
+        "prometheus": PROMETHEUS,
+        "otel": OTEL,
+        "sandbox": [*SERVERS, *OTHER_POOLS, *OTEL_SDK],
         "test": [*TEST, *TRACERS, *OTHER_SERVERS, *OTHER_POOLS],
         # What the environments of tox.ini install.
         "testenv": TEST,
