@@ -67,6 +67,7 @@ class DbpoolMwConf(AppConf):  # type: ignore[misc]
     RESET = PoolConfig().reset
     LEAK_AFTER = None
     MAX_HOLD = None
+    STUCK_AFTER = PoolConfig().stuck_after
 
     class Meta:
         """The prefix, which AppConf would otherwise derive from the module."""

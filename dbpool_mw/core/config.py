@@ -50,6 +50,7 @@ class PoolConfig:
     reset: str | Callable[[Any, bool], object] = "auto"
     leak_after: float = math.inf
     max_hold: float = math.inf
+    stuck_after: float = 10.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -425,6 +426,10 @@ _VALIDATORS: dict[str, _Validator] = {
     ),
     "MAX_HOLD": _seconds(
         "Give seconds, for example 300.0, or None for no limit.", or_none=True
+    ),
+    "STUCK_AFTER": _seconds(
+        "Give seconds, for example 10.0, or None to never call a pool stuck.",
+        or_none=True,
     ),
     "CHECK_AFTER_IDLE": _seconds(
         "Give seconds, for example 30.0. 0 checks with a query at every checkout.",

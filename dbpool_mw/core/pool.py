@@ -934,6 +934,14 @@ class ConnectionPool:
         """
         self._listener = self._metrics.listener = listener
 
+    def is_stuck(self) -> bool:
+        """Tell whether all connections are in use and none came back for STUCK_AFTER.
+
+        Blocks on nothing but the lock: an event loop may call this.
+        """
+        with self._lock:
+            return self._slots.stuck_seconds() >= self.config.stuck_after
+
     def stats(self) -> dict[str, Any]:
         """Return everything the pool knows of itself, as plain data at one moment."""
         slots = self._slots

@@ -212,6 +212,24 @@ class Slots:
         last = max((entry.idle_since for entry in idle), default=self._freed_at)
         return self.clock() - last
 
+    def stuck_seconds(self) -> float:
+        """Return for how long every connection has been in use, and none came back.
+
+        0.0 while one is idle or being opened, or may be opened: then the next checkout
+        needs nobody's checkin. No counter is kept for this. In a full pool without an
+        idle connection, each one that comes back is checked out again at once.
+        """
+        # BUSY is one that is cleaned after its hold, or closed after it was idle.
+        held_since = [
+            entry.checked_out_at
+            for entry in self.entries
+            if entry.state is IN_USE
+            or (entry.state is BUSY and entry.checked_out_at > entry.idle_since)
+        ]
+        if self.idle or len(held_since) < self.config.max_conns:
+            return 0.0
+        return self.clock() - max(held_since)
+
     # --- The queue -------------------------------------------------------------------
 
     def is_full(self) -> bool:

@@ -38,7 +38,7 @@ def test_the_configuration_has_the_values_with_durations_as_floats() -> None:
 
 
 def test_none_means_never_and_becomes_an_infinite_duration() -> None:
-    never = ("MAX_IDLE", "MAX_LIFETIME", "LEAK_AFTER", "MAX_HOLD")
+    never = ("MAX_IDLE", "MAX_LIFETIME", "LEAK_AFTER", "MAX_HOLD", "STUCK_AFTER")
     config = build(dict.fromkeys(never))
     assert {getattr(config, key.lower()) for key in never} == {math.inf}
 
@@ -76,7 +76,7 @@ def test_any_other_reset_is_a_problem(value: object) -> None:
 
 SECONDS = [
     *("TIMEOUT", "MAX_IDLE", "MAX_LIFETIME", "CHECK_AFTER_IDLE"),
-    *("LEAK_AFTER", "MAX_HOLD"),
+    *("LEAK_AFTER", "MAX_HOLD", "STUCK_AFTER"),
 ]
 
 
