@@ -319,6 +319,15 @@ def keeps_connections(alias: str) -> bool:
         return verb is None and not uwsgi.is_loading()
 
 
+def state_ordered(alias: str) -> str | None:
+    """Return the state that a drain or a pause gives an alias's pools, None if neither.
+
+    Also where this process has no pool of the alias yet. From memory.
+    """
+    verb = _state.worker.verb(alias)
+    return None if verb is None else _FIRST[verb]
+
+
 def pools() -> list[ConnectionPool]:
     """Return the pools that this process has now."""
     return _state.pools.all()

@@ -106,6 +106,15 @@ class Worker:
         if is_first:
             self._announce(alias, None, order)
 
+    def verb(self, alias: str) -> str | None:
+        """Give the verb that an alias is under, None if its pools simply run.
+
+        From memory: what was kept is read by ``maintain``.
+        """
+        with self._lock:
+            order = self._order_of(alias)
+        return None if order is None else order.verb
+
     def maintain(self) -> None:
         """Have the pools follow what was kept and what ended.
 

@@ -45,7 +45,7 @@ def commands_in_yaml() -> list[list[str]]:
 @pytest.fixture
 def deployed(project: Project) -> Project:
     """Give the project with the documented middleware, probe and gunicorn.conf.py."""
-    urls = code_block(DEPLOYMENT, "def live(")
+    urls = code_block(DEPLOYMENT, "include(")
     others = "from tests.process.project.urls import urlpatterns as others\n"
     (project.directory / "urls.py").write_text(f"{urls}{others}urlpatterns += others\n")
     conf = (ROOT / "tests/process/project/gunicorn_conf.py").read_text()
@@ -68,7 +68,15 @@ def deployed(project: Project) -> Project:
     return project
 
 
+def probes() -> dict[str, str]:
+    """Return the paths of the probes in the document's YAML, by the probe's name."""
+    text = code_block(DEPLOYMENT, "terminationGracePeriodSeconds", "yaml")
+    return dict(re.findall(r"(\w+)Probe:\n +httpGet: {path: (\S+), port", text))
+
+
 def test_probes_are_answered_at_an_exhausted_pool_and_a_stop_drains(deployed):
+    paths = probes()
+    assert sorted(paths) == ["liveness", "readiness"]
     server_command, stop_command = commands_in_yaml()
     assert server_command[:3] == ["gunicorn", "--config", "gunicorn.conf.py"]
     with (
@@ -80,7 +88,8 @@ def test_probes_are_answered_at_an_exhausted_pool_and_a_stop_drains(deployed):
         with deployed.lock(9):
             held = clients.submit(server.get, "/holds/?key=9")
             deployed.wait_for_lock(9)
-            assert server.get("/live/").body == b"ok"
+            for path in paths.values():
+                assert server.get(path).status == 200
             (kubectl,) = re.findall(
                 r"^ *kubectl exec \S+ -- (.*)$", (ROOT / DEPLOYMENT).read_text(), re.M
             )
@@ -92,6 +101,9 @@ def test_probes_are_answered_at_an_exhausted_pool_and_a_stop_drains(deployed):
         assert server.get("/facts/").status == 200
         deployed.rest()
         assert deployed.totals()["idle"] == 0
+        # No requests are sent to a pod that drains, and it isn't restarted for that.
+        assert server.get(paths["readiness"]).status == 503
+        assert server.get(paths["liveness"]).status == 200
         assert server.stop() == 0
 
 
@@ -113,6 +125,18 @@ def test_the_service_makes_the_directory_of_the_control_sockets():
     assert own == {"DBPOOL_MW_CONTROL_DIR": directory}
     conf = values(code_block(DEPLOYMENT, "worker_class"))
     assert int(unit["Service"]["TimeoutStopSec"]) > conf["graceful_timeout"]
+
+
+def test_a_busy_pod_is_not_restarted():
+    from dbpool_mw.core.config import PoolConfig
+
+    text = code_block(DEPLOYMENT, "terminationGracePeriodSeconds", "yaml")
+    probe = text.partition("livenessProbe:")[2].partition("readinessProbe:")[0]
+    values = {
+        name: int(value) for name, value in re.findall(r"(\w+): (\d+)$", probe, re.M)
+    }
+    failing = values["periodSeconds"] * values["failureThreshold"]
+    assert failing > PoolConfig().timeout
 
 
 def test_a_pod_has_time_for_the_drain_and_the_requests():
