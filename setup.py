@@ -22,6 +22,8 @@ PROMETHEUS = ["prometheus-client>=0.20"]
 OTEL = ["opentelemetry-api>=1.30"]
 # The benchmarks measure the pool with the SDK beside it.
 OTEL_SDK = ["opentelemetry-sdk>=1.30"]
+# pip takes 3.24 on Django 4.2, and 4.8 before Python 3.14.
+HEALTH = ["django-health-check>=3.24"]
 # ENGINEs of others, which the pool has to work with.
 ENGINES = ["django-prometheus>=2.4", "django-tenants>=3.10"]
 # Middleware that may stand before the pool's, what reports errors or connects anew.
@@ -63,6 +65,7 @@ TEST = [
     *GEVENT,
     *CELERY,
     *PROMETHEUS,
+    *HEALTH,
     *RUNNERS,
     *ENGINES,
     *AROUND,
