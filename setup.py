@@ -117,7 +117,7 @@ setup(
         "middleware",
     ],
     packages=find_packages(include=["dbpool_mw", "dbpool_mw.*"]),
-    package_data={"dbpool_mw": ["py.typed"]},
+    package_data={"dbpool_mw": ["py.typed", "templates/dbpool_mw/*.html"]},
     include_package_data=False,
     zip_safe=False,
     python_requires=">=3.10",

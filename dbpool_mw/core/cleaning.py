@@ -24,6 +24,20 @@ class Cleaned(NamedTuple):
     was_reset: bool = False
 
 
+class Foreseen(NamedTuple):
+    """What a checkin would do to a session as it is, and why.
+
+    ``outcome`` is KEPT, RESET, CUSTOM (what RESET's function does) or CLOSED;
+    ``reason`` is a statement or says why, "" for KEPT.
+    """
+
+    outcome: str
+    reason: str = ""
+
+
+KEPT, RESET, CUSTOM, CLOSED = "kept", "reset", "cleaned by RESET", "closed"
+
+
 class Cleaner:
     """Cleans the sessions of one pool the way RESET says.
 
@@ -81,6 +95,24 @@ class Cleaner:
             )
             return Cleaned("not clean")
         return Cleaned(None if clean else "not clean", rolled_back, was_reset)
+
+    def foresee(self, entry: PoolEntry) -> Foreseen:
+        """Tell what ``clean`` would do to a session now; no round trip."""
+        driver, connection, mode = self._driver, entry.connection, self._mode
+        unusable = driver.why_unusable(connection)
+        if unusable is not None:
+            return Foreseen(CLOSED, unusable)
+        change = driver.change(connection)
+        statement = None if change is None else change.statement or "not known"
+        if callable(mode):
+            return Foreseen(CUSTOM, statement or "it is called at every checkin")
+        if mode == "always" and change is None:
+            return Foreseen(RESET, 'RESET is "always"')
+        if mode == "never" or change is None:
+            return Foreseen(KEPT)
+        if change.no_reset_undoes is not None:
+            return Foreseen(CLOSED, f"no reset undoes {change.no_reset_undoes}")
+        return Foreseen(RESET, statement or "")
 
     def _reset_as_configured(self, entry: PoolEntry) -> bool:
         """Do to a session what RESET says; return whether it was reset."""

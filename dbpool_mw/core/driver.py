@@ -8,7 +8,18 @@ for ``lease``.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
+
+
+class Change(NamedTuple):
+    """What changed a session that was clean: a statement, or a call of the library.
+
+    It is shortened, and "" where it isn't known. ``no_reset_undoes`` says what of it
+    stays, None if a reset undoes all.
+    """
+
+    statement: str
+    no_reset_undoes: str | None = None
 
 
 class Driver(Protocol):
@@ -56,6 +67,9 @@ class Driver(Protocol):
 
     def is_dirty(self, connection: Any) -> bool:
         """Tell whether the session was changed and must be reset; no round trip."""
+
+    def change(self, connection: Any) -> Change | None:
+        """Return what changed a dirty session first, None if clean; no round trip."""
 
     def why_unusable(self, connection: Any) -> str | None:
         """Return why a connection can't be cleaned, None if it can; no round trip."""

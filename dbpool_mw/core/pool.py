@@ -39,7 +39,7 @@ from typing import Any
 
 from . import report
 from .background import spawn
-from .cleaning import Cleaner
+from .cleaning import Cleaner, Foreseen
 from .config import PoolConfig
 from .driver import Driver
 from .entry import BUSY, CONNECTING, IDLE, IN_USE, Holder, PoolEntry
@@ -615,6 +615,10 @@ class ConnectionPool:
         is taken for clean.
         """
         return self._is_clean(entry.connection, entry.initial)
+
+    def foresee(self, entry: PoolEntry) -> Foreseen:
+        """Tell what a checkin would do to the session as it is now; no round trip."""
+        return self._cleaner.foresee(entry)
 
     def has_ended(self, entry: PoolEntry) -> bool:
         """Tell whether a connection is closed, at either side; no round trip."""

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from typing import Any
 
 from dbpool_mw.core.config import PoolConfig
+from dbpool_mw.core.driver import Change
 from dbpool_mw.core.entry import PoolEntry
 from dbpool_mw.core.pool import ConnectionPool
 
@@ -49,6 +50,8 @@ class FakeConnection:
         self.answers = True
         self.transaction = "idle"  # or "open", "busy", "unknown"
         self.dirty = False
+        self.dirtied_by = ""
+        self.not_resettable: str | None = None
         self.stays_dirty = False
         self.aborted: Exception | None = None
         self.lease = 0
@@ -165,6 +168,11 @@ class FakeDriver:
 
     def is_dirty(self, connection: FakeConnection) -> bool:
         return connection.dirty
+
+    def change(self, connection: FakeConnection) -> Change | None:
+        if not connection.dirty:
+            return None
+        return Change(connection.dirtied_by, connection.not_resettable)
 
     def accept(self, connection: FakeConnection, initial: Any) -> None:
         assert initial == INITIAL

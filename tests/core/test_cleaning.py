@@ -6,7 +6,14 @@ import logging
 
 import pytest
 
-from dbpool_mw.core.cleaning import Cleaned, Cleaner
+from dbpool_mw.core.cleaning import (
+    CLOSED,
+    CUSTOM,
+    KEPT,
+    RESET,
+    Cleaned,
+    Cleaner,
+)
 from dbpool_mw.core.entry import BUSY, PoolEntry
 from dbpool_mw.core.errors import ResetFailed
 from tests.core.fakes import DriverError, FakeDriver, Holder
@@ -126,3 +133,43 @@ def test_any_exception_of_a_reset_function_is_its_own(driver, entry, caplog):
 
     assert cleaner(driver, reset).clean(entry) == Cleaned("not clean")
     assert isinstance(caplog.records[0].exc_info[1].__cause__, TimeLimit)
+
+
+# --- What is foreseen -----------------------------------------------------------------
+
+
+def set_only(connection, dirty):
+    """Be a function in RESET that leaves the session as it is."""
+
+
+@pytest.mark.parametrize("mode", ["auto", "always", "never", set_only])
+@pytest.mark.parametrize("dirty", [False, True])
+@pytest.mark.parametrize("transaction", ["idle", "busy"])
+def test_what_is_foreseen_comes_true(driver, entry, mode, dirty, transaction):
+    entry.connection.dirty = dirty
+    entry.connection.dirtied_by = "SET a = 1"
+    entry.connection.transaction = transaction
+    chosen = cleaner(driver, mode)
+    outcome, reason = chosen.foresee(entry)
+    assert driver.round_trips == 0
+    cleaned = chosen.clean(entry)
+    assert (outcome == CLOSED) == (cleaned.reason is not None)
+    assert (outcome in (RESET, CUSTOM)) == cleaned.was_reset
+    assert (outcome == CUSTOM) == (cleaned.was_reset and driver.resets == [])
+    assert bool(reason) == (outcome != KEPT)
+    if dirty and cleaned.was_reset:
+        assert reason == "SET a = 1"
+
+
+def test_a_change_of_which_nothing_is_known_is_foreseen_too(driver, entry):
+    entry.connection.dirty = True
+    assert cleaner(driver).foresee(entry) == (RESET, "not known")
+
+
+def test_what_no_reset_undoes_is_foreseen_as_a_close(driver, entry):
+    entry.connection.dirty = True
+    entry.connection.not_resettable = "LOAD (in: LOAD 'x')"
+    assert cleaner(driver).foresee(entry) == (
+        CLOSED,
+        "no reset undoes LOAD (in: LOAD 'x')",
+    )

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from dbpool_mw.core.driver import Change
 from dbpool_mw.core.errors import ResetRefused
+from dbpool_mw.core.text import REQUEST, one_line
 
 from .failover import takes_writes
 from .reset import PINNED
@@ -20,6 +22,16 @@ def reported(connection: Any) -> tuple[tuple[str, str], ...]:
 def is_dirty(connection: Any) -> bool:
     """Tell whether the session has to be reset before another holder gets it."""
     return bool(connection.dirty)
+
+
+def change(connection: Any) -> Change | None:
+    """Return what changed a dirty session first, None for one that is clean."""
+    if not connection.dirty:
+        return None
+    stays = connection.not_resettable
+    if stays is None and connection.login_triggers is not None:
+        stays = f"a login trigger ({connection.login_triggers})"
+    return Change(one_line(connection.dirtied_by, REQUEST), stays)
 
 
 def refuse_in_vain(connection: Any) -> None:

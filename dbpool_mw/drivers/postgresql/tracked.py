@@ -32,6 +32,7 @@ class Tracked:
     """The part of a connection's class that remembers whether its session was changed.
 
     - ``dirty``: the session must be reset.
+    - ``dirtied_by``: the statement or call that made it dirty, "" if it isn't known.
     - ``open_cursors``: names of the named cursors that were opened and not closed.
     - ``maybe_dirty``: either of the two may be so; the one flag that a checkin reads
       for a clean session.
@@ -46,6 +47,7 @@ class Tracked:
 
     maybe_dirty = False
     dirty = False
+    dirtied_by = ""
     not_resettable: str | None = None
     login_triggers: str | None = None
     lease = 0
@@ -162,8 +164,10 @@ class Tracked:
     ) -> None:
         """Record that the session may differ, and what no reset undoes.
 
-        ``statement`` is the one that did that.
+        ``statement`` is the one, or the call, that did that.
         """
+        if not self.dirty:
+            self.dirtied_by = statement[:REQUEST]
         self.maybe_dirty = self.dirty = True
         if not_resettable is not None and self.not_resettable is None:
             shown = one_line(statement, REQUEST)

@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 
 from dbpool_mw.drivers.postgresql.libpq import with_network_limits
-from dbpool_mw.drivers.postgresql.session import is_dirty, on_failover
+from dbpool_mw.drivers.postgresql.session import change, is_dirty, on_failover
 from dbpool_mw.drivers.postgresql.sockets import (
     abort,
     close,
@@ -40,6 +40,7 @@ __all__ = [
     "abort",
     "accept",
     "backend_pid",
+    "change",
     "close",
     "connection_params",
     "end_attempt",

@@ -238,8 +238,9 @@ def _text(connection: TrackedConnection, cursor: Any, query: Any) -> tuple[Any, 
             return query, query.decode(connection.info.encoding)
         except UnicodeDecodeError:
             # The server may read something else in it.
-            connection.mark_dirty()
-            return query, query.decode("utf-8", "replace")
+            text = query.decode("utf-8", "replace")
+            connection.mark_dirty(statement=text)
+            return query, text
     return query, _rendered(connection, cursor, query, None)
 
 

@@ -29,7 +29,7 @@ def _marking_attribute(name: str) -> Any:
     original: Any = getattr(Connection, name)
 
     def set_value(self: TrackedConnection, value: Any) -> None:
-        self.mark_dirty()
+        self.mark_dirty(statement=f"connection.{name} = ...")
         original.__set__(self, value)
 
     return property(original.__get__, set_value)
@@ -124,27 +124,27 @@ class TrackedConnection(Tracked, Connection):
 
     def reset(self) -> None:
         """Reset the session psycopg2's way, which forgets its time zone and role."""
-        self.mark_dirty()
+        self.mark_dirty(statement="connection.reset()")
         super().reset()
 
     def tpc_begin(self, *args: Any, **kwargs: Any) -> None:
         """Begin a two-phase transaction, and mark the session as dirty."""
-        self.mark_dirty()
+        self.mark_dirty(statement="connection.tpc_begin()")
         super().tpc_begin(*args, **kwargs)
 
     def set_session(self, *args: Any, **kwargs: Any) -> None:
         """Set session characteristics, and mark the session as dirty."""
-        self.mark_dirty()
+        self.mark_dirty(statement="connection.set_session()")
         super().set_session(*args, **kwargs)
 
     def set_isolation_level(self, *args: Any, **kwargs: Any) -> None:
         """Set the isolation level, and mark the session as dirty."""
-        self.mark_dirty()
+        self.mark_dirty(statement="connection.set_isolation_level()")
         super().set_isolation_level(*args, **kwargs)
 
     def set_client_encoding(self, *args: Any, **kwargs: Any) -> None:
         """Set the client encoding, and mark the session as dirty."""
-        self.mark_dirty()
+        self.mark_dirty(statement="connection.set_client_encoding()")
         super().set_client_encoding(*args, **kwargs)
 
 

@@ -144,7 +144,8 @@ def _callproc(method: Callable[..., Any]) -> Callable[..., Any]:
             values = [rendered(parameters[n]) for n in range(len(parameters))]
         text = f"SELECT * FROM {procname}({', '.join(arguments)})"
         if "%" in str(procname):
-            connection.mark_dirty()  # psycopg2 would look for a parameter there
+            # psycopg2 would look for a parameter there.
+            connection.mark_dirty(statement=text)
         connection.judge(text)
         _run(connection, method, self, procname, values)
         return parameters
@@ -235,5 +236,6 @@ def _decoded(statement: bytes, connection: TrackedConnection) -> str:
         return bytes.decode(statement, codec)
     except (KeyError, UnicodeDecodeError):
         # The server may read something else in it.
-        connection.mark_dirty()
-        return bytes.decode(statement, "utf-8", "replace")
+        text = bytes.decode(statement, "utf-8", "replace")
+        connection.mark_dirty(statement=text)
+        return text
