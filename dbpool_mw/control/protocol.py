@@ -13,10 +13,11 @@ is a frame::
 
     request: {"version": 1, "verb": "stats" | "drain" | "pause" | "recycle" | "resume",
               "aliases": ["default", ...] | null, "holders": true | false,
+              "history": true | false | 60,
               "seconds": 300 | null, "began": 1234.5 | null, "kept": true | false}
     reply:   {"version": 1, "ok": true, "pid": 123, "command": "gunicorn: worker",
               "uptime": 12.5, "maintenance_age": 0.4 | null,
-              "pools": [...], "holders": [...], "orders": [...]}
+              "pools": [...], "holders": [...], "history": [...], "orders": [...]}
     error:   {"version": 1, "ok": false, "pid": 123, "error": "unknown verb 'x'"}
 
 A length above the limit is refused as soon as it is read, so that no client can make a
@@ -160,22 +161,25 @@ def request(
     aliases: Sequence[str] | None = None,
     *,
     holders: bool = False,
+    history: bool | float = False,
     seconds: float | None = None,
     began: float | None = None,
     kept: bool = False,
 ) -> dict[str, Any]:
     """Return a request; `aliases` None means every pool of the worker.
 
-    `holders` asks for the holders of connections too. A drain or a pause ends by itself
-    after `seconds`, None for never, counted from `began`, a time of `time.monotonic`,
-    None for the request's arrival. `kept` says that it is for workers that start later
-    too (see `orders`).
+    `holders` asks for the holders of connections too, and `history` for the samples of
+    the last quarter of an hour, or of so many seconds. A drain or a pause ends by
+    itself after `seconds`, None for never, counted from `began`, a time of
+    `time.monotonic`, None for the request's arrival. `kept` says that it is for workers
+    that start later too (see `orders`).
     """
     return {
         "version": VERSION,
         "verb": verb,
         "aliases": None if aliases is None else list(aliases),
         "holders": holders,
+        "history": history,
         "seconds": seconds,
         "began": began,
         "kept": kept,
@@ -199,6 +203,9 @@ def check_request(message: Mapping[str, Any]) -> None:
     for key in ("holders", "kept"):
         if not isinstance(message.get(key, False), bool):
             raise BadMessage(f"'{key}' must be true or false")
+    history = message.get("history", False)
+    if not isinstance(history, bool) and not (_are_seconds(history) and history > 0):
+        raise BadMessage("'history' must be true, false or a number of seconds above 0")
     seconds = message.get("seconds")
     if seconds is not None and not (_are_seconds(seconds) and seconds > 0):
         raise BadMessage("'seconds' must be null or a number above 0")
@@ -217,6 +224,7 @@ def check_reply(message: Mapping[str, Any]) -> None:
         return
     pools: Any = message.get("pools")
     holders: Any = message.get("holders", [])
+    histories: Any = message.get("history", [])
     orders: Any = message.get("orders", [])
     if (
         message.get("ok") is not True
@@ -225,6 +233,8 @@ def check_reply(message: Mapping[str, Any]) -> None:
         or not _are_seconds_or_null(message.get("maintenance_age"))
         or not _are_objects(pools)
         or not _are_objects(holders)
+        or not _are_objects(histories)
+        or not all(map(_is_history, histories))
         or not _are_objects(orders)
         or not all(map(_is_order, orders))
     ):
@@ -239,10 +249,11 @@ def _check_pool(pool: Mapping[str, Any]) -> None:
     texts = ("alias", "address", "state")
     wrong = [key for key in texts if not isinstance(pool.get(key), str)]
     wrong += [key for key in metrics.SUMMED if not _is_count(pool.get(key))]
+    wrong += [key for key in metrics.GREATEST if not _are_seconds(pool.get(key))]
+    wrong += [key for key in metrics.LABELLED if not _are_counts(pool.get(key))]
     wrong += [key for key in metrics.HISTOGRAMS if not _is_histogram(pool.get(key))]
-    discarded = pool.get("discarded")
-    if not isinstance(discarded, dict) or not all(map(_is_count, discarded.values())):
-        wrong.append("discarded")
+    if not _are_windows(pool.get("recent")):
+        wrong.append("recent")
     if not _are_seconds_or_null(pool.get("state_seconds_left")):
         wrong.append("state_seconds_left")
     if wrong:
@@ -274,6 +285,38 @@ def _is_order(order: Mapping[str, Any]) -> bool:
         and (aliases is None or _are_strings(aliases))
         and _are_seconds_or_null(order.get("seconds_left"))
     )
+
+
+def _are_windows(value: object) -> bool:
+    return isinstance(value, dict) and all(
+        isinstance(window := value.get(name), dict)
+        and _are_seconds(window.get("seconds"))
+        and all(_is_count(window.get(key)) for key in metrics.RECENT)
+        and all(_is_histogram(window.get(key)) for key in metrics.HISTOGRAMS)
+        for name in metrics.WINDOWS
+    )
+
+
+def _is_history(history: Mapping[str, Any]) -> bool:
+    columns, rows = history.get("columns"), history.get("rows")
+    return (
+        isinstance(history.get("alias"), str)
+        and isinstance(history.get("address"), str)
+        and _are_seconds(history.get("interval"))
+        and isinstance(columns, list)
+        and _are_strings(columns)
+        and isinstance(rows, list)
+        and all(
+            isinstance(row, list)
+            and len(row) == len(columns)
+            and all(map(_are_seconds_or_null, row))
+            for row in rows
+        )
+    )
+
+
+def _are_counts(value: object) -> bool:
+    return isinstance(value, dict) and all(map(_is_count, value.values()))
 
 
 def _is_histogram(value: object) -> bool:

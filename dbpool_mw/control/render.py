@@ -248,7 +248,8 @@ def document(
     {"version": 1, "control_dir": str, "bucket_bounds": [seconds, ...],
      "workers": [{"pid": int, "command": str | null, "uptime": seconds | null,
                   "maintenance_age": seconds | null,
-                  "pools": [POOL, ...], "holders": [HOLDER, ...], "error": str}, ...],
+                  "pools": [POOL, ...], "holders": [HOLDER, ...],
+                  "history": [HISTORY, ...], "error": str}, ...],
      "totals": POOL without what can't be added up (alias, database, address, state),
      "orders": [{"verb": "drain" | "pause" | "resume", "aliases": [str, ...] | null,
                  "seconds_left": seconds | null}, ...]}
@@ -260,9 +261,11 @@ def document(
     for an alias counts; "resume" excepts aliases from an order for all of them (null).
     POOL's "state_seconds_left" is null for a state that doesn't end by itself.
 
-    A worker has "holders" if the request asked for them, and "error" if it didn't
-    answer. POOL and HOLDER are those of the control protocol; in POOL each histogram
-    ({"count", "sum", "max", "buckets"}) also has "mean" and "p95", null when empty.
+    A worker has "holders" and "history" if the request asked for them, and "error" if
+    it didn't answer. POOL, HOLDER and HISTORY are those of the control protocol; in
+    POOL each histogram ({"count", "sum", "max", "buckets"}) also has "mean", "p50",
+    "p95" and "p99", null when empty. docs/metrics.rst says what each means, and
+    docs/schema has this as a JSON schema.
     `bucket_bounds` are the buckets' upper edges; the last bucket has none. A new key
     leaves the version as it is; a key removed or changed in meaning raises it.
     """
@@ -286,23 +289,14 @@ def _worker(answer: Answer) -> dict[str, Any]:
         "maintenance_age": reply.get("maintenance_age"),
         "pools": [_with_summaries(pool) for pool in reply.get("pools", [])],
     }
-    if "holders" in reply:
-        worker["holders"] = reply["holders"]
+    worker |= {key: reply[key] for key in ("holders", "history") if key in reply}
     if answer.error is not None:
         worker["error"] = answer.error
     return worker
 
 
-def _with_summaries(pool: Mapping[str, Any]) -> dict[str, Any]:
-    histograms = {
-        key: {
-            **pool[key],
-            "mean": metrics.mean(pool[key]),
-            "p95": metrics.quantile(pool[key], 0.95),
-        }
-        for key in metrics.HISTOGRAMS
-    }
-    return {**pool, **histograms}
+def _with_summaries(pool: dict[str, Any]) -> dict[str, Any]:
+    return pool | {k: metrics.with_summaries(pool[k]) for k in metrics.HISTOGRAMS}
 
 
 def json_text(data: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ an end is ended here, whatever has become of the directory.
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import threading
 import time
@@ -35,6 +36,9 @@ from dbpool_mw.core.logs import get_logger
 
 logger = get_logger("dbpool_mw.control")
 
+#: How many samples a reply has at most, of all pools: they are a third of a MAX_REPLY.
+MOST_SAMPLES = 12_000
+
 
 class Pool(Protocol):
     """A pool, as far as the commands need to know; the verbs return at once."""
@@ -47,6 +51,7 @@ class Pool(Protocol):
     def resume(self) -> None: ...
     def stats(self) -> dict[str, Any]: ...
     def holders(self) -> list[dict[str, Any]]: ...
+    def history(self, seconds: float, rows: int) -> dict[str, Any]: ...
 
 
 class Worker:
@@ -240,6 +245,11 @@ class Worker:
         }
         if request.get("holders"):
             reply["holders"] = [h for pool in chosen for h in pool.holders()]
+        wanted = request.get("history", False)
+        if wanted:
+            seconds = math.inf if wanted is True else wanted
+            rows = MOST_SAMPLES // max(len(chosen), 1)
+            reply["history"] = [pool.history(seconds, rows) for pool in chosen]
         return reply
 
     def _chosen(self, aliases: list[str] | None) -> list[Pool]:

@@ -59,6 +59,12 @@ class Driver(Protocol):
     def backend_pid(self, connection: Any) -> int | None:
         """Return the server's process id for a connection; no round trip."""
 
+    def in_transaction(self, connection: Any) -> bool:
+        """Tell whether a connection is in a transaction; no round trip.
+
+        A statement that runs outside of one counts too. Called from any thread.
+        """
+
     def is_clean(self, connection: Any, initial: Any) -> bool:
         """Tell whether another holder can use a connection as it is; no round trip.
 

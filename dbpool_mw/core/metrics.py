@@ -31,7 +31,9 @@ class Metric(NamedTuple):
     ``_total`` behind a counter's. A metric that isn't ``exported`` has no Prometheus
     series of its own. ``column`` is its title in the table of ``dbpool_stats``, None
     for a figure that the table leaves out. The pool counts a counter one by one under
-    its key, unless the counter is ``computed`` from other figures.
+    its key, unless the counter is ``computed`` from other figures. A figure with a
+    ``label`` is a dict in the report: a number for each value of the label. Totals of
+    several pools have the ``total`` of their figures, the sum or the greatest.
     """
 
     key: str
@@ -41,6 +43,8 @@ class Metric(NamedTuple):
     exported: bool = True
     column: str | None = None
     computed: bool = False
+    label: str = ""
+    total: Literal["sum", "greatest"] = "sum"
 
     @property
     def prometheus_name(self) -> str:
@@ -85,6 +89,24 @@ METRICS: tuple[Metric, ...] = (
         column="WAITING",
     ),
     Metric("stale", "gauge", "Connections that a drain waits for."),
+    Metric(
+        "in_use_peak",
+        "gauge",
+        "Most connections in use at once during the last minute.",
+    ),
+    Metric("in_transaction", "gauge", "Connections in use and in a transaction."),
+    Metric(
+        "oldest_wait_seconds",
+        "gauge",
+        "Time that the oldest checkout in the queue has waited.",
+        total="greatest",
+    ),
+    Metric(
+        "oldest_hold_seconds",
+        "gauge",
+        "Time that a connection has been in use, the longest.",
+        total="greatest",
+    ),
     Metric("checkouts", "counter", "Checkouts.", column="CHECKOUTS", computed=True),
     Metric("waits", "counter", "Checkouts that had to wait.", column="WAITS"),
     Metric(
@@ -93,8 +115,24 @@ METRICS: tuple[Metric, ...] = (
         "Checkouts that waited in vain.",
         exported_as="db_client_connection_timeouts_total",
         column="TIMEOUTS",
+        computed=True,
     ),
-    Metric("refused", "counter", "Checkouts refused because too many waited."),
+    # Exported by reason.
+    Metric(
+        "refused",
+        "counter",
+        "Checkouts that ended without a connection.",
+        exported=False,
+        computed=True,
+    ),
+    Metric(
+        "refused_by_reason",
+        "counter",
+        "Checkouts that ended without a connection, by reason.",
+        exported_as="dbpool_mw_refused_total",
+        label="reason",
+        computed=True,
+    ),
     Metric("cancelled", "counter", "Checkouts whose request or block was cancelled."),
     Metric("connect_errors", "counter", "Connections that could not be opened."),
     Metric("checks", "counter", "Idle connections pinged."),
@@ -129,13 +167,28 @@ METRICS: tuple[Metric, ...] = (
         exported_as="db_client_connection_create_time_seconds",
     ),
     Metric("opened", "counter", "Connections opened.", column="OPENED", computed=True),
+    Metric(
+        "discarded",
+        "counter",
+        "Connections closed, by reason.",
+        label="reason",
+        computed=True,
+    ),
 )
-
-#: Keys of a pool's report whose values add up to totals: all gauges and counters.
-SUMMED: tuple[str, ...] = tuple(m.key for m in METRICS if m.kind != "histogram")
 
 #: Keys of a pool's report that hold a histogram.
 HISTOGRAMS: tuple[str, ...] = tuple(m.key for m in METRICS if m.kind == "histogram")
+
+#: Keys of a pool's report that hold numbers by the value of a label.
+LABELLED: tuple[str, ...] = tuple(m.key for m in METRICS if m.label)
+
+#: Keys of a pool's report that hold seconds of which totals have the greatest.
+GREATEST: tuple[str, ...] = tuple(m.key for m in METRICS if m.total == "greatest")
+
+#: Keys of a pool's report that hold a number, of which totals have the sum.
+SUMMED: tuple[str, ...] = tuple(
+    m.key for m in METRICS if m.key not in (*HISTOGRAMS, *LABELLED, *GREATEST)
+)
 
 #: Keys of the counters that the pool counts one by one.
 COUNTED: tuple[str, ...] = tuple(
@@ -143,18 +196,37 @@ COUNTED: tuple[str, ...] = tuple(
 )
 
 
+#: Why a checkout ends without a connection: TIMEOUT passed; MAX_WAITING others waited
+#: already; the pool was closed; no connection could be opened, and none was in use.
+REFUSALS: tuple[str, ...] = ("timeout", "max_waiting", "closed", "connect")
+
+#: The windows of a report's recent figures, in seconds, as keys.
+WINDOWS: tuple[str, ...] = ("60", "900")
+
+#: What a window of the recent figures counts. Totals have the sums.
+RECENT: tuple[str, ...] = (
+    "checkouts",
+    "timeouts",
+    "refused",
+    "in_use_peak",
+    "waiting_peak",
+)
+
+
 class Histogram:
     """Count durations by bucket.
 
-    Not thread-safe: the pool calls ``record`` and ``as_dict`` with its lock held.
+    ``latest_max`` is the largest since ``take_latest_max`` was called. Not thread-safe:
+    the pool calls every method with its lock held.
     """
 
-    __slots__ = ("buckets", "max", "sum")
+    __slots__ = ("buckets", "latest_max", "max", "sum")
 
     def __init__(self) -> None:
         self.buckets = [0] * (len(BOUNDS) + 1)
         self.sum = 0.0
         self.max = 0.0
+        self.latest_max = 0.0
 
     def record(self, *seconds: float) -> None:
         """Count durations, in seconds."""
@@ -163,6 +235,7 @@ class Histogram:
             return
         self.sum += sum(durations)
         self.max = max(self.max, durations[-1])
+        self.latest_max = max(self.latest_max, durations[-1])
         # Bucket by bucket: many durations are in few of them.
         begin = 0
         while begin < len(durations):
@@ -171,6 +244,11 @@ class Histogram:
             end = bisect_right(durations, edge, begin)
             self.buckets[bucket] += end - begin
             begin = end
+
+    def take_latest_max(self) -> float:
+        """Return the largest duration since the last call, 0.0 if there was none."""
+        latest, self.latest_max = self.latest_max, 0.0
+        return latest
 
     def as_dict(self) -> dict[str, Any]:
         """Return the histogram as plain data: count, sum, max and buckets."""
@@ -186,9 +264,9 @@ class PoolMetrics:
     """What one pool counts and measures.
 
     ``count`` holds the counters that go up one by one, by key; ``discarded`` counts
-    closed connections by reason. The wait of a checkout that found a living idle
-    connection at once isn't recorded, because that is frequent: in ``as_dict``, each
-    hold without a wait had one of no time.
+    closed connections by reason, ``refused`` checkouts by one of REFUSALS. The wait of
+    a checkout that found a living idle connection at once isn't recorded, because that
+    is frequent: in ``as_dict``, each hold without a wait had one of no time.
 
     Any thread may append to ``ended`` the seconds of a hold that had no wait, and to
     ``ended_after_wait`` those of a wait and of its hold; ``fold`` counts them, and
@@ -205,12 +283,14 @@ class PoolMetrics:
         "hold",
         "listener",
         "opened",
+        "refused",
         "wait",
     )
 
     def __init__(self) -> None:
         self.count: Counter[str] = Counter()
         self.discarded: Counter[str] = Counter()
+        self.refused: Counter[str] = Counter(dict.fromkeys(REFUSALS, 0))
         self.opened = 0
         self.wait = Histogram()
         self.hold = Histogram()
@@ -218,6 +298,14 @@ class PoolMetrics:
         self.ended: deque[float] = deque()
         self.ended_after_wait: deque[tuple[float, float]] = deque()
         self.listener: Listener | None = None
+
+    def take_maxima(self) -> dict[str, float]:
+        """Return the longest wait, hold and connect since the last call, by key."""
+        return {
+            "wait_seconds": self.wait.take_latest_max(),
+            "hold_seconds": self.hold.take_latest_max(),
+            "connect_seconds": self.connect.take_latest_max(),
+        }
 
     def fold(self) -> None:
         """Count the holds that have ended since the last call."""
@@ -257,6 +345,9 @@ class PoolMetrics:
         wait["buckets"][0] += found_idle
         return {
             **{key: self.count[key] for key in COUNTED},
+            "timeouts": self.refused["timeout"],
+            "refused": sum(self.refused.values()),
+            "refused_by_reason": dict(self.refused),
             "opened": self.opened,
             "discarded": dict(self.discarded),
             "wait_seconds": wait,
@@ -302,23 +393,51 @@ def quantile(histogram: Mapping[str, Any], q: float) -> float | None:
     return largest
 
 
+def with_summaries(histogram: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a histogram's dict with its "mean", "p50", "p95" and "p99" too."""
+    return {
+        **histogram,
+        "mean": mean(histogram),
+        "p50": quantile(histogram, 0.5),
+        "p95": quantile(histogram, 0.95),
+        "p99": quantile(histogram, 0.99),
+    }
+
+
+def empty_window() -> dict[str, Any]:
+    """Return a window of the recent figures in which nothing happened."""
+    window: dict[str, Any] = {"seconds": 0.0, **dict.fromkeys(RECENT, 0)}
+    return window | {key: Histogram().as_dict() for key in HISTOGRAMS}
+
+
 def merge(reports: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Add up the reports of several pools into one report of totals.
 
-    The totals have every key of ``SUMMED`` and ``HISTOGRAMS``, and ``discarded``, the
-    connections closed by reason.
+    The totals have every key of METRICS, and the recent figures. Peaks are added up
+    too, though they need not have been at the same time.
     """
-    totals: dict[str, Any] = dict.fromkeys(SUMMED, 0)
-    totals["discarded"] = {}
-    for key in HISTOGRAMS:
-        totals[key] = Histogram().as_dict()
+    totals: dict[str, Any] = {
+        **dict.fromkeys(SUMMED, 0),
+        **dict.fromkeys(GREATEST, 0.0),
+        **{key: {} for key in LABELLED},
+        **{key: Histogram().as_dict() for key in HISTOGRAMS},
+        "recent": {window: empty_window() for window in WINDOWS},
+    }
     for report in reports:
         for key in SUMMED:
             totals[key] += report[key]
-        for reason, number in report["discarded"].items():
-            totals["discarded"][reason] = totals["discarded"].get(reason, 0) + number
+        for key in GREATEST:
+            totals[key] = max(totals[key], report[key])
+        for key in LABELLED:
+            for value, number in report[key].items():
+                totals[key][value] = totals[key].get(value, 0) + number
         for key in HISTOGRAMS:
             _add(totals[key], report[key])
+        for window, total in totals["recent"].items():
+            _add_window(total, report["recent"][window])
+    for total in totals["recent"].values():
+        for key in HISTOGRAMS:
+            total[key] = with_summaries(total[key])
     return totals
 
 
@@ -329,3 +448,11 @@ def _add(total: dict[str, Any], part: Mapping[str, Any]) -> None:
     total["buckets"] = [
         a + b for a, b in zip(total["buckets"], part["buckets"], strict=True)
     ]
+
+
+def _add_window(total: dict[str, Any], part: Mapping[str, Any]) -> None:
+    total["seconds"] = max(total["seconds"], part["seconds"])
+    for key in RECENT:
+        total[key] += part[key]
+    for key in HISTOGRAMS:
+        _add(total[key], part[key])

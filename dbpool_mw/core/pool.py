@@ -44,6 +44,7 @@ from .config import PoolConfig
 from .driver import Driver
 from .entry import BUSY, CONNECTING, IDLE, IN_USE, Holder, PoolEntry
 from .errors import ConnectFailed, PoolClosed, PoolError, PoolTimeout, TooManyRequests
+from .history import MOST, History
 from .listener import Listener
 from .logs import get_logger
 from .metrics import PoolMetrics
@@ -149,6 +150,7 @@ class ConnectionPool:
         self._slots = Slots(config, clock, make_waiter, state)
         self._watch = Watch(self.label, config, driver)
         self._metrics = PoolMetrics()
+        self._history = History(clock())
         # For checkout and checkin: parts of the two above.
         self._idle = self._slots.idle
         self._ended = self._metrics.ended
@@ -265,7 +267,10 @@ class ConnectionPool:
             except BaseException as error:
                 if entry is not None:
                     self._abandon(entry)
-                if not self._is_own_failure(error) or not self._slots.entries:
+                is_own = self._is_own_failure(error)
+                if not is_own or not self._slots.entries:
+                    if is_own and not eager:
+                        self._count_refusal("connect")
                     raise
                 if eager:
                     if entry is not None and isinstance(error, ConnectFailed):
@@ -309,6 +314,7 @@ class ConnectionPool:
         waiter = None
         with self._lock:
             if slots.state is SHUT:
+                self._metrics.refused["closed"] += 1
                 raise PoolClosed(self.name, f"pool {self.name!r} is closed")
             if is_cancelled():
                 raise self._cancelled()
@@ -325,7 +331,7 @@ class ConnectionPool:
             if connect_failed:
                 waiter = slots.queue_up(holder, bypasses_pause, since=began)
             elif slots.is_full():
-                self._metrics.count["refused"] += 1
+                self._metrics.refused["max_waiting"] += 1
             else:
                 waiter = slots.queue_up(holder, bypasses_pause)
                 self._metrics.count["waits"] += 1
@@ -352,13 +358,16 @@ class ConnectionPool:
 
     def _timed_out(self, began: float, deadline: float) -> PoolTimeout:
         """Count a time-out, and return the error that says what it was waited for."""
-        with self._lock:
-            self._metrics.count["timeouts"] += 1
+        self._count_refusal("timeout")
         return PoolTimeout(
             self.name,
             f"pool {self.name!r}: no connection within {deadline - began:g} s",
             self._explain(),
         )
+
+    def _count_refusal(self, reason: str) -> None:
+        with self._lock:
+            self._metrics.refused[reason] += 1
 
     def cancel_waits(self) -> None:
         """End the waits of all who have been cancelled: their checkouts raise.
@@ -376,7 +385,9 @@ class ConnectionPool:
         with self._lock:
             is_shut = self._slots.state is SHUT
             for waiter in list(self._slots.waiters):
-                if is_shut or waiter.is_cancelled():
+                is_cancelled = waiter.is_cancelled()
+                if is_shut or is_cancelled:
+                    self._metrics.refused["closed"] += not is_cancelled
                     # If it was cancelled, its checkout says so instead.
                     error = PoolClosed(self.name, f"pool {self.name!r} was closed")
                     self._slots.fail(waiter, error)
@@ -469,6 +480,8 @@ class ConnectionPool:
             size, shut = len(self._slots.entries), self._slots.state is SHUT
         logger.info("%s: opened a connection (%d of %d)", self.label, size, self._max)
         if shut:
+            if holder is not None:
+                self._count_refusal("closed")
             raise PoolClosed(
                 self.name, f"pool {self.name!r} was closed while connecting"
             )
@@ -737,6 +750,7 @@ class ConnectionPool:
             raise
         finally:
             with self._lock:
+                self._slots.note_peak()
                 for entry, reason in victims:
                     if entry in self._slots.entries:
                         self._slots.free(entry)
@@ -765,6 +779,7 @@ class ConnectionPool:
         # Calls for which no thread could be started, or one that never runs: a greenlet
         # of gevent's in a thread of gevent's own.
         self._call_deferred()
+        self._sample()
         self._end_waits()
         self._reclaim_orphans()
         self._reclaim_unreturned()
@@ -778,6 +793,17 @@ class ConnectionPool:
         self._watch.act(sighting)
         if reserved is not None and not self._spawn(self._refill, reserved):
             self._abandon(reserved)
+
+    def _sample(self) -> None:
+        """Add what happened since the last round to the history."""
+        now = self._clock()
+        if not self._history.is_due(now):
+            return
+        with self._lock:
+            figures = self._figures(now)
+            maxima = self._metrics.take_maxima()
+            peaks = self._slots.take_peaks()
+        self._history.add(now, figures, maxima, peaks)
 
     def _reclaim_orphans(self) -> None:
         """Take back the entries that nobody has: see ``orphans``."""
@@ -947,19 +973,45 @@ class ConnectionPool:
             return self._slots.stuck_seconds() >= self.config.stuck_after
 
     def stats(self) -> dict[str, Any]:
-        """Return everything the pool knows of itself, as plain data at one moment."""
-        slots = self._slots
+        """Return everything the pool knows of itself, as plain data at one moment.
+
+        The recent figures end with the last round of maintenance.
+        """
+        now = self._clock()
         with self._lock:
-            # First: a hold that ends meanwhile belongs to a checkout counted below.
-            figures = self._metrics.as_dict()
-            snapshot = report.Snapshot(
-                state=slots.state,
-                states=[entry.state for entry in slots.entries],
-                checkouts=slots.checkouts(),
-                stale=sum(map(slots.is_stale, slots.entries)),
-                waiting=len(slots.waiters),
-                figures=figures,
-            )
+            figures = self._figures(now)
+        return {**figures, "recent": self._history.recent(now)}
+
+    def history(self, seconds: float = math.inf, rows: int = MOST) -> dict[str, Any]:
+        """Return the samples of the last ``seconds``, at most ``rows``, as plain data.
+
+        See ``history.COLUMNS``. They are taken once a second.
+        """
+        samples = self._history.rows(self._clock(), seconds, rows)
+        return {"alias": self.name, "address": self.address, **samples}
+
+    def _figures(self, now: float) -> dict[str, Any]:
+        """Return the figures of this moment; call with the lock held."""
+        slots, metrics = self._slots, self._metrics
+        # First: a hold that ends meanwhile belongs to a checkout counted below.
+        figures = metrics.as_dict()
+        held = [entry for entry in slots.entries if _is_held(entry)]
+        snapshot = report.Snapshot(
+            state=slots.state,
+            states=[entry.state for entry in slots.entries],
+            checkouts=slots.checkouts(),
+            stale=sum(map(slots.is_stale, slots.entries)),
+            waiting=len(slots.waiters),
+            in_transaction=sum(
+                self._driver.in_transaction(entry.connection) for entry in held
+            ),
+            in_use_peak=max(slots.peaks()[0], self._history.in_use_peak(now)),
+            oldest_wait=slots.oldest_wait_seconds(),
+            oldest_hold=max(
+                (now - entry.checked_out_at for entry in held), default=0.0
+            ),
+            figures=figures,
+        )
         return report.stats(
             self.name, self.database, self.config, snapshot, self.address
         )
@@ -994,9 +1046,9 @@ class ConnectionPool:
     def _explain(self) -> str:
         """Say why there is no connection: the counts, and who holds what."""
         backoff = self._slots.backoff
-        text = report.explain(
-            self.stats(), self.holders(), backoff.failures, backoff.error
-        )
+        with self._lock:
+            figures = self._figures(self._clock())
+        text = report.explain(figures, self.holders(), backoff.failures, backoff.error)
         return text if self.label == self.name else f"{self.address}: {text}"
 
 

@@ -20,7 +20,8 @@ class Snapshot(NamedTuple):
 
     ``states`` has the state of each entry, ``stale`` counts the entries that a drain
     waits for, ``checkouts`` all checkouts, also those whose connections have not come
-    back; ``figures`` is ``PoolMetrics.as_dict()``.
+    back; ``oldest_wait`` and ``oldest_hold`` are in seconds; ``figures`` is
+    ``PoolMetrics.as_dict()``.
     """
 
     state: str
@@ -29,6 +30,10 @@ class Snapshot(NamedTuple):
     stale: int
     waiting: int
     figures: dict[str, Any]
+    in_transaction: int = 0
+    in_use_peak: int = 0
+    oldest_wait: float = 0.0
+    oldest_hold: float = 0.0
 
 
 class Hold(NamedTuple):
@@ -68,6 +73,10 @@ def stats(
         "connecting": count[CONNECTING],
         "waiting": snapshot.waiting,
         "stale": snapshot.stale,
+        "in_use_peak": snapshot.in_use_peak,
+        "in_transaction": snapshot.in_transaction,
+        "oldest_wait_seconds": snapshot.oldest_wait,
+        "oldest_hold_seconds": max(0.0, snapshot.oldest_hold),
         "checkouts": snapshot.checkouts,
         **figures,
     }

@@ -80,6 +80,10 @@ class Slots:
         self.backoff = Backoff(clock)
         self._freed_at = clock()
         self._checkouts = 0  # of the entries that are gone
+        # Since the peaks were taken last, of what can't be seen any more.
+        self._peaks_since = -math.inf
+        self._most_in_use = 0
+        self._most_waiting = 0
 
     # --- Slots -----------------------------------------------------------------------
 
@@ -179,6 +183,7 @@ class Slots:
         Returns another idle connection, or the slot to connect in. None if the caller
         may open no connection in it now, and has to wait.
         """
+        self.note_peak()
         self._forget(dead)
         if self.idle:
             entry = self.take(holder, eager=eager)
@@ -230,6 +235,39 @@ class Slots:
             return 0.0
         return self.clock() - max(held_since)
 
+    # --- Peaks -----------------------------------------------------------------------
+
+    # ``idle`` is a stack: its bottom stays as it is while fewer connections are needed.
+    # What has been in use since a time is therefore as many connections as were in use
+    # at once since then. So checkouts and checkins count nothing.
+
+    def peaks(self) -> tuple[int, int]:
+        """Return how many were in use, and waited, at once since they were taken."""
+        return max(self._most_in_use, self._in_use_since()), self._most_waiting
+
+    def take_peaks(self) -> tuple[int, int]:
+        """Return the peaks; they begin anew."""
+        peaks = self.peaks()
+        self._peaks_since = self.clock()
+        self._most_in_use, self._most_waiting = 0, len(self.waiters)
+        return peaks
+
+    def note_peak(self) -> None:
+        """Keep the peak of now. Call before entries are removed that were in use."""
+        self._most_in_use = max(self._most_in_use, self._in_use_since())
+
+    def _in_use_since(self) -> int:
+        """Return how many of the connections have been in use since the last peaks."""
+        since = self._peaks_since
+        return sum(
+            entry.state is not CONNECTING
+            and (
+                entry.holder is not None
+                or (entry.idle_since > since and entry.checkouts > 0)
+            )
+            for entry in self.entries
+        )
+
     # --- The queue -------------------------------------------------------------------
 
     def is_full(self) -> bool:
@@ -254,6 +292,7 @@ class Slots:
             waiter.since = since
             older = takewhile(lambda other: other.since < since, self.waiters)
             self.waiters.insert(sum(1 for _ in older), waiter)
+        self._most_waiting = max(self._most_waiting, len(self.waiters))
         return waiter
 
     def leave_queue(self, waiter: Waiter) -> None:
@@ -261,6 +300,11 @@ class Slots:
         with contextlib.suppress(ValueError):
             self.waiters.remove(waiter)
         self.wake_for_retry()
+
+    def oldest_wait_seconds(self) -> float:
+        """Return how long the oldest waiter has waited, 0.0 without any."""
+        came = [w.since for w in self.waiters if not w.is_served()]
+        return max(0.0, self.clock() - min(came)) if came else 0.0
 
     def first_waiter(self) -> Waiter | None:
         """Return whose turn it is; in a pause, of those who bypass it."""

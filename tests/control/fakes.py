@@ -25,8 +25,10 @@ def pool(alias: object = "default", **changes: Any) -> dict[str, Any]:
         "state": "running",
         **dict.fromkeys(metrics.SUMMED, 0),
         "max": 10,
-        "discarded": {},
+        **dict.fromkeys(metrics.GREATEST, 0.0),
+        **{key: {} for key in metrics.LABELLED},
         **{key: histogram() for key in metrics.HISTOGRAMS},
+        "recent": {window: metrics.empty_window() for window in metrics.WINDOWS},
         **changes,
     }
 

@@ -14,6 +14,12 @@ LABEL = r'[a-z_]+="(?:[^"\\\n]|\\[\\"n])*"'
 SAMPLE = re.compile(rf"([a-z_:]+)\{{((?:{LABEL})(?:,{LABEL})*)\}} (\S+)")
 
 
+def labels_of(address: str = "shop/app@db1:5432") -> str:
+    """Return the labels of the series of worker 7's pool at an address."""
+    pool = 'db_client_connection_pool_name="default"'
+    return f'{pool},address="{address}",pid="7"'
+
+
 def parse(text: str) -> dict[str, dict[str, float]]:
     """Read the exposition format strictly; return name -> labels -> value."""
     assert text.endswith("\n")
@@ -57,9 +63,14 @@ def test_a_figure_that_opentelemetry_names_has_that_name() -> None:
             ]
         )
     )
-    labels = 'pool_name="default",address="shop/app@db1:5432",pid="7"'
+    labels = (
+        'db_client_connection_pool_name="default",address="shop/app@db1:5432",pid="7"'
+    )
     count = samples["db_client_connection_count"]
-    assert count == {f'{labels},state="idle"': 2, f'{labels},state="used"': 1}
+    assert count == {
+        f'{labels},db_client_connection_state="idle"': 2,
+        f'{labels},db_client_connection_state="used"': 1,
+    }
     for name, value in {
         "db_client_connection_idle_min": 1,
         "db_client_connection_idle_max": 10,
@@ -95,7 +106,9 @@ def test_a_histogram_is_cumulative_and_complete(key: str, name: str) -> None:
     assert buckets[0.00128] == 3
     assert buckets[0.65536] == 4
     assert buckets[float("inf")] == 5
-    labels = 'pool_name="default",address="shop/app@db1:5432",pid="7"'
+    labels = (
+        'db_client_connection_pool_name="default",address="shop/app@db1:5432",pid="7"'
+    )
     assert samples[f"{family}_count"] == {labels: 5}
     assert samples[f"{family}_sum"][labels] == pytest.approx(5000.502015)
 
@@ -119,7 +132,9 @@ def test_other_figures_have_the_packages_prefix() -> None:
             ]
         )
     )
-    labels = 'pool_name="default",address="shop/app@db1:5432",pid="7"'
+    labels = (
+        'db_client_connection_pool_name="default",address="shop/app@db1:5432",pid="7"'
+    )
     assert samples["dbpool_mw_opened_total"] == {labels: 6}
     assert samples["dbpool_mw_checkouts_total"] == {labels: 9}
     assert samples["dbpool_mw_resets_total"] == {labels: 2}
@@ -167,6 +182,6 @@ def test_the_pools_of_one_alias_have_series_that_add_up() -> None:
     samples = parse(prometheus([answered(7, one, other)]))
     opened = samples["dbpool_mw_opened_total"]
     assert opened == {
-        'pool_name="default",address="shop/app@db1:5432",pid="7"': 4,
-        'pool_name="default",address="shop/report@db1",pid="7"': 3,
+        labels_of(): 4,
+        labels_of("shop/report@db1"): 3,
     }

@@ -147,6 +147,9 @@ class FakeDriver:
         assert connection in self.open
         return INITIAL
 
+    def in_transaction(self, connection: FakeConnection) -> bool:
+        return connection.transaction in ("open", "busy") and not connection.closed
+
     def is_clean(self, connection: FakeConnection, initial: Any) -> bool:
         assert initial == INITIAL
         # libpq reports the status "unknown" for a closed connection.

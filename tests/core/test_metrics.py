@@ -12,7 +12,7 @@ from dbpool_mw.control import prometheus, protocol, render
 from dbpool_mw.core import metrics
 from tests.control.fakes import pool as report
 from tests.control.fakes import reply
-from tests.control.test_prometheus import parse
+from tests.control.test_prometheus import labels_of, parse
 from tests.control.test_render import answered
 from tests.core.fakes import Holder, make_pool
 
@@ -102,7 +102,7 @@ def test_totals_have_the_sum_of_all_sums_and_the_largest_maximum():
 
 def test_the_totals_of_no_reports_are_zero():
     total = metrics.merge([])
-    assert set(total) == {*metrics.SUMMED, *metrics.HISTOGRAMS, "discarded"}
+    assert set(total) == {m.key for m in metrics.METRICS} | {"recent"}
     assert not any(total[key] for key in metrics.SUMMED)
     assert metrics.mean(total["wait_seconds"]) is None
 
@@ -114,7 +114,7 @@ def with_lines(*lines: str) -> types.ModuleType:
     """Return a copy of the module with these lines added to the table of metrics."""
     path = Path(metrics.__file__)
     source, found = re.subn(
-        r"(?m)^\)\n\n(?=#: Keys of a pool's report whose)",
+        r"(?m)^\)\n\n(?=#: Keys of a pool's report that hold a histogram)",
         "".join(f"    {line},\n" for line in lines) + ")\n\n",
         path.read_text(),
     )
@@ -136,28 +136,34 @@ def probed(monkeypatch):
     return copy
 
 
+def with_probes(module, number, *seconds):
+    recent = {window: module.empty_window() for window in module.WINDOWS}
+    figures = {"probes": number, "probe_seconds": histogram(*seconds)}
+    return report(**figures, recent=recent)
+
+
 def test_a_counter_in_the_table_is_one_that_the_pool_counts_by_key(probed):
     assert (*metrics.COUNTED, "probes") == probed.COUNTED
     assert (*metrics.HISTOGRAMS, "probe_seconds") == probed.HISTOGRAMS
 
 
 def test_a_reply_without_a_counter_of_the_table_is_refused(probed):
-    with pytest.raises(protocol.BadMessage, match="lacks probes, probe_seconds"):
+    lacks = "lacks probes, probe_seconds, recent"
+    with pytest.raises(protocol.BadMessage, match=lacks):
         protocol.check_reply(reply(report()))
-    protocol.check_reply(reply(report(probes=1, probe_seconds=histogram())))
+    protocol.check_reply(reply(with_probes(probed, 1)))
 
 
 def test_totals_add_up_every_counter_of_the_table(probed):
-    reports = [report(probes=number, probe_seconds=histogram(1.0)) for number in (3, 4)]
-    total = probed.merge(reports)
+    total = probed.merge([with_probes(probed, number, 1.0) for number in (3, 4)])
     assert total["probes"] == 7
     assert total["probe_seconds"]["count"] == 2
 
 
 def test_prometheus_exports_every_counter_of_the_table(probed):
-    answer = answered(7, report(probes=5, probe_seconds=histogram(1.0)))
+    answer = answered(7, with_probes(probed, 5, 1.0))
     text = prometheus.prometheus([answer])
-    labels = 'pool_name="default",address="shop/app@db1:5432",pid="7"'
+    labels = labels_of()
     assert parse(text)["dbpool_mw_probes_total"] == {labels: 5}
     assert parse(text)["dbpool_mw_probe_seconds_count"] == {labels: 1}
     assert "# HELP dbpool_mw_probes_total Probes sent.\n" in text
@@ -165,7 +171,7 @@ def test_prometheus_exports_every_counter_of_the_table(probed):
 
 
 def test_the_table_of_the_commands_shows_every_column_of_the_table(probed):
-    answer = answered(7, report(probes=5, probe_seconds=histogram(1.0)))
+    answer = answered(7, with_probes(probed, 5, 1.0))
     header, row = render.table([answer]).splitlines()
     end = header.index("PROBES") + len("PROBES")
     assert row[:end].split()[-1] == "5"
@@ -173,14 +179,14 @@ def test_the_table_of_the_commands_shows_every_column_of_the_table(probed):
 
 def test_a_pool_reports_every_figure_of_the_table_and_no_other():
     pool, _, _ = make_pool()
-    described = {"alias", "database", "address", "state", "discarded"}
+    described = {"alias", "database", "address", "state", "recent"}
     assert set(pool.stats()) == {m.key for m in metrics.METRICS} | described
 
 
 def test_the_names_in_the_table_are_unique():
     for names in (
         [m.key for m in metrics.METRICS],
-        [m.prometheus_name for m in metrics.METRICS],
+        [m.prometheus_name for m in metrics.METRICS if m.exported],
         [m.column for m in metrics.METRICS if m.column],
     ):
         assert len(names) == len(set(names))

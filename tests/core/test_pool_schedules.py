@@ -365,7 +365,12 @@ class Schedule:
         assert stats["checkouts"] == self.done["checkouts"]
         assert stats["timeouts"] == self.done["timeouts"]
         assert stats["cancelled"] == self.done["cancelled"]
-        assert stats["refused"] == self.done["TooManyRequests"]
+        assert stats["refused_by_reason"] == {
+            "timeout": self.done["timeouts"],
+            "max_waiting": self.done["TooManyRequests"],
+            "closed": self.done["PoolClosed"],
+            "connect": self.done["ConnectFailed"],
+        }
         assert stats["hold_seconds"]["count"] == self.done["checkouts"]
         check(self.pool, self.driver)
         if self.pool.state == "closed":

@@ -143,7 +143,9 @@ def test_after_random_faults_every_slot_is_free(seed):
     assert stats["in_use"] == stats["connecting"] == stats["waiting"] == 0
     assert stats["size"] == stats["idle"]
     assert stats["timeouts"] == done["PoolTimeout"]
-    assert stats["refused"] == done["TooManyRequests"]
+    refused = stats["refused_by_reason"]
+    assert refused["max_waiting"] == done["TooManyRequests"]
+    assert refused["connect"] == done["ConnectFailed"]
     check(pool, driver)
     entries = [pool.checkout(Holder()) for _ in range(MAX_CONNS)]
     for entry in entries:

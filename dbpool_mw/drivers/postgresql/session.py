@@ -10,6 +10,7 @@ from dbpool_mw.core.errors import ResetRefused
 from dbpool_mw.core.text import REQUEST, one_line
 
 from .failover import takes_writes
+from .libpq import IDLE, UNKNOWN
 from .reset import PINNED
 
 
@@ -17,6 +18,11 @@ def reported(connection: Any) -> tuple[tuple[str, str], ...]:
     """Return the values of the pinned settings, as the server reported them."""
     known = ((name, connection.get_parameter_status(name)) for name in PINNED)
     return tuple((name, value) for name, value in known if value is not None)
+
+
+def in_transaction(connection: Any) -> bool:
+    """Tell whether a transaction goes on, also that of a single statement."""
+    return connection.get_transaction_status() not in (IDLE, UNKNOWN)
 
 
 def is_dirty(connection: Any) -> bool:

@@ -9,7 +9,12 @@ from typing import Any
 import psycopg
 
 from dbpool_mw.drivers.postgresql.libpq import with_network_limits
-from dbpool_mw.drivers.postgresql.session import change, is_dirty, on_failover
+from dbpool_mw.drivers.postgresql.session import (
+    change,
+    in_transaction,
+    is_dirty,
+    on_failover,
+)
 from dbpool_mw.drivers.postgresql.sockets import (
     abort,
     close,
@@ -46,6 +51,7 @@ __all__ = [
     "end_attempt",
     "forget_session",
     "has_ended",
+    "in_transaction",
     "is_clean",
     "is_dirty",
     "keep_set_up",
