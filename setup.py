@@ -33,6 +33,8 @@ AROUND = [
     "whitenoise>=6.8",
     "sentry-sdk>=2.20",
 ]
+# What reads the figures that the commands print.
+READERS = ["jsonschema>=4.20", *PROMETHEUS]
 # What traces and profiles requests. It takes half a minute to install, and its tests
 # run on one pair of Python and Django: tox does without.
 TRACERS = [
@@ -64,11 +66,11 @@ TEST = [
     *SERVERS,
     *GEVENT,
     *CELERY,
-    *PROMETHEUS,
     *HEALTH,
     *RUNNERS,
     *ENGINES,
     *AROUND,
+    *READERS,
     "hypothesis>=6.100",
 ]
 LINT = ["ruff==0.17.5"]

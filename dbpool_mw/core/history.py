@@ -5,11 +5,20 @@ from __future__ import annotations
 import math
 import struct
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
+from operator import sub
 from typing import Any, NamedTuple
 
 from .background import INTERVAL
-from .metrics import BOUNDS, HISTOGRAMS, WINDOWS, empty_window, with_summaries
+from .metrics import (
+    BOUNDS,
+    HISTOGRAMS,
+    RECENT,
+    WINDOWS,
+    empty_window,
+    quantile,
+    with_summaries,
+)
 
 #: How many samples are kept.
 MOST = 900
@@ -33,35 +42,42 @@ COLUMNS: tuple[str, ...] = (
     "refused",
     "opened",
     "wait_p95",
-    "wait_max",
     "hold_p95",
-    "hold_max",
     "connect_p95",
+    "wait_max",
+    "hold_max",
     "connect_max",
 )
 
 _GAUGES = ("size", "in_use", "idle", "connecting", "waiting")
+_PEAKS = ("in_use_peak", "waiting_peak")
 _COUNTERS = ("checkouts", "timeouts", "refused", "opened")
 _BUCKETS = len(BOUNDS) + 1
 
-# A sample is bytes, a sixth of what an object would take: when it was taken, how long
-# it lasts, the sum and the maximum of each histogram; the numbers; and a pair for each
-# bucket that is not empty, with the bucket's place in the row of all histograms.
-_FIXED = struct.Struct("<8d11I")
+# A sample is bytes, a sixth of what objects would take: a value for each of COLUMNS, but
+# the first is when it was taken, and a p95 of nothing is NaN; the histograms' sums since
+# the pool began; and a pair for each bucket that is not empty, with the bucket's place
+# in the row of all histograms' buckets.
+_VALUES = struct.Struct("<2d11I9d")
 _PAIR = struct.Struct("<HI")
-_AT = struct.Struct("<d")
 _MOST_NUMBER = 2**32 - 1
 
+_PLACE = {name: place for place, name in enumerate(COLUMNS)}
+_COUNTED = slice(_PLACE["checkouts"], _PLACE["opened"] + 1)
+_TIMES = slice(_PLACE["wait_p95"], _PLACE["connect_max"] + 1)
+_MAXIMA = slice(_PLACE["wait_max"], _PLACE["connect_max"] + 1)
+_SUMS = slice(len(COLUMNS), None)
 
-class _Sample(NamedTuple):
+_Values = tuple[Any, ...]
+
+
+class _Totals(NamedTuple):
+    """What a pool has counted since it began."""
+
     at: float
-    seconds: float
-    sums: tuple[float, ...]
-    maxima: tuple[float, ...]
-    gauges: tuple[int, ...]
-    peaks: tuple[int, ...]
-    counters: tuple[int, ...]
-    pairs: list[tuple[int, int]]
+    counters: Sequence[int]
+    sums: Sequence[float]
+    buckets: Sequence[int]
 
 
 class History:
@@ -72,18 +88,16 @@ class History:
     """
 
     def __init__(self, began: float) -> None:
-        self._ring: deque[bytes] = deque(maxlen=MOST)
-        self._last = began
-        self._counters: tuple[int, ...] = (0,) * len(_COUNTERS)
-        self._sums: tuple[float, ...] = (0.0,) * len(HISTOGRAMS)
-        self._buckets: list[int] = [0] * _BUCKETS * len(HISTOGRAMS)
+        zeros = [0] * _BUCKETS * len(HISTOGRAMS)
+        self._now = _Totals(began, (0,) * 4, (0.0,) * 3, zeros)
+        self._windows = {name: _Window(float(name), self._now) for name in WINDOWS}
         self._minute_peak = 0
-        # What ``recent`` returned last, and when: it changes once a second.
-        self._recent: tuple[float, dict[str, Any]] | None = None
+        # What ``recent`` made of the last sample.
+        self._recent: dict[str, dict[str, Any]] | None = None
 
     def is_due(self, now: float) -> bool:
         """Tell whether it is time for the next sample."""
-        return now - self._last >= INTERVAL / 2
+        return now - self._now.at >= INTERVAL / 2
 
     def add(
         self,
@@ -97,67 +111,59 @@ class History:
         ``figures`` is the pool's report of now; ``maxima`` by key of a histogram, and
         the peaks of connections in use and of waiters, are those since the last sample.
         """
-        counters = tuple(figures[key] for key in _COUNTERS)
-        sums = tuple(figures[key]["sum"] for key in HISTOGRAMS)
-        buckets = [n for key in HISTOGRAMS for n in figures[key]["buckets"]]
+        before = self._now
+        totals = _Totals(
+            now,
+            [figures[key] for key in _COUNTERS],
+            [figures[key]["sum"] for key in HISTOGRAMS],
+            [number for key in HISTOGRAMS for number in figures[key]["buckets"]],
+        )
+        grown = list(map(sub, totals.buckets, before.buckets))
+        p95s = [
+            _p95(grown[place : place + _BUCKETS], maxima[key])
+            for key, place in zip(
+                HISTOGRAMS, range(0, len(grown), _BUCKETS), strict=True
+            )
+        ]
         numbers = [figures[key] for key in _GAUGES]
         numbers += peaks
-        numbers += map(int.__sub__, counters, self._counters)
-        sample = _FIXED.pack(
+        numbers += map(sub, totals.counters, before.counters)
+        sample = _VALUES.pack(
             now,
-            now - self._last,
-            *map(float.__sub__, sums, self._sums),
-            *(maxima[key] for key in HISTOGRAMS),
+            now - before.at,
             *(min(max(number, 0), _MOST_NUMBER) for number in numbers),
+            *p95s,
+            *(maxima[key] for key in HISTOGRAMS),
+            *totals.sums,
         )
-        grown = map(int.__sub__, buckets, self._buckets)
         sample += b"".join(
             _PAIR.pack(place, min(number, _MOST_NUMBER))
             for place, number in enumerate(grown)
             if number > 0
         )
-        self._last = now
-        self._counters, self._sums, self._buckets = counters, sums, buckets
-        self._ring.append(sample)
-        newest = self._newest(now, float(WINDOWS[0]))
-        self._minute_peak = max(sample.peaks[0] for sample in newest)
+        self._now = totals
+        for window in self._windows.values():
+            window.add(sample)
+        minute = self._windows[WINDOWS[0]].samples()
+        self._minute_peak = max(s[_PLACE["in_use_peak"]] for s in minute)
         self._recent = None
 
     def in_use_peak(self, now: float) -> int:
-        """Return the most connections in use at once in the minute before the last."""
-        return self._minute_peak if now - self._last < float(WINDOWS[0]) else 0
+        """Return the most connections in use at once in the samples of a minute."""
+        age = now - self._now.at
+        return self._minute_peak if age < float(WINDOWS[0]) else 0
 
     def recent(self, now: float) -> dict[str, dict[str, Any]]:
-        """Return the figures of the last minute and quarter of an hour, by WINDOWS."""
-        known = self._recent
-        if known is None or now - known[0] >= INTERVAL:
-            windows = {window: self._window(now, float(window)) for window in WINDOWS}
-            self._recent = known = now, windows
-        return known[1]
+        """Return the figures of the last minute and quarter of an hour, by WINDOWS.
 
-    def _window(self, now: float, seconds: float) -> dict[str, Any]:
-        window = empty_window()
-        histograms = [window[key] for key in HISTOGRAMS]
-        buckets = [0] * _BUCKETS * len(HISTOGRAMS)
-        for sample in self._newest(now, seconds):
-            window["seconds"] += sample.seconds
-            for key, number in zip(_COUNTERS, sample.counters, strict=True):
-                if key in window:
-                    window[key] += number
-            for key, peak in zip(_PEAKS, sample.peaks, strict=True):
-                window[key] = max(window[key], peak)
-            for place, number in sample.pairs:
-                buckets[place] += number
-            for histogram, total, largest in zip(
-                histograms, sample.sums, sample.maxima, strict=True
-            ):
-                histogram["sum"] += total
-                histogram["max"] = max(histogram["max"], largest)
-        for index, key in enumerate(HISTOGRAMS):
-            window[key]["buckets"] = buckets[index * _BUCKETS : (index + 1) * _BUCKETS]
-            window[key]["count"] = sum(window[key]["buckets"])
-            window[key] = with_summaries(window[key])
-        return window
+        They end with the last sample.
+        """
+        totals, made = self._now, self._recent
+        if made is None:
+            made = {name: w.figures(totals) for name, w in self._windows.items()}
+            self._recent = made
+        age = now - totals.at
+        return {n: r if age < float(n) else empty_window() for n, r in made.items()}
 
     def rows(self, now: float, seconds: float, most: int) -> dict[str, Any]:
         """Return the samples of the last ``seconds``, at most ``most``.
@@ -165,64 +171,86 @@ class History:
         The result has the "columns", the "rows", the newest last, and the "interval"
         between samples in seconds.
         """
-        newest = list(zip(range(most), self._newest(now, seconds), strict=False))
-        rows = [_row(sample, now) for _, sample in reversed(newest)]
+        window = self._windows[WINDOWS[-1]]
+        since = now - min(seconds, window.seconds)
+        rows = [_row(s, now) for s in window.samples()[-most:] if s[0] > since]
         return {"interval": INTERVAL, "columns": list(COLUMNS), "rows": rows}
 
-    def _newest(self, now: float, seconds: float) -> Iterator[_Sample]:
-        """Give the samples taken in the last ``seconds``, the newest first."""
-        # A copy: another thread may add one meanwhile.
-        for sample in reversed(list(self._ring)):
-            (at,) = _AT.unpack_from(sample)
-            if now - at >= min(seconds, MOST * INTERVAL):
-                return
-            yield _unpacked(sample)
+
+class _Window:
+    """The samples of so many seconds up to the last, and the totals at their begin."""
+
+    def __init__(self, seconds: float, begin: _Totals) -> None:
+        self.seconds = seconds
+        self._begin = begin
+        self._samples: deque[bytes] = deque()
+
+    def add(self, sample: bytes) -> None:
+        """Add a sample; remove those that don't belong to the window any more."""
+        self._samples.append(sample)
+        since = _VALUES.unpack_from(sample)[0] - self.seconds
+        while (
+            len(self._samples) > MOST
+            or _VALUES.unpack_from(self._samples[0])[0] <= since
+        ):
+            self._begin = _after(self._begin, self._samples.popleft())
+
+    def samples(self) -> list[_Values]:
+        """Return the values of the samples, the newest last."""
+        # Of a copy: another thread may add one meanwhile.
+        return list(map(_VALUES.unpack_from, list(self._samples)))
+
+    def figures(self, totals: _Totals) -> dict[str, Any]:
+        """Return the window's figures; ``totals`` are those of the last sample."""
+        # The totals are not older than their begin, whatever is added meanwhile.
+        begin, samples = self._begin, self.samples()
+        found: dict[str, Any] = empty_window()
+        found["seconds"] = totals.at - begin.at
+        for name, number, first in zip(
+            _COUNTERS, totals.counters, begin.counters, strict=True
+        ):
+            if name in RECENT:
+                found[name] = number - first
+        for name in _PEAKS:
+            found[name] = max((s[_PLACE[name]] for s in samples), default=0)
+        buckets = list(map(sub, totals.buckets, begin.buckets))
+        maxima = list(map(max, zip(*(s[_MAXIMA] for s in samples), strict=True)))
+        for index, name in enumerate(HISTOGRAMS):
+            inside = buckets[index * _BUCKETS : (index + 1) * _BUCKETS]
+            found[name] = with_summaries(
+                {
+                    "count": sum(inside),
+                    "sum": max(0.0, totals.sums[index] - begin.sums[index]),
+                    "max": maxima[index] if maxima else 0.0,
+                    "buckets": inside,
+                }
+            )
+        return found
 
 
-_PEAKS = ("in_use_peak", "waiting_peak")
+def _after(begin: _Totals, sample: bytes) -> _Totals:
+    """Return the totals at a sample's end, from those at its begin."""
+    values: _Values = _VALUES.unpack_from(sample)
+    buckets = list(begin.buckets)
+    for place, number in _PAIR.iter_unpack(sample[_VALUES.size :]):
+        buckets[place] += number
+    counters = list(map(int.__add__, begin.counters, values[_COUNTED]))
+    return _Totals(values[0], counters, values[_SUMS], buckets)
 
 
-def _unpacked(sample: bytes) -> _Sample:
-    values = _FIXED.unpack_from(sample)
-    at, seconds, *_ = values
-    pairs = _PAIR.iter_unpack(sample[_FIXED.size :])
-    return _Sample(
-        at,
-        seconds,
-        sums=values[2:5],
-        maxima=values[5:8],
-        gauges=values[8:13],
-        peaks=values[13:15],
-        counters=values[15:19],
-        pairs=list(pairs),
-    )
+def _p95(buckets: list[int], largest: float) -> float:
+    found = quantile({"count": sum(buckets), "max": largest, "buckets": buckets}, 0.95)
+    return math.nan if found is None else found
 
 
-def _row(sample: _Sample, now: float) -> list[float | None]:
-    row: list[float | None] = [round(now - sample.at, 3), round(sample.seconds, 3)]
-    row += [*sample.gauges, *sample.peaks, *sample.counters]
-    for index, largest in enumerate(sample.maxima):
-        first = index * _BUCKETS
-        pairs = [
-            (place - first, number)
-            for place, number in sample.pairs
-            if first <= place < first + _BUCKETS
-        ]
-        row += _p95_and_max(pairs, largest)
-    return row
-
-
-def _p95_and_max(
-    pairs: list[tuple[int, int]], largest: float
-) -> tuple[float | None, float | None]:
-    """Return the maximum, and the quantile as ``metrics.quantile`` has it."""
-    if not pairs:
-        return None, None
-    needed = 0.95 * sum(number for _, number in pairs)
-    seen, edge = 0, math.inf
-    for bucket, number in pairs:
-        seen += number
-        if seen >= needed:
-            edge = BOUNDS[bucket] if bucket < len(BOUNDS) else math.inf
-            break
-    return round(min(edge, largest), 6), round(largest, 6)
+def _row(values: _Values, now: float) -> list[float | None]:
+    nothing = map(math.isnan, values[_PLACE["wait_p95"] : _PLACE["wait_max"]])
+    return [
+        round(now - values[0], 3),
+        round(values[1], 3),
+        *values[_PLACE["size"] : _PLACE["wait_p95"]],
+        *(
+            None if no else round(time, 6)
+            for time, no in zip(values[_TIMES], [*nothing] * 2, strict=True)
+        ),
+    ]
