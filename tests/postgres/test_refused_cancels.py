@@ -16,12 +16,20 @@ from dbpool_mw.core import watch
 from sandbox.postgres import machine
 from tests.core.fakes import InThread
 from tests.faults.proxy import Proxy
-from tests.library import IS_PSYCOPG, only_psycopg, only_psycopg2
+from tests.library import IS_PSYCOPG, only_psycopg2
 from tests.listener import Listener
 from tests.postgres.conftest import ask, forget_wrappers, stats
 from tests.process.servers import wait_until
 from tests.tls import SSL_REQUEST, TlsProxy, needs_openssl
 from tests.vocabulary import cancel
+
+#: Whether psycopg cancels by libpq's way since 17; before, it does as psycopg2.
+IS_SAFE = IS_PSYCOPG and cancel._is_safe()
+only_safe = pytest.mark.skipif(
+    not IS_SAFE,
+    reason="psycopg2, psycopg before 3.2, or libpq before 17: a cancel is neither "
+    "encrypted nor limited",
+)
 
 
 @pytest.fixture
@@ -52,9 +60,9 @@ def is_dropped(proxy):
 @pytest.mark.parametrize(
     ("happens", "said"),
     [
-        (is_refused, "connection to server" if IS_PSYCOPG else "connect() failed"),
+        (is_refused, "connection to server" if IS_SAFE else "connect() failed"),
         # psycopg waits for the server to close the connection of the request.
-        (is_dropped, "closed the" if IS_PSYCOPG else "the request was sent"),
+        (is_dropped, "closed the" if IS_SAFE else "the request was sent"),
     ],
 )
 def test_a_cancel_without_effect_is_logged_and_the_holder_ends(
@@ -126,7 +134,7 @@ def test_cancels_that_are_taken_and_never_answered_keep_few_threads(proxy, monke
         assert taken.acquire(timeout=20)
 
 
-@only_psycopg
+@only_safe
 def test_a_cancel_that_is_taken_and_never_answered_ends(proxy, monkeypatch):
     monkeypatch.setattr(cancel, "_TIMEOUT", 0.1)
     with never_answering(proxy) as (canceller, taken, answered):
@@ -139,14 +147,10 @@ def test_a_cancel_that_is_taken_and_never_answered_ends(proxy, monkeypatch):
         assert ask("SELECT 1") == 1
 
 
-@only_psycopg
+@only_safe
 @needs_openssl
 @pytest.mark.parametrize("times", [1, 3])
 def test_a_cancel_is_encrypted_as_its_connection_is(databases, tmp_path, times):
-    if not cancel._is_safe():
-        pytest.skip(
-            "psycopg before 3.2, or libpq before 17: the cancel isn't encrypted"
-        )
     server = databases.server
     key, certificate = map(Path, machine.self_signed(tmp_path, {}))
     forget_wrappers()
