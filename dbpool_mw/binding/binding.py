@@ -525,7 +525,11 @@ def drop_inherited_connections() -> None:
     for wrapper in connections.all(initialized_only=True):
         binding: Binding | None = vars(wrapper).get(KEY)
         if binding is not None:
-            binding.pop_held()
+            held = binding.pop_held()
+            if held is not None:
+                # A cursor that the child uses, or forgets and thereby closes, would
+                # read the parent's socket and write to it.
+                held[1].connection.lease += 1
             binding.forget_work()
             binding.scopes = weakref.WeakSet()
         if wrapper.vendor == "postgresql" and wrapper.connection is not None:

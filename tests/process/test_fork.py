@@ -222,6 +222,54 @@ print("well")
 """
 
 
+CURSOR_SCRIPT = """
+import gc, os
+import django
+django.setup()
+from django.db import InterfaceError, connection
+from dbpool_mw import pooled
+
+QUERY = "SELECT generate_series(1, 9)"
+
+def rows(cursor):
+    cursor.execute(QUERY)
+    yield
+    try:
+        yield cursor.fetchall()
+    finally:
+        cursor.close()
+
+def refused(function):
+    try:
+        function()
+    except InterfaceError as error:
+        return "given back" in str(error)
+    return False
+
+with pooled():
+    named, plain = connection.chunked_cursor(), connection.cursor()
+    read = rows(named)
+    next(read)
+    child = os.fork()
+    if not child:
+        done = refused(lambda: plain.execute("SELECT 1")) and refused(named.fetchone)
+        # Its end, as of any iterator that the child forgets, closes the cursor.
+        del read
+        named.close()
+        del named
+        gc.collect()
+        os._exit(0 if done else 1)
+    assert os.waitpid(child, 0)[1] == 0, "the child used its parent's cursors"
+    assert [value for value, in next(read)] == list(range(1, 10))
+    read.close()
+print("well")
+"""
+
+
+def test_a_child_can_not_use_or_close_the_cursors_of_its_parent(project):
+    run(project, CURSOR_SCRIPT)
+
+
 def run(project, script):
     """Run a script in a process of its own, and assert that all of it held."""
     done = subprocess.run(
