@@ -226,7 +226,7 @@ def sqlstate(error: BaseException | None) -> str | None:
 def heard(connection: Any) -> list[Any]:
     """Return what the library keeps of what the server said unasked."""
     if IS_PSYCOPG:
-        return list(getattr(connection, "_notifies_backlog", ()))
+        return list(getattr(connection, "_notifies_backlog", None) or ())
     return [*connection.notices, *connection.notifies]
 
 
