@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from dbpool_mw.binding.scope import pooled as pooled
     from dbpool_mw.binding.warming import warm_up as warm_up
     from dbpool_mw.core.errors import ConnectFailed as ConnectFailed
+    from dbpool_mw.core.errors import HoldCancelled as HoldCancelled
     from dbpool_mw.core.errors import HoldTooLong as HoldTooLong
     from dbpool_mw.core.errors import PoolError as PoolError
     from dbpool_mw.core.errors import PoolTimeout as PoolTimeout
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 __all__ = [
     "ConnectFailed",
+    "HoldCancelled",
     "HoldTooLong",
     "PoolError",
     "PoolTimeout",
@@ -32,6 +34,7 @@ __all__ = [
 #: settings name this package before Django can be set up.
 _HOMES = {
     "ConnectFailed": "dbpool_mw.core.errors",
+    "HoldCancelled": "dbpool_mw.core.errors",
     "HoldTooLong": "dbpool_mw.core.errors",
     "PoolError": "dbpool_mw.core.errors",
     "PoolTimeout": "dbpool_mw.core.errors",

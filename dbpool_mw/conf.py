@@ -68,6 +68,7 @@ class DbpoolMwConf(AppConf):  # type: ignore[misc]
     LEAK_AFTER = None
     MAX_HOLD = None
     STUCK_AFTER = PoolConfig().stuck_after
+    ROUTES = PoolConfig().routes
 
     class Meta:
         """The prefix, which AppConf would otherwise derive from the module."""

@@ -23,7 +23,7 @@ LEVELS = ("exception", "critical", "error", "warning", "info", "debug")
 _PLACEHOLDER = re.compile(r"%(?:\.\d+)?[a-z]")
 
 #: An exception that is made, and perhaps raised elsewhere.
-_ERROR = re.compile(r"(Error|Failed|Timeout|TooLong|Closed|Requests)$")
+_ERROR = re.compile(r"(Error|Failed|Timeout|TooLong|Cancelled|Closed|Requests)$")
 #: What a function assigns to names.
 _Names = Mapping[str, list[ast.expr]]
 

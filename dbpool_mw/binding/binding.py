@@ -61,6 +61,21 @@ def number_of(request: Any) -> Any:
     return getattr(request, "_dbpool_mw_answered", None)
 
 
+def _route_of(work: Any) -> str | None:
+    """Return what a request or a scope is called; None for a request without a route.
+
+    A request has none before Django has looked for its view. The route of the root is
+    empty: its view's name stands for it. A scope is called by its task or function.
+    """
+    if isinstance(work, ScopeLabel):
+        return work.path or work.method
+    match = getattr(work, "resolver_match", None)
+    if match is None:
+        return None
+    route = getattr(match, "route", None) or getattr(match, "view_name", None)
+    return None if route is None else str(route)
+
+
 class Binding:
     """Binds one wrapper to the pool of its alias, where it is the holder.
 
@@ -126,12 +141,13 @@ class Binding:
         self.wrapper = weakref.ref(wrapper, self.reclaim)
 
     def describe(self) -> Mapping[str, Any]:
-        """Return who holds the connection: thread, method and path; in any thread."""
+        """Return who holds the connection, and for what work; in any thread."""
         work = self.work
         return {
             "thread": self.thread,
             "method": getattr(work, "method", None),
             "path": getattr(work, "path", None),
+            "route": _route_of(work),
         }
 
     @property

@@ -51,12 +51,12 @@ class Answer:
         return [pool["alias"] for pool in self.reply["pools"]] if self.reply else []
 
     def only(self, aliases: Container[str] | None) -> Answer:
-        """Return the answer with the pools and holders of these aliases (None: all)."""
+        """Return the answer with what is of these aliases (None: all)."""
         if self.reply is None or aliases is None:
             return self
         chosen: dict[str, Any] = {
             key: [row for row in self.reply[key] if row["alias"] in aliases]
-            for key in ("pools", "holders")
+            for key in ("pools", *protocol.PARTS)
             if key in self.reply
         }
         return replace(self, reply={**self.reply, **chosen})

@@ -11,13 +11,18 @@ is a frame::
      big-
      endian   at most MAX_REQUEST bytes to a worker, MAX_REPLY bytes from it
 
-    request: {"version": 1, "verb": "stats" | "drain" | "pause" | "recycle" | "resume",
-              "aliases": ["default", ...] | null, "holders": true | false,
+    request: {"version": 1,
+              "verb": "stats" | "drain" | "pause" | "recycle" | "resume" | "cancel",
+              "aliases": ["default", ...] | null,
+              "holders": true | false, and so "waiters", "settings" and "routes",
               "history": true | false | 60,
-              "seconds": 300 | null, "began": 1234.5 | null, "kept": true | false}
+              "seconds": 300 | null, "began": 1234.5 | null, "kept": true | false,
+              "holds": ["123-4-5f", ...] | null}
     reply:   {"version": 1, "ok": true, "pid": 123, "command": "gunicorn: worker",
               "uptime": 12.5, "maintenance_age": 0.4 | null,
-              "pools": [...], "holders": [...], "history": [...], "orders": [...]}
+              "pools": [...], "orders": [...], "history": [...],
+              "holders": [...], "waiters": [...], "settings": [...], "routes": [...],
+              "cancelled": ["123-4-5f", ...], "unknown": [...]}
     error:   {"version": 1, "ok": false, "pid": 123, "error": "unknown verb 'x'"}
 
 A length above the limit is refused as soon as it is read, so that no client can make a
@@ -30,13 +35,15 @@ import json
 import math
 import os
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from dbpool_mw.core import metrics
 
 VERSION = 1
-VERBS = ("stats", "drain", "pause", "recycle", "resume")
+VERBS = ("stats", "drain", "pause", "recycle", "resume", "cancel")
+#: What a request may ask for beside the pools' figures, each a key of the reply.
+PARTS = ("holders", "waiters", "settings", "routes")
 MAX_REQUEST = 64 * 1024
 MAX_REPLY = 4 * 1024 * 1024
 
@@ -162,17 +169,23 @@ def request(
     *,
     holders: bool = False,
     history: bool | float = False,
+    waiters: bool = False,
+    settings: bool = False,
+    routes: bool = False,
     seconds: float | None = None,
     began: float | None = None,
     kept: bool = False,
+    holds: Sequence[str] | None = None,
 ) -> dict[str, Any]:
     """Return a request; `aliases` None means every pool of the worker.
 
-    `holders` asks for the holders of connections too, and `history` for the samples of
-    the last quarter of an hour, or of so many seconds. A drain or a pause ends by
-    itself after `seconds`, None for never, counted from `began`, a time of
-    `time.monotonic`, None for the request's arrival. `kept` says that it is for workers
-    that start later too (see `orders`).
+    `holders` asks for the holders of connections too, `waiters` for who waits for one,
+    `settings` for the pools' settings, `routes` for what was counted by route, and
+    `history` for the samples of the last quarter of an hour, or of so many seconds. A
+    drain or a pause ends by itself after `seconds`, None for never, counted from
+    `began`, a time of `time.monotonic`, None for the request's arrival. `kept` says
+    that it is for workers that start later too (see `orders`). `holds` are the ids of
+    the holders that "cancel" cancels.
     """
     return {
         "version": VERSION,
@@ -180,9 +193,13 @@ def request(
         "aliases": None if aliases is None else list(aliases),
         "holders": holders,
         "history": history,
+        "waiters": waiters,
+        "settings": settings,
+        "routes": routes,
         "seconds": seconds,
         "began": began,
         "kept": kept,
+        "holds": None if holds is None else list(holds),
     }
 
 
@@ -200,7 +217,7 @@ def check_request(message: Mapping[str, Any]) -> None:
     aliases = message.get("aliases")
     if aliases is not None and not _are_strings(aliases):
         raise BadMessage("'aliases' must be null or a list of strings")
-    for key in ("holders", "kept"):
+    for key in (*PARTS, "kept"):
         if not isinstance(message.get(key, False), bool):
             raise BadMessage(f"'{key}' must be true or false")
     history = message.get("history", False)
@@ -212,6 +229,11 @@ def check_request(message: Mapping[str, Any]) -> None:
     began = message.get("began")
     if began is not None and not (_are_seconds(began) and began >= 0):
         raise BadMessage("'began' must be null or a number that isn't negative")
+    holds = message.get("holds")
+    if (verb == "cancel") is (holds is None):
+        raise BadMessage("'holds' must be there with 'cancel', and with no other verb")
+    if holds is not None and not _are_strings(holds):
+        raise BadMessage("'holds' must be a list of strings")
 
 
 def check_reply(message: Mapping[str, Any]) -> None:
@@ -223,26 +245,29 @@ def check_reply(message: Mapping[str, Any]) -> None:
     if message.get("ok") is False:
         return
     pools: Any = message.get("pools")
-    holders: Any = message.get("holders", [])
     histories: Any = message.get("history", [])
     orders: Any = message.get("orders", [])
+    parts: list[Any] = [message.get(key, []) for key in PARTS]
     if (
         message.get("ok") is not True
         or not isinstance(message.get("command"), str)
         or not _are_seconds(message.get("uptime"))
         or not _are_seconds_or_null(message.get("maintenance_age"))
         or not _are_objects(pools)
-        or not _are_objects(holders)
         or not _are_objects(histories)
         or not all(map(_is_history, histories))
         or not _are_objects(orders)
         or not all(map(_is_order, orders))
+        or not all(map(_are_objects, parts))
+        or not _are_strings(message.get("cancelled", []))
+        or not _are_strings(message.get("unknown", []))
     ):
         raise BadMessage("a reply with missing or wrong values")
     for pool in pools:
         _check_pool(pool)
-    for holder in holders:
-        _check_holder(holder)
+    for key, rows in zip(PARTS, parts, strict=True):
+        if not all(map(_CHECKS[key], rows)):
+            raise BadMessage(f"{key} with missing or wrong values")
 
 
 def _check_pool(pool: Mapping[str, Any]) -> None:
@@ -263,19 +288,64 @@ def _check_pool(pool: Mapping[str, Any]) -> None:
         )
 
 
-def _check_holder(holder: Mapping[str, Any]) -> None:
-    texts = ("thread", "method", "path")
+def _is_holder(holder: Mapping[str, Any]) -> bool:
     pid = holder.get("backend_pid")
-    if (
-        not holder.keys() >= {"backend_pid", *texts}
-        or not isinstance(holder.get("alias"), str)
-        or not isinstance(holder.get("address"), str)
-        or not all(isinstance(holder[key], (str, type(None))) for key in texts)
-        or not (pid is None or _is_count(pid))
-        or not _are_seconds(holder.get("seconds"))
-        or not _are_strings(holder.get("stack", []))
-    ):
-        raise BadMessage("a holder with missing or wrong values")
+    return (
+        _is_waiter(holder)
+        and holder.keys() >= {"backend_pid", "statement"}
+        and isinstance(holder.get("id"), str)
+        and isinstance(holder.get("state"), str)
+        and isinstance(holder.get("in_transaction"), bool)
+        and _is_text_or_null(holder["statement"])
+        and (pid is None or _is_count(pid))
+        and _are_strings(holder.get("stack", []))
+    )
+
+
+def _is_waiter(waiter: Mapping[str, Any]) -> bool:
+    texts = ("thread", "method", "path", "route")
+    return (
+        waiter.keys() >= set(texts)
+        and _is_of_pool(waiter)
+        and _are_seconds(waiter.get("seconds"))
+        and all(_is_text_or_null(waiter[key]) for key in texts)
+    )
+
+
+def _is_settings(settings: Mapping[str, Any]) -> bool:
+    return _is_of_pool(settings) and all(
+        value is None
+        or isinstance(value, (str, bool))
+        or (isinstance(value, (int, float)) and abs(value) <= _MAX_NUMBER)
+        for value in settings.values()
+    )
+
+
+def _is_route(row: Mapping[str, Any]) -> bool:
+    return (
+        isinstance(row.get("alias"), str)
+        and isinstance(row.get("name"), str)
+        and all(
+            _is_histogram(row.get(key)) and _are_seconds_or_null(row[key].get("p95"))
+            for key in ("holds", "waits")
+        )
+    )
+
+
+def _is_of_pool(row: Mapping[str, Any]) -> bool:
+    return isinstance(row.get("alias"), str) and isinstance(row.get("address"), str)
+
+
+def _is_text_or_null(value: object) -> bool:
+    return value is None or isinstance(value, str)
+
+
+_CHECKS: dict[str, Callable[[Mapping[str, Any]], bool]] = {
+    "holders": _is_holder,
+    "waiters": _is_waiter,
+    "settings": _is_settings,
+    "routes": _is_route,
+}
 
 
 def _is_order(order: Mapping[str, Any]) -> bool:

@@ -13,11 +13,11 @@ import math
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from dbpool_mw.control import protocol
+from dbpool_mw.control import protocol, routes
 from dbpool_mw.control.arguments import command_line
 from dbpool_mw.control.orders import (
     RESUME,
@@ -50,8 +50,12 @@ class Pool(Protocol):
     def recycle(self) -> None: ...
     def resume(self) -> None: ...
     def stats(self) -> dict[str, Any]: ...
+    def cancel(self, holds: Collection[str]) -> list[str]: ...
     def holders(self) -> list[dict[str, Any]]: ...
     def history(self, seconds: float, rows: int) -> dict[str, Any]: ...
+    def waiters(self) -> list[dict[str, Any]]: ...
+    def settings(self) -> dict[str, Any]: ...
+    def routes(self) -> list[dict[str, Any]]: ...
 
 
 class Worker:
@@ -217,7 +221,11 @@ class Worker:
         `request` has passed `protocol.check_request`. Waits for no server.
         """
         aliases = request.get("aliases")
-        if request["verb"] != "stats":
+        cancelled: list[str] = []
+        if request["verb"] == "cancel":
+            for pool in self._chosen(aliases):
+                cancelled += pool.cancel(request["holds"])
+        elif request["verb"] != "stats":
             with self._changing:
                 with self._lock:
                     last = self._take(request)
@@ -250,6 +258,16 @@ class Worker:
             seconds = math.inf if wanted is True else wanted
             rows = MOST_SAMPLES // max(len(chosen), 1)
             reply["history"] = [pool.history(seconds, rows) for pool in chosen]
+        if request.get("waiters"):
+            reply["waiters"] = [w for pool in chosen for w in pool.waiters()]
+        if request.get("settings"):
+            reply["settings"] = [pool.settings() for pool in chosen]
+        if request.get("routes"):
+            reply["routes"] = routes.merged(r for pool in chosen for r in pool.routes())
+        if request["verb"] == "cancel":
+            reply["cancelled"] = cancelled
+            unknown = dict.fromkeys(request["holds"])
+            reply["unknown"] = [name for name in unknown if name not in cancelled]
         return reply
 
     def _chosen(self, aliases: list[str] | None) -> list[Pool]:

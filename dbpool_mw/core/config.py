@@ -36,7 +36,8 @@ class PoolConfig:
     A duration that is None in the settings, which means "never", is ``math.inf`` here,
     so that arithmetic and comparisons need no special case. Blocking calls reject an
     infinite timeout: replace ``math.inf`` before passing a duration to one.
-    ``max_waiting`` of 0 means no limit. ``reset`` is one of RESET_MODES or a function
+    ``max_waiting`` of 0 means no limit, ``routes`` of 0 that nothing is counted by
+    route. ``reset`` is one of RESET_MODES or a function
     that is called with the connection and with whether its session is dirty.
     """
 
@@ -51,6 +52,7 @@ class PoolConfig:
     leak_after: float = math.inf
     max_hold: float = math.inf
     stuck_after: float = 10.0
+    routes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,7 +213,7 @@ def _suggestion(key: object, known: Sequence[str]) -> str | None:
 def _converted(key: str, value: Any) -> Any:
     if value is None:
         return math.inf
-    not_durations = ("MIN_CONNS", "MAX_CONNS", "MAX_WAITING", "RESET")
+    not_durations = ("MIN_CONNS", "MAX_CONNS", "MAX_WAITING", "RESET", "ROUTES")
     return value if key in not_durations else float(value)
 
 
@@ -243,7 +245,9 @@ def _flag(value: object) -> _Error | None:
     return "type", f"must be True or False, {_not(value)}.", hint
 
 
-def _whole(least: int, hint: str, *, or_none: bool = False) -> _Validator:
+def _whole(
+    least: int, hint: str, *, most: float = math.inf, or_none: bool = False
+) -> _Validator:
     def validate(value: Any) -> _Error | None:
         if value is None and or_none:
             return None
@@ -254,6 +258,8 @@ def _whole(least: int, hint: str, *, or_none: bool = False) -> _Validator:
             return "type", message, hint
         if value < least:
             return "range", f"must be {least} or more, {_not(value)}.", hint
+        if value > most:
+            return "range", f"must be at most {most}, {_not(value)}.", hint
         return None
 
     return validate
@@ -430,6 +436,12 @@ _VALIDATORS: dict[str, _Validator] = {
     "STUCK_AFTER": _seconds(
         "Give seconds, for example 10.0, or None to never call a pool stuck.",
         or_none=True,
+    ),
+    "ROUTES": _whole(
+        0,
+        "Give the number of routes and tasks to count by name, for example 50; 0 "
+        "counts none.",
+        most=200,
     ),
     "CHECK_AFTER_IDLE": _seconds(
         "Give seconds, for example 30.0. 0 checks with a query at every checkout.",

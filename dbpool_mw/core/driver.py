@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
+from .errors import HoldEnded
+
 
 class Change(NamedTuple):
     """What changed a session that was clean: a statement, or a call of the library.
@@ -65,6 +67,19 @@ class Driver(Protocol):
         A statement that runs outside of one counts too. Called from any thread.
         """
 
+    def statement(self, connection: Any) -> str | None:
+        """Return the text of the statement that runs now, None if none does.
+
+        Without its parameters, but with its literals: see ``shown``. No round trip.
+        Called from any thread. The text of a COMMIT, or of a fetch, isn't known.
+        """
+
+    def shown(self, statement: str) -> str:
+        """Return the text of a statement without its literals and comments, shortened.
+
+        It is printable, and of one line.
+        """
+
     def is_clean(self, connection: Any, initial: Any) -> bool:
         """Tell whether another holder can use a connection as it is; no round trip.
 
@@ -95,7 +110,7 @@ class Driver(Protocol):
         Never raises an Exception.
         """
 
-    def abort(self, connection: Any, error: Exception) -> None:
+    def abort(self, connection: Any, error: HoldEnded) -> None:
         """Cancel what a holder runs, and have its later statements raise ``error``.
 
         Called from another thread than the holder's. Waits for nothing.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import os
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
@@ -27,6 +29,8 @@ IDLE = "idle"
 IN_USE = "in use"
 BUSY = "busy"
 CLOSED = "closed"
+
+_serials = itertools.count(1)
 
 
 class Holder(Protocol):
@@ -54,9 +58,10 @@ class Holder(Protocol):
         """
 
     def describe(self) -> Mapping[str, Any]:
-        """Return ``thread``, ``method`` and ``path`` for reports; each may be None.
+        """Return who it is, for reports: texts, each of which may be None.
 
-        Called from any thread.
+        These are ``thread``, ``method``, ``path``, and ``route``, the name of the kind
+        of work. Called from any thread.
         """
 
     def holds_another(self) -> bool:
@@ -83,15 +88,17 @@ class PoolEntry:
 
     ``holder`` is the pool's own record of who has the connection, or waits for it to be
     opened; ``worker`` is the ident of the thread that a CONNECTING or BUSY entry
-    belongs to, and ``deadline`` the time when that thread is helped out of a wait for
-    the server. ``initial`` is what the driver says of a fresh session; ``recorded``
-    belongs to whoever opens connections for the pool. ``checked_out_at``,
-    ``idle_since`` and ``expires_at`` are times of the pool's clock too, ``waited`` is
-    in seconds; ``checkouts`` counts those of this connection.
+    belongs to, and ``deadline`` the time when that thread, or a holder that was
+    cancelled, is helped out of a wait for the server. ``serial`` is a number that no
+    other entry of the process has. ``initial`` is what the driver says of a fresh
+    session; ``recorded`` belongs to whoever opens connections for the pool.
+    ``checked_out_at``, ``idle_since`` and ``expires_at`` are times of the pool's clock
+    too, ``waited`` is in seconds; ``checkouts`` counts those of this connection.
     """
 
     __slots__ = (
         "alive",
+        "cancelled",
         "checked_out_at",
         "checkouts",
         "connection",
@@ -102,8 +109,8 @@ class PoolEntry:
         "idle_since",
         "initial",
         "leaked",
-        "overdue",
         "recorded",
+        "serial",
         "socket_number",
         "stack",
         "state",
@@ -116,6 +123,7 @@ class PoolEntry:
     socket_number: int | None
 
     def __init__(self, generation: int) -> None:
+        self.serial = next(_serials)
         self.state = CONNECTING
         self.generation = generation
         self.connection: Any = None
@@ -129,7 +137,17 @@ class PoolEntry:
         self.checked_out_at = 0.0
         self.idle_since = 0.0
         self.expires_at = 0.0
-        # Of the present hold: where it was checked out, and what the watch noticed.
+        # Of the present hold: where it was checked out, whether it is a leak, and, once
+        # it was cancelled, the reason under which its connection is going to be closed.
         self.stack: Stack = ()
         self.leaked = False
-        self.overdue = False
+        self.cancelled: str | None = None
+
+
+def hold_id(entry: PoolEntry, since: float) -> str:
+    """Return the name of the hold of an entry that began at ``since``.
+
+    No other hold has it: not the next one of the connection, nor one of a process that
+    got the same pid later.
+    """
+    return f"{os.getpid()}-{entry.serial}-{round(since * 1e9):x}"

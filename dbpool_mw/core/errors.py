@@ -67,8 +67,16 @@ class ResetRefused(ResetFailed):
     """
 
 
-class HoldTooLong(Exception):
-    """A connection was held longer than MAX_HOLD, and its statement was cancelled.
+class HoldEnded(Exception):
+    """A holder's statement was cancelled, and every later one raises this.
 
     It is no PoolError: the holder had its connection.
     """
+
+
+class HoldTooLong(HoldEnded):
+    """A connection was held longer than MAX_HOLD, and its statement was cancelled."""
+
+
+class HoldCancelled(HoldEnded):
+    """An operator cancelled this hold: ``dbpool_drain --cancel``."""

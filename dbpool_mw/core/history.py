@@ -54,10 +54,10 @@ _PEAKS = ("in_use_peak", "waiting_peak")
 _COUNTERS = ("checkouts", "timeouts", "refused", "opened")
 _BUCKETS = len(BOUNDS) + 1
 
-# A sample is bytes, a sixth of what objects would take: a value for each of COLUMNS, but
-# the first is when it was taken, and a p95 of nothing is NaN; the histograms' sums since
-# the pool began; and a pair for each bucket that is not empty, with the bucket's place
-# in the row of all histograms' buckets.
+# A sample is bytes, a sixth of what objects would take: a value for each of COLUMNS,
+# but the first is when it was taken, and a p95 of nothing is NaN; the histograms' sums
+# since the pool began; and a pair for each bucket that is not empty, with the bucket's
+# place in the row of all histograms' buckets.
 _VALUES = struct.Struct("<2d11I9d")
 _PAIR = struct.Struct("<HI")
 _MOST_NUMBER = 2**32 - 1

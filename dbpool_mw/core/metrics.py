@@ -456,3 +456,15 @@ def _add_window(total: dict[str, Any], part: Mapping[str, Any]) -> None:
         total[key] += part[key]
     for key in HISTOGRAMS:
         _add(total[key], part[key])
+
+
+#: What is counted by name is counted under this one beyond a number of names.
+OTHER = "other"
+
+
+def sum_of(histograms: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return the dict of a histogram of all that these have counted."""
+    total = Histogram().as_dict()
+    for histogram in histograms:
+        _add(total, histogram)
+    return total

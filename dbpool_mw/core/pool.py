@@ -33,7 +33,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from functools import partial
 from typing import Any
 
@@ -42,13 +42,14 @@ from .background import spawn
 from .cleaning import Cleaner, Foreseen
 from .config import PoolConfig
 from .driver import Driver
-from .entry import BUSY, CONNECTING, IDLE, IN_USE, Holder, PoolEntry
+from .entry import BUSY, CONNECTING, IDLE, IN_USE, Holder, PoolEntry, hold_id
 from .errors import ConnectFailed, PoolClosed, PoolError, PoolTimeout, TooManyRequests
 from .history import MOST, History
 from .listener import Listener
 from .logs import get_logger
 from .metrics import PoolMetrics
 from .orphans import Orphans, is_in_pool, stamp
+from .routes import Routes
 from .slots import (
     DRAINING,
     PAUSED,
@@ -62,7 +63,7 @@ from .slots import (
 from .stack import capture
 from .unreturned import Unreturned
 from .waiter import Waiter
-from .watch import Watch
+from .watch import Watch, goes_on
 
 logger = get_logger("dbpool_mw.pool")
 
@@ -151,6 +152,11 @@ class ConnectionPool:
         self._watch = Watch(self.label, config, driver)
         self._metrics = PoolMetrics()
         self._history = History(clock())
+        self._routes: Routes | None = None
+        if config.routes:
+            self._routes = Routes(config.routes)
+            # Of this pool alone: without ROUTES a checkin asks for nothing.
+            self._end_hold = self._end_hold_of_route  # type: ignore[method-assign]
         # For checkout and checkin: parts of the two above.
         self._idle = self._slots.idle
         self._ended = self._metrics.ended
@@ -593,7 +599,7 @@ class ConnectionPool:
             return
         with self._lock:
             now = self._clock()
-            self._metrics.fold()
+            self._fold()
             if is_clean:
                 reason = self._slots.keep(entry, now)
                 if reason is None:
@@ -616,7 +622,7 @@ class ConnectionPool:
             self._defer(self._settle)
             return
         with self._lock:
-            self._metrics.fold()
+            self._fold()
             victims = self._slots.remove_stale()
             self._slots.serve()
         self._close(*victims)
@@ -709,6 +715,19 @@ class ConnectionPool:
         else:
             self._ended.append(now - entry.checked_out_at)
         entry.leaked = False
+
+    def _end_hold_of_route(self, entry: PoolEntry, now: float) -> None:
+        """Record the end of a hold, also by the name of its work."""
+        holder, wait, hold = entry.holder, entry.waited, now - entry.checked_out_at
+        ConnectionPool._end_hold(self, entry, now)
+        assert self._routes is not None
+        self._routes.note(holder, wait, hold)
+
+    def _fold(self) -> None:
+        """Count the holds that have ended; call with the lock held."""
+        self._metrics.fold()
+        if self._routes is not None:
+            self._routes.fold()
 
     def _clean(self, entry: PoolEntry) -> str | None:
         """Clean a BUSY entry and keep it, or return the reason to close it."""
@@ -808,7 +827,7 @@ class ConnectionPool:
     def _reclaim_orphans(self) -> None:
         """Take back the entries that nobody has: see ``orphans``."""
         with self._lock:
-            self._metrics.fold()
+            self._fold()
             self._slots.repair_queue()
             entries = list(self._slots.entries)
             holders = [waiter.holder for waiter in self._slots.waiters]
@@ -907,6 +926,19 @@ class ConnectionPool:
     def fail_over(self) -> None:
         """Replace every connection; a drain or a pause goes on."""
         self._change_state(None, "failed over")
+
+    def cancel(self, holds: Collection[str]) -> list[str]:
+        """Cancel holds by the ids that ``holders`` gave; return those that went on.
+
+        What such a holder runs is cancelled, each later statement of its raises
+        HoldCancelled, and its connection is closed when it comes back. A hold that has
+        ended is left out, and no other hold is affected. Waits for no server.
+        """
+        names = frozenset(holds)
+        with self._lock:
+            doomed = self._watch.doom(self._slots.entries, names, self._clock())
+        self._watch.cancel(doomed)
+        return [name for name, _, _ in doomed]
 
     def resume(self) -> None:
         """End a drain or a pause."""
@@ -1021,34 +1053,77 @@ class ConnectionPool:
 
         ``except_for`` is a holder to leave out.
         """
-        now = self._clock()
-        slots = self._slots
-        with self._lock:
-            held = [
-                (entry, entry.holder, entry.checked_out_at, slots.is_stale(entry))
-                for entry in slots.entries
-                if _is_held(entry) and entry.holder is not except_for
-            ]
+        shown = self._driver.shown
         holds = [
-            report.Hold(
-                now - checked_out_at,
-                holder,
-                self._driver.backend_pid(entry.connection),
-                stale,
-                entry.leaked,
-                entry.stack,
-            )
-            for entry, holder, checked_out_at, stale in held
-            if holder is not None
+            hold
+            if hold.statement is None
+            else hold._replace(statement=shown(hold.statement))
+            for hold in self._holds(except_for)
         ]
         return report.holders(self.name, holds, self.address)
+
+    def _holds(self, except_for: Holder | None = None) -> list[report.Hold]:
+        """Return every hold that goes on, with its statement as it is."""
+        now = self._clock()
+        slots, driver = self._slots, self._driver
+        holds = []
+        with self._lock:
+            # The pool closes none of these meanwhile: that takes the lock.
+            for entry in slots.entries:
+                if not _is_held(entry):
+                    continue
+                # In this order: a checkout writes them in the other, without the lock.
+                holder, since = entry.holder, entry.checked_out_at
+                if holder is None or holder is except_for:
+                    continue
+                hold = report.Hold(
+                    hold_id(entry, since),
+                    now - since,
+                    holder,
+                    driver.backend_pid(entry.connection),
+                    slots.is_stale(entry),
+                    entry.leaked,
+                    entry.cancelled is not None,
+                    driver.in_transaction(entry.connection),
+                    driver.statement(entry.connection),
+                    entry.stack,
+                )
+                # If it has ended, some of this may be the next holder's.
+                if goes_on(entry, since):
+                    holds.append(hold)
+        return holds
+
+    def waiters(self) -> list[dict[str, Any]]:
+        """Return every checkout that waits in the queue, the first to be served first.
+
+        In a pause, those who hold another connection are served before.
+        """
+        now = self._clock()
+        with self._lock:
+            waits = [
+                (now - waiter.since, waiter.holder)
+                for waiter in self._slots.waiters
+                if waiter.holder is not None
+            ]
+        return report.waiters(self.name, waits, self.address)
+
+    def routes(self) -> list[dict[str, Any]]:
+        """Return the waits and holds by name, none without ROUTES: see ``routes``."""
+        with self._lock:
+            rows = [] if self._routes is None else self._routes.rows()
+        return [{"alias": self.name, **row} for row in rows]
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings that the pool was made with, as plain data."""
+        return report.settings(self.name, self.config, self.address)
 
     def _explain(self) -> str:
         """Say why there is no connection: the counts, and who holds what."""
         backoff = self._slots.backoff
         with self._lock:
             figures = self._figures(self._clock())
-        text = report.explain(figures, self.holders(), backoff.failures, backoff.error)
+        holders = report.holders(self.name, self._holds(), self.address)
+        text = report.explain(figures, holders, backoff.failures, backoff.error)
         return text if self.label == self.name else f"{self.address}: {text}"
 
 

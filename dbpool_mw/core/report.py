@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from typing import Any, NamedTuple
 
 from .config import PoolConfig
@@ -37,13 +39,20 @@ class Snapshot(NamedTuple):
 
 
 class Hold(NamedTuple):
-    """A connection in use: who holds it, for how many seconds, where it was taken."""
+    """A connection in use: who holds it, for how many seconds, where it was taken.
 
+    ``name`` is its ``hold_id``, ``statement`` what runs now, as it may be shown.
+    """
+
+    name: str
     seconds: float
     holder: Holder
     backend_pid: int | None
     stale: bool
     leaked: bool
+    cancelled: bool
+    in_transaction: bool
+    statement: str | None
     stack: Stack
 
 
@@ -88,17 +97,56 @@ def holders(
     """Return every hold as plain data, the longest first."""
     return [
         {
+            "id": hold.name,
             "alias": alias,
             "address": address,
             "backend_pid": hold.backend_pid,
+            "state": "cancelled" if hold.cancelled else "in use",
             "seconds": hold.seconds,
             "stale": hold.stale,
             "leaked": hold.leaked,
             "stack": _stack(hold) if hold.leaked else [],
+            "in_transaction": hold.in_transaction,
+            "statement": hold.statement,
             **_bounded(hold.holder.describe()),
         }
         for hold in sorted(holds, key=lambda hold: hold.seconds, reverse=True)
     ]
+
+
+def waiters(
+    alias: str, waits: Sequence[tuple[float, Holder]], address: str = ""
+) -> list[dict[str, Any]]:
+    """Return every wait, its seconds and who waits, as plain data, in their order."""
+    return [
+        {
+            "alias": alias,
+            "address": address,
+            "seconds": seconds,
+            **_bounded(holder.describe()),
+        }
+        for seconds, holder in waits
+    ]
+
+
+def settings(alias: str, config: PoolConfig, address: str = "") -> dict[str, Any]:
+    """Return the settings of a pool under their names, as plain data.
+
+    A duration without a limit is None, and a function its name.
+    """
+    return {
+        "alias": alias,
+        "address": address,
+        **{f.name.upper(): _plain(getattr(config, f.name)) for f in fields(config)},
+    }
+
+
+def _plain(value: object) -> object:
+    if callable(value):
+        module = getattr(value, "__module__", None)
+        name = getattr(value, "__qualname__", type(value).__qualname__)
+        return f"{module}.{name}"[:REQUEST]
+    return None if value == math.inf else value
 
 
 def _stack(hold: Hold) -> list[str]:

@@ -422,7 +422,7 @@ class Slots:
         if entry.generation != self.generation:
             return self.stale_reason
         if now >= entry.expires_at:
-            return "held too long" if entry.overdue else "expired"
+            return entry.cancelled or "expired"
         return None
 
     def is_stale(self, entry: PoolEntry) -> bool:

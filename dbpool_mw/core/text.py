@@ -7,10 +7,11 @@ add a line to a log or act upon a terminal.
 
 from __future__ import annotations
 
-#: The most characters of a single name, of a request (method and path), of an error
-#: that another message quotes, and of a whole message.
+#: The most characters of a single name, of a request (method and path), of a statement,
+#: of an error that another message quotes, and of a whole message.
 NAME = 80
 REQUEST = 200
+STATEMENT = 1000
 ERROR = 1000
 MESSAGE = 4000
 

@@ -35,14 +35,54 @@ def pool(alias: object = "default", **changes: Any) -> dict[str, Any]:
 
 def holder(alias: object = "default", **changes: Any) -> dict[str, Any]:
     return {
+        "id": f"{os.getpid()}-1-3e8",
         "alias": alias,
         "address": "shop/app@db1:5432",
         "backend_pid": 4242,
         "thread": "ThreadPoolExecutor-0_1",
         "method": "GET",
         "path": "/slow/",
+        "route": "slow/",
         "seconds": 1.25,
         "stale": False,
+        "state": "in use",
+        "in_transaction": False,
+        "statement": None,
+        **changes,
+    }
+
+
+def waiter(alias: object = "default", **changes: Any) -> dict[str, Any]:
+    return {
+        "alias": alias,
+        "address": "shop/app@db1:5432",
+        "seconds": 0.75,
+        "thread": "ThreadPoolExecutor-0_2",
+        "method": "GET",
+        "path": "/waits/",
+        "route": None,
+        **changes,
+    }
+
+
+def pool_settings(alias: object = "default", **changes: Any) -> dict[str, Any]:
+    return {
+        "alias": alias,
+        "address": "shop/app@db1:5432",
+        "MAX_CONNS": 10,
+        "MAX_HOLD": None,
+        "RESET": "auto",
+        "ROUTES": 50,
+        **changes,
+    }
+
+
+def route(alias: object = "default", **changes: Any) -> dict[str, Any]:
+    return {
+        "alias": alias,
+        "name": "orders/<int:pk>/",
+        "holds": {**histogram(0.25, 0.5), "p95": 0.5},
+        "waits": {**histogram(0.0, 0.01), "p95": 0.01},
         **changes,
     }
 
@@ -99,4 +139,6 @@ class FakeWorker:
             for each in self.pools:
                 each["state"] = state
         extra = {"holders": self.holders} if request["holders"] else {}
+        if request["verb"] == "cancel":
+            extra |= {"cancelled": request["holds"], "unknown": []}
         return reply(*self.pools, **extra)

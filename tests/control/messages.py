@@ -12,7 +12,15 @@ from typing import Any
 from hypothesis import strategies as st
 
 from dbpool_mw.control import protocol
-from tests.control.fakes import histogram, holder, pool, reply
+from tests.control.fakes import (
+    histogram,
+    holder,
+    pool,
+    pool_settings,
+    reply,
+    route,
+    waiter,
+)
 
 CAP = 200
 
@@ -114,7 +122,15 @@ def damaged(draw: st.DrawFn, sound: Callable[[str], Any]) -> Any:
 
 def a_request(text: str) -> dict[str, Any]:
     return protocol.request(
-        "stats", ["default", text], holders=True, seconds=5.0, began=1.0
+        "cancel",
+        ["default", text],
+        holders=True,
+        waiters=True,
+        settings=True,
+        routes=True,
+        seconds=5.0,
+        began=1.0,
+        holds=[text, "1-2-3"],
     )
 
 
@@ -127,7 +143,12 @@ def a_reply(text: str) -> dict[str, Any]:
         pool(f"{text} ", size=3, state=text, hold_seconds=counted),
         command=text,
         orders=[{"verb": text, "aliases": ["default", text], "seconds_left": 1.5}],
-        holders=[held, holder(f"{text} ", method=None, path=text)],
+        holders=[held, holder(f"{text} ", method=None, path=text, statement=text)],
+        waiters=[waiter(path=text, route=text), waiter(text, thread=None)],
+        settings=[pool_settings(RESET=text)],
+        routes=[route(name=text), route(text)],
+        cancelled=[text],
+        unknown=["1-2-3"],
     )
 
 

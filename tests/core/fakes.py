@@ -54,6 +54,7 @@ class FakeConnection:
         self.not_resettable: str | None = None
         self.stays_dirty = False
         self.aborted: Exception | None = None
+        self.statement: str | None = None
         self.lease = 0
 
     def __repr__(self) -> str:
@@ -63,6 +64,7 @@ class FakeConnection:
 class Holder:
     def __init__(self, name: str = "someone") -> None:
         self.name = name
+        self.route: str | None = f"{name}/"
         self.thread_id = threading.get_ident()
         #: Whether it holds what it has checked out; False is a holder that lost it.
         self.has_it = True
@@ -81,7 +83,12 @@ class Holder:
         return had_it
 
     def describe(self) -> dict[str, Any]:
-        return {"thread": self.name, "method": "GET", "path": f"/{self.name}/"}
+        return {
+            "thread": self.name,
+            "method": "GET",
+            "path": f"/{self.name}/",
+            "route": self.route,
+        }
 
     def holds_another(self) -> bool:
         return False
@@ -149,6 +156,12 @@ class FakeDriver:
 
     def in_transaction(self, connection: FakeConnection) -> bool:
         return connection.transaction in ("open", "busy") and not connection.closed
+
+    def statement(self, connection: FakeConnection) -> str | None:
+        return connection.statement
+
+    def shown(self, statement: str) -> str:
+        return f"shown: {statement}"
 
     def is_clean(self, connection: FakeConnection, initial: Any) -> bool:
         assert initial == INITIAL

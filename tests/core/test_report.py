@@ -14,7 +14,18 @@ from tests.core.fakes import Holder
 
 
 def hold(seconds, name="someone", leaked=False):
-    return Hold(seconds, Holder(name), 1000, False, leaked, capture())
+    return Hold(
+        "1-2-3",
+        seconds,
+        Holder(name),
+        backend_pid=1000,
+        stale=False,
+        leaked=leaked,
+        cancelled=False,
+        in_transaction=False,
+        statement=None,
+        stack=capture(),
+    )
 
 
 def stats(*states, state="running", held=0, waiting=0):

@@ -371,12 +371,14 @@ def test_each_state_and_a_stale_connection_have_a_reason_to_close(
 
 
 @pytest.mark.parametrize(
-    ("overdue", "reason"), [(False, "expired"), (True, "held too long")]
+    ("cancelled", "reason"), [(None, "expired"), ("held too long", "held too long")]
 )
-def test_a_connection_expires_at_the_end_of_its_lifetime(make, clock, overdue, reason):
+def test_a_connection_expires_at_the_end_of_its_lifetime(
+    make, clock, cancelled, reason
+):
     slots = make()
     entry = opened(slots)
-    entry.overdue = overdue
+    entry.cancelled = cancelled
     entry.expires_at = clock.now + 1
     assert slots.reason_to_close(entry, clock.now) is None
     clock.advance(1)

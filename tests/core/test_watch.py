@@ -72,7 +72,7 @@ def test_an_overdue_hold_is_aborted_once_and_its_connection_expires(driver, held
     assert watching.look([held], now=59) == NOTHING
     sighting = watching.look([held], now=60)
     assert sighting == ([], [(held, held.holder)], [])
-    assert held.overdue
+    assert held.cancelled == "held too long"
     assert held.expires_at == -math.inf
     watching.act(sighting)
     assert driver.aborted == [held.connection]

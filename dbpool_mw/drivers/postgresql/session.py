@@ -10,7 +10,7 @@ from dbpool_mw.core.errors import ResetRefused
 from dbpool_mw.core.text import REQUEST, one_line
 
 from .failover import takes_writes
-from .libpq import IDLE, UNKNOWN
+from .libpq import ACTIVE, IDLE, UNKNOWN
 from .reset import PINNED
 
 
@@ -23,6 +23,12 @@ def reported(connection: Any) -> tuple[tuple[str, str], ...]:
 def in_transaction(connection: Any) -> bool:
     """Tell whether a transaction goes on, also that of a single statement."""
     return connection.get_transaction_status() not in (IDLE, UNKNOWN)
+
+
+def statement(connection: Any) -> str | None:
+    """Return the text of the statement that runs now, None if none does."""
+    text: str | None = connection.statement
+    return text if connection.get_transaction_status() == ACTIVE else None
 
 
 def is_dirty(connection: Any) -> bool:

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from dbpool_mw.core.errors import HoldEnded
 from dbpool_mw.core.logs import get_logger
 
 from .libpq import ACTIVE, IDLE
@@ -174,13 +175,13 @@ def _wait_for_the_end(copies: Iterable[socket.socket]) -> None:
                     ended = not copy.recv(_CHUNK)
 
 
-def abort(connection: Tracked, error: Exception) -> None:
+def abort(connection: Tracked, error: HoldEnded) -> None:
     """Cancel what a holder runs, and have its later statements raise ``error``.
 
-    Called from another thread than the holder's. Doesn't wait for the server. Never
-    raises an error of the library's.
+    They raise it as an error of the library's. Called from another thread than the
+    holder's. Doesn't wait for the server. Never raises an error of the library's.
     """
-    connection.aborted = connection.HeldTooLong(*error.args)
+    connection.aborted = connection.errors_of_holds[type(error)](*error.args)
     cancel(connection)
 
 

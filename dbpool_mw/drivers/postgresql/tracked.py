@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
-from dbpool_mw.core.errors import HoldTooLong
+from dbpool_mw.core.errors import HoldEnded
 from dbpool_mw.core.text import REQUEST, one_line
 
 from . import failover
@@ -40,6 +40,7 @@ class Tracked:
     - ``login_triggers``: names of the event triggers that ran at the login, or None.
     - ``lease``: grows with each checkin. A cursor of an earlier lease is refused.
     - ``aborted``: the error that every statement raises from now on, or None.
+    - ``statement``: the text of the statement that is being executed, or None.
     - ``canceller``: cancels a statement without blocking; None where it can't be had.
     - ``on_failover``: see the driver's function; None until that is called.
     - ``opened_writable``: whether the server took writes when that was called.
@@ -52,6 +53,7 @@ class Tracked:
     login_triggers: str | None = None
     lease = 0
     aborted: Exception | None = None
+    statement: str | None = None
     canceller: Canceller | None = None
     on_failover: Callable[[str], None] | None = None
     opened_writable = False
@@ -68,9 +70,10 @@ class Tracked:
     fileno: Callable[[], int]
     get_parameter_status: Callable[[str], str | None]
     get_transaction_status: Callable[[], int]
-    #: The library's own ``close``, and the error of a holder that was aborted.
+    #: The library's own ``close``.
     library_close: Any
-    HeldTooLong: type[HoldTooLong]
+    #: What a holder that was aborted gets, by the error that the pool gave.
+    errors_of_holds: Mapping[type[HoldEnded], type[Exception]]
 
     def begin_tracking(self) -> None:
         """Begin with a session in which nothing was opened."""

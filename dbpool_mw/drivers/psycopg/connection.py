@@ -10,12 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 import psycopg
 from psycopg.adapt import AdaptersMap
 
-from dbpool_mw.core.errors import HoldTooLong
+from dbpool_mw.core.errors import HoldCancelled, HoldTooLong
 from dbpool_mw.drivers.postgresql.tracked import Tracked, unwrapped
 
 from .cancel import Canceller
@@ -29,8 +30,12 @@ Connection = psycopg.Connection
 _STALE_STATEMENT = frozenset({"0A000", "26000"})
 
 
-class _HeldTooLong(HoldTooLong, psycopg.errors.QueryCanceled):
-    """What an aborted connection's statements raise: to Django, a driver's error."""
+class _HoldTooLong(HoldTooLong, psycopg.errors.QueryCanceled):
+    """What an overdue holder's statements raise: to Django, a driver's error."""
+
+
+class _HoldCancelled(HoldCancelled, psycopg.errors.QueryCanceled):
+    """What a cancelled holder's statements raise: to Django, a driver's error."""
 
 
 class _Types(type(psycopg.adapters.types)):  # type: ignore[misc]
@@ -76,7 +81,9 @@ class TrackedConnection(Connection[Any], Tracked):
     """
 
     library_close = staticmethod(Connection.close)
-    HeldTooLong = _HeldTooLong
+    errors_of_holds = MappingProxyType(
+        {HoldTooLong: _HoldTooLong, HoldCancelled: _HoldCancelled}
+    )
 
     #: psycopg 3.1 keeps no notifications.
     _notifies_backlog: Any = None

@@ -57,18 +57,25 @@ def _execute(method: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(method)
     def execute(self: Any, query: Any, params: Any = None, **options: Any) -> Any:
         connection = self._conn
-        if isinstance(connection, TrackedConnection) and not (
-            connection.aborted is None
-            and getattr(self, "lease", None) == connection.lease
-            and type(query) is str
-            and query in harmless
-            and (params is None or _bind_as_literals(self, params))
-        ):
-            query, params = _as_sent(connection, self, query, params)
-        # An empty ** costs more than the question.
-        if options:
+        if not isinstance(connection, TrackedConnection):
             return method(self, query, params, **options)
-        return method(self, query, params)
+        try:
+            if (
+                connection.aborted is None
+                and getattr(self, "lease", None) == connection.lease
+                and type(query) is str
+                and query in harmless
+                and (params is None or _bind_as_literals(self, params))
+            ):
+                connection.statement = query
+            else:
+                query, params = _as_sent(connection, self, query, params)
+            # An empty ** costs more than the question.
+            if options:
+                return method(self, query, params, **options)
+            return method(self, query, params)
+        finally:
+            connection.statement = None
 
     return execute
 
@@ -79,8 +86,9 @@ def _execute_named(method: Callable[..., Any]) -> Callable[..., Any]:
         connection = self._conn
         if not isinstance(connection, TrackedConnection):
             return method(self, query, params, **options)
-        query, params = _as_sent(connection, self, query, params)
-        method(self, query, params, **options)
+        with _executing(connection):
+            query, params = _as_sent(connection, self, query, params)
+            method(self, query, params, **options)
         connection.add_open_cursor(self.name)
         return self
 
@@ -93,12 +101,15 @@ def _executemany(method: Callable[..., Any]) -> Callable[..., Any]:
         self: Any, query: Any, params_seq: Iterable[Any], **options: Any
     ) -> Any:
         connection = self._conn
-        if isinstance(connection, TrackedConnection):
+        if not isinstance(connection, TrackedConnection):
+            return method(self, query, params_seq, **options)
+        with _executing(connection):
             connection.check(self)
             query, text = _text(connection, self, query)
+            connection.statement = text if isinstance(query, (str, bytes)) else None
             is_final = connection.judge(text).is_final
             params_seq = _judged(connection, self, query, is_final, params_seq)
-        return method(self, query, params_seq, **options)
+            return method(self, query, params_seq, **options)
 
     return executemany
 
@@ -124,9 +135,10 @@ def _stream(method: Callable[..., Any]) -> Callable[..., Any]:
         self: Any, query: Any, params: Any = None, **options: Any
     ) -> Iterator[Any]:
         connection = self._conn
-        if isinstance(connection, TrackedConnection):
-            query, params = _as_sent(connection, self, query, params)
-        yield from method(self, query, params, **options)
+        with _executing(connection):
+            if isinstance(connection, TrackedConnection):
+                query, params = _as_sent(connection, self, query, params)
+            yield from method(self, query, params, **options)
 
     return stream
 
@@ -138,10 +150,11 @@ def _copy(method: Callable[..., Any]) -> Callable[..., Any]:
         self: Any, statement: Any, params: Any = None, **options: Any
     ) -> Iterator[Any]:
         connection = self._conn
-        if isinstance(connection, TrackedConnection):
-            statement, params = _as_sent(connection, self, statement, params)
-        with method(self, statement, params, **options) as copy:
-            yield copy
+        with _executing(connection):
+            if isinstance(connection, TrackedConnection):
+                statement, params = _as_sent(connection, self, statement, params)
+            with method(self, statement, params, **options) as copy:
+                yield copy
 
     return copy
 
@@ -195,6 +208,16 @@ _WRAPPERS: dict[type, dict[str, Callable[[Callable[..., Any]], Callable[..., Any
 }
 
 
+@contextmanager
+def _executing(connection: Any) -> Iterator[None]:
+    """Forget the connection's ``statement`` at the end of the block."""
+    try:
+        yield
+    finally:
+        if isinstance(connection, TrackedConnection):
+            connection.statement = None
+
+
 def _as_sent(
     connection: TrackedConnection, cursor: Any, query: Any, params: Any
 ) -> tuple[Any, Any]:
@@ -204,6 +227,8 @@ def _as_sent(
     """
     connection.check(cursor)
     query, text = _text(connection, cursor, query)
+    # A template has its parameters in it.
+    connection.statement = text if isinstance(query, (str, bytes)) else None
     found = judge(text, connection.reads_escapes)
     if params is not None and not (
         found.is_final and _bind_as_literals(cursor, params)

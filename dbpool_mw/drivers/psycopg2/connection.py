@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import contextlib
 from functools import lru_cache
+from types import MappingProxyType
 from typing import Any
 
 import psycopg2
 from psycopg2 import extensions
 
-from dbpool_mw.core.errors import HoldTooLong
+from dbpool_mw.core.errors import HoldCancelled, HoldTooLong
 from dbpool_mw.drivers.postgresql.tracked import Tracked
 
 from .cancel import Canceller
@@ -35,8 +36,12 @@ def _marking_attribute(name: str) -> Any:
     return property(original.__get__, set_value)
 
 
-class _HeldTooLong(HoldTooLong, extensions.QueryCanceledError):
-    """What an aborted connection's statements raise: to Django, a driver's error."""
+class _HoldTooLong(HoldTooLong, extensions.QueryCanceledError):
+    """What an overdue holder's statements raise: to Django, a driver's error."""
+
+
+class _HoldCancelled(HoldCancelled, extensions.QueryCanceledError):
+    """What a cancelled holder's statements raise: to Django, a driver's error."""
 
 
 class TrackedConnection(Tracked, Connection):
@@ -49,7 +54,9 @@ class TrackedConnection(Tracked, Connection):
     """
 
     library_close = staticmethod(Connection.close)
-    HeldTooLong = _HeldTooLong
+    errors_of_holds = MappingProxyType(
+        {HoldTooLong: _HoldTooLong, HoldCancelled: _HoldCancelled}
+    )
 
     connect_seconds: int | None = None
 

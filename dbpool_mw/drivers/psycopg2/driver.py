@@ -8,11 +8,13 @@ from typing import Any
 import psycopg2
 
 from dbpool_mw.drivers.postgresql.libpq import with_network_limits
+from dbpool_mw.drivers.postgresql.masking import shown
 from dbpool_mw.drivers.postgresql.session import (
     change,
     in_transaction,
     is_dirty,
     on_failover,
+    statement,
 )
 from dbpool_mw.drivers.postgresql.sockets import (
     abort,
@@ -60,8 +62,10 @@ __all__ = [
     "ping",
     "roll_back",
     "session_attributes",
+    "shown",
     "shut_down",
     "socket_number",
+    "statement",
     "track",
     "why_unusable",
 ]

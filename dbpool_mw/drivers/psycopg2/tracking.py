@@ -62,17 +62,22 @@ def _execute(method: Callable[..., Any]) -> Callable[..., Any]:
             or getattr(self, "lease", None) != connection.lease
         ):
             connection.check(self)
-        if not (
-            type(query) is str
-            and query in harmless
-            and (vars is None or are_literals(vars))
-        ):
-            query, vars = _as_sent(self, query, vars)
         try:
-            method(self, query, vars)
-        except psycopg2.Error as error:
-            connection.note_error(error)
-            raise
+            if (
+                type(query) is str
+                and query in harmless
+                and (vars is None or are_literals(vars))
+            ):
+                connection.statement = query
+            else:
+                query, vars = _as_sent(self, query, vars)
+            try:
+                method(self, query, vars)
+            except psycopg2.Error as error:
+                connection.note_error(error)
+                raise
+        finally:
+            connection.statement = None
         if self.name is not None:
             connection.add_open_cursor(self.name)
 
@@ -86,6 +91,7 @@ def _as_sent(cursor: Any, query: Any, vars: Any) -> tuple[Any, Any]:
     """
     connection = cursor.connection
     query, text = _text(query, cursor)
+    connection.statement = text
     found = judge(text, connection.reads_escapes)
     if vars is not None and not (found.is_final and are_literals(vars)):
         query, vars = _mogrify(cursor, query, vars), None
@@ -106,6 +112,7 @@ def _executemany(method: Callable[..., Any]) -> Callable[..., Any]:
         query, text = _text(query, self)
         if not text:
             return _run(connection, method, self, query, vars_list)
+        connection.statement = text
         found = judge(text, connection.reads_escapes)
 
         def rendered() -> Iterator[tuple[_Rendered]]:
@@ -147,6 +154,7 @@ def _callproc(method: Callable[..., Any]) -> Callable[..., Any]:
             # psycopg2 would look for a parameter there.
             connection.mark_dirty(statement=text)
         connection.judge(text)
+        connection.statement = f"SELECT * FROM {procname}(...)"
         _run(connection, method, self, procname, values)
         return parameters
 
@@ -161,6 +169,7 @@ def _copy_expert(method: Callable[..., Any]) -> Callable[..., Any]:
             connection.check(self)
             sql, text = _text(sql, self)
             connection.judge(text)
+            connection.statement = text
         return _run(connection, method, self, sql, file, size)
 
     return copy_expert
@@ -205,13 +214,20 @@ _WRAPPERS: dict[str, Callable[[Callable[..., Any]], Callable[..., Any]]] = {
 
 
 def _run(connection: Any, method: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """Call psycopg2's own method, and note its error: see ``note_error``."""
+    """Call psycopg2's own method, and note its error: see ``note_error``.
+
+    The connection's ``statement`` is forgotten then.
+    """
+    is_tracked = isinstance(connection, TrackedConnection)
     try:
         return method(*args, **kwargs)
     except psycopg2.Error as error:
-        if isinstance(connection, TrackedConnection):
+        if is_tracked:
             connection.note_error(error)
         raise
+    finally:
+        if is_tracked:
+            connection.statement = None
 
 
 def _text(query: Any, cursor: Any) -> tuple[Any, str]:
