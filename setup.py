@@ -20,7 +20,7 @@ RUNNERS = ["pytest>=9.0", "pytest-django>=4.11", "pytest-xdist>=3.8"]
 CELERY = ["celery>=5.4"]
 PROMETHEUS = ["prometheus-client>=0.20"]
 OTEL = ["opentelemetry-api>=1.30"]
-# The benchmarks measure the pool with the SDK beside it.
+# Tests and benchmarks export by the SDK.
 OTEL_SDK = ["opentelemetry-sdk>=1.30"]
 # pip takes 3.24 on Django 4.2, and 4.8 before Python 3.14.
 HEALTH = ["django-health-check>=3.24"]
@@ -43,11 +43,9 @@ TRACERS = [
     "django-silk>=5.3",
     "elastic-apm>=6.23",
     "newrelic>=10.0",
-    "opentelemetry-exporter-prometheus>=0.51b0",
     "opentelemetry-instrumentation-django>=0.51b0",
     "opentelemetry-instrumentation-psycopg>=0.51b0",
     "opentelemetry-instrumentation-psycopg2>=0.51b0",
-    *OTEL_SDK,
 ]
 # The servers of docs/servers.rst that the sandbox doesn't need; eventlet is refused.
 # Their tests run on one pair of Python and Django too.
@@ -67,6 +65,8 @@ TEST = [
     *GEVENT,
     *CELERY,
     *HEALTH,
+    *OTEL_SDK,
+    "opentelemetry-exporter-prometheus>=0.51b0",
     *RUNNERS,
     *ENGINES,
     *AROUND,

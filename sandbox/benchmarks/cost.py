@@ -17,10 +17,14 @@ from django.core.handlers.wsgi import WSGIHandler, WSGIRequest
 from django.core.signals import request_finished
 from django.http import HttpRequest, HttpResponse
 from django.test import RequestFactory
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import InMemoryMetricReader
+from opentelemetry.sdk.trace import TracerProvider
 from psycopg2.pool import ThreadedConnectionPool
 
 from dbpool_mw.binding import registry
 from dbpool_mw.binding.requests import end_request
+from dbpool_mw.contrib.opentelemetry import instrument, uninstrument
 from dbpool_mw.core.entry import Holder, PoolEntry
 from dbpool_mw.core.pool import ConnectionPool
 from dbpool_mw.middleware import ConnectionPoolMiddleware
@@ -36,18 +40,21 @@ def measure(dsn: str, rounds: int, operations: int) -> Part:
     reference = Series("getconn + putconn", "us")
     bare = Series("checkout + checkin", "us")
     leaks = Series("the same with LEAK_AFTER", "us")
+    exported = Series("the same with OpenTelemetry", "us")
     cycle = Series("request cycle", "us")
     psycopg2_pool = ThreadedConnectionPool(1, 10, dsn)
     try:
         time_cycle(_view, 100)  # opens the pool's connection
         (pool,) = registry.pools()
         watchful = _with_leak_after(pool)
+        time_exported = _with_opentelemetry(pool)
         in_turn(
             rounds,
             operations,
             [
                 (reference, lambda number: _time_reference(psycopg2_pool, number)),
                 (bare, lambda number: time_bare(pool, number)),
+                (exported, time_exported),
                 (leaks, lambda number: time_bare(watchful, number)),
                 (cycle, lambda number: time_cycle(_view, number)),
             ],
@@ -60,12 +67,17 @@ def measure(dsn: str, rounds: int, operations: int) -> Part:
         "Cost in the worker on psycopg2",
         "Microseconds of one thread, each with one warm connection: getconn and "
         "putconn of psycopg2.pool.ThreadedConnectionPool; checkout and checkin of this "
-        "app's pool, and the same with LEAK_AFTER set, which captures the stack of "
-        "each checkout; and a request's cycle, which is the middleware around a view "
-        "that does nothing, and this app's receiver of request_finished. "
+        "app's pool, the same while OpenTelemetry's SDK exports the pool, and the same "
+        "with LEAK_AFTER set, which captures the stack of each checkout; and a "
+        "request's cycle, which is the middleware around a view that does nothing, and "
+        "this app's receiver of request_finished. "
         f"{rounds} rounds of {operations} each, in turn.",
-        [reference, bare, leaks, cycle],
-        [Ratio(bare, reference, "at most", 1.8), Ratio(cycle, reference, "at most", 4)],
+        [reference, bare, exported, leaks, cycle],
+        [
+            Ratio(bare, reference, "at most", 1.8),
+            Ratio(exported, bare, "at most", 1.05),
+            Ratio(cycle, reference, "at most", 4),
+        ],
     )
 
 
@@ -141,6 +153,20 @@ def _with_leak_after(pool: ConnectionPool) -> ConnectionPool:
         connect=lambda entry, holder: pool._connect(entry, None),
         reset=pool._cleaner._reset,
     )
+
+
+def _with_opentelemetry(pool: ConnectionPool) -> Callable[[int], float]:
+    """Return ``time_bare`` of a pool of the registry while an SDK exports it."""
+    provider = MeterProvider([InMemoryMetricReader()])
+
+    def time_exported(number: int) -> float:
+        instrument(provider, TracerProvider())
+        try:
+            return time_bare(pool, number)
+        finally:
+            uninstrument()
+
+    return time_exported
 
 
 def time_bare(pool: ConnectionPool, number: int) -> float:

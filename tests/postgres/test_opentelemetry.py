@@ -14,18 +14,6 @@ from typing import Any
 import pytest
 from django.db import OperationalError
 from django.test import override_settings
-
-from dbpool_mw import pooled
-from dbpool_mw.binding import registry
-from dbpool_mw.core.errors import PoolTimeout
-from tests.core.fakes import InThread, until
-from tests.documents import code_block
-from tests.postgres.conftest import ask, stats
-
-pytest.importorskip(
-    "opentelemetry.sdk", reason="the SDK is installed for one pair of Python and Django"
-)
-
 from opentelemetry import metrics
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -36,7 +24,13 @@ from opentelemetry.semconv._incubating.attributes import db_attributes
 from opentelemetry.semconv._incubating.metrics import db_metrics
 from opentelemetry.trace import StatusCode
 
+from dbpool_mw import pooled
+from dbpool_mw.binding import registry
 from dbpool_mw.contrib import opentelemetry as pools_telemetry
+from dbpool_mw.core.errors import PoolTimeout
+from tests.core.fakes import InThread, until
+from tests.documents import code_block
+from tests.postgres.conftest import ask, stats
 
 pytestmark = pytest.mark.usefixtures("databases", "fresh_wrappers")
 

@@ -7,6 +7,8 @@ from typing import Any
 
 import prometheus_client
 import pytest
+from opentelemetry.exporter.prometheus import PrometheusMetricReader
+from opentelemetry.sdk.metrics import MeterProvider
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics import parser as openmetrics
@@ -14,6 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from dbpool_mw import pooled
 from dbpool_mw.binding import registry
+from dbpool_mw.contrib.opentelemetry import instrument, uninstrument
 from dbpool_mw.contrib.prometheus import PoolCollector
 from tests.documents import code_block
 from tests.postgres.conftest import ask, stats
@@ -109,16 +112,10 @@ def of_pools(found: Samples) -> Samples:
 
 
 def test_opentelemetrys_exporter_has_the_same_names_labels_and_values() -> None:
-    reason = "the SDK is installed for one pair of Python and Django"
-    exporter = pytest.importorskip("opentelemetry.exporter.prometheus", reason=reason)
-    from opentelemetry.sdk.metrics import MeterProvider
-
-    from dbpool_mw.contrib import opentelemetry as pools_telemetry
-
     ours = CollectorRegistry()
     ours.register(PoolCollector())
-    provider = MeterProvider([exporter.PrometheusMetricReader()])
-    pools_telemetry.instrument(provider)
+    provider = MeterProvider([PrometheusMetricReader()])
+    instrument(provider)
     try:
         for _ in range(20):
             with pooled():
@@ -126,7 +123,7 @@ def test_opentelemetrys_exporter_has_the_same_names_labels_and_values() -> None:
         found = of_pools(scraped(prometheus_client.REGISTRY))
         expected = of_pools(scraped(ours))
     finally:
-        pools_telemetry.uninstrument()
+        uninstrument()
         provider.shutdown()
     assert len(expected) == 13
     assert found == pytest.approx(expected)
