@@ -14,6 +14,7 @@ import pytest
 from django.http import HttpResponse
 from django.test import Client, RequestFactory, override_settings
 from django.urls import include, path, reverse
+from prometheus_client.parser import text_string_to_metric_families
 
 from dbpool_mw import decorators
 from dbpool_mw.control.server import ControlServer
@@ -68,6 +69,18 @@ def test_the_page_has_the_figures_of_a_worker(worker: FakeWorker) -> None:
     (used,) = [line for line in text.split("\n") if 'state="used"' in line]
     assert used.endswith(" 3")
     assert worker.verbs == ["stats"]
+
+
+def test_prometheus_reads_what_others_wrote(worker: FakeWorker) -> None:
+    worker.pools = [pool('a"b\\c\nd', address="\x1b[2J\udcff", in_use=3)]
+    text = get(**BEARER).content.decode()
+    (count,) = [
+        family
+        for family in text_string_to_metric_families(text)
+        if family.name == "db_client_connection_count"
+    ]
+    used = {sample.value: set(sample.labels.values()) for sample in count.samples}[3]
+    assert used >= {'a"b\\c\nd', r"\x1b[2J\udcff", str(os.getpid())}
 
 
 def test_the_page_has_a_name() -> None:

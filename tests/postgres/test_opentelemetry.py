@@ -12,8 +12,12 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from asgiref.sync import async_to_sync
+from django.conf import settings
 from django.db import OperationalError
-from django.test import override_settings
+from django.http import HttpResponse
+from django.test import AsyncClient, override_settings
+from django.utils.decorators import async_only_middleware
 from opentelemetry import metrics
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import InMemoryMetricReader
@@ -30,7 +34,7 @@ from dbpool_mw.contrib import opentelemetry as pools_telemetry
 from dbpool_mw.core.errors import PoolTimeout
 from tests.core.fakes import InThread, until
 from tests.documents import code_block
-from tests.postgres.conftest import ask, stats
+from tests.postgres.conftest import Requests, ask, stats
 
 pytestmark = pytest.mark.usefixtures("databases", "fresh_wrappers")
 
@@ -405,6 +409,66 @@ def test_a_wait_is_a_span_inside_of_the_one_that_waited(
         "db.client.connection.pool.name": "default",
         "address": registry.pools()[0].address,
     }
+
+
+def check_is_inside(spans: InMemorySpanExporter) -> None:
+    """Check that there is a wait, inside of a request."""
+    span, request = spans.get_finished_spans()
+    assert (span.name, request.name) == ("pool.acquire", "GET")
+    assert span.parent is not None
+    assert span.parent.span_id == request.context.span_id
+
+
+@override_settings(DBPOOL_MW_MAX_CONNS=1, DBPOOL_MW_TIMEOUT=30)
+def test_the_wait_of_a_request_is_in_its_trace(
+    spans: InMemorySpanExporter, requests: Requests
+) -> None:
+    reason = "its instrumentation is installed for one pair of Python and Django"
+    instrumentation = pytest.importorskip(
+        "opentelemetry.instrumentation.django", reason=reason
+    )
+    instrumentor = instrumentation.DjangoInstrumentor()
+    with override_settings(MIDDLEWARE=list(settings.MIDDLEWARE)), held() as done:
+        instrumentor.instrument(
+            tracer_provider=provider_of(spans), meter_provider=MeterProvider()
+        )
+        try:
+            sent = InThread(requests, lambda request: HttpResponse("well"))
+            until(lambda: stats()["waiting"] == 1)
+            threading.Event().wait(0.01)
+            done.set()
+            assert sent.result().status_code == 200
+        finally:
+            instrumentor.uninstrument()
+    check_is_inside(spans)
+
+
+#: What the middleware below makes its spans with.
+tracers: list[Any] = []
+
+
+@async_only_middleware
+def traced(get_response: Any) -> Any:
+    async def middleware(request: Any) -> Any:
+        with tracers[0].start_as_current_span(request.method):
+            return await get_response(request)
+
+    return middleware
+
+
+@override_settings(DBPOOL_MW_MAX_CONNS=1, DBPOOL_MW_TIMEOUT=30)
+def test_the_wait_of_a_request_under_asgi_is_in_its_trace(
+    spans: InMemorySpanExporter, requests: Requests
+) -> None:
+    tracers[:] = [provider_of(spans).get_tracer("test")]
+    middleware = [f"{__name__}.traced", *settings.MIDDLEWARE]
+    with override_settings(MIDDLEWARE=middleware), held() as done:
+        sent = InThread(async_to_sync(AsyncClient().get), "/")
+        until(lambda: stats()["waiting"] == 1)
+        threading.Event().wait(0.01)
+        done.set()
+        assert sent.result().status_code == 200
+    check_is_inside(spans)
 
 
 @override_settings(DBPOOL_MW_MAX_CONNS=1, DBPOOL_MW_TIMEOUT=0.05)
