@@ -1,1 +1,1 @@
-"""Views for programs and operators. They need no database: see ``dbpool_mw.urls``."""
+"""Views of this package: they answer while no connection can be had."""

@@ -12,7 +12,7 @@ from django.views.decorators.csrf import csrf_exempt
 from django.views.decorators.http import require_safe
 
 from dbpool_mw import conf
-from dbpool_mw.decorators import no_pool
+from dbpool_mw.views.unaided import unaided
 
 #: Headers that a proxy adds, beside those that begin with ``X-Forwarded-``.
 _FROM_PROXY = ("Forwarded", "Via", "X-Real-Ip", "X-Client-Ip", "True-Client-Ip")
@@ -28,13 +28,9 @@ Forbidden. To see this page, do one of these:
 def for_machines(view: Callable[..., HttpResponse]) -> Callable[..., HttpResponse]:
     """Serve a view to programs, which have no session: GET and HEAD only.
 
-    No connection is checked out for it, and neither ``LoginRequiredMiddleware`` nor
-    ``CsrfViewMiddleware`` answers in its place.
+    It needs no connection, and ``CsrfViewMiddleware`` doesn't answer in its place.
     """
-    wrapped = no_pool(csrf_exempt(require_safe(view)))
-    # What Django's ``login_not_required`` does, from 5.1 on.
-    wrapped.login_required = False  # type: ignore[attr-defined]
-    return wrapped
+    return unaided(csrf_exempt(require_safe(view)))
 
 
 def is_permitted(request: HttpRequest) -> bool:

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import django
@@ -51,11 +52,21 @@ def up(found: Any) -> dict[int, float]:
     return {int(labels["pid"]): value for labels, value in found["dbpool_mw_worker_up"]}
 
 
+def states_of(pid: int) -> set[str]:
+    """Return the letters of the states of a process's threads."""
+    return {
+        file.read_text().rpartition(")")[2].split()[0]
+        for file in Path(f"/proc/{pid}/task").glob("*/stat")
+    }
+
+
 @contextmanager
 def stopped(pid: int) -> Iterator[None]:
     """Stop a process during the block."""
     os.kill(pid, signal.SIGSTOP)
     try:
+        # Its threads end what they are at first.
+        wait_until(lambda: states_of(pid) == {"T"}, "the process stands still")
         yield
     finally:
         os.kill(pid, signal.SIGCONT)
@@ -79,9 +90,7 @@ def test_one_scrape_has_exactly_the_live_workers(project: Project) -> None:
             }
 
 
-def test_a_worker_that_does_not_answer_is_down_and_the_others_are_not(
-    project: Project,
-) -> None:
+def test_a_silent_worker_is_down_and_the_others_are_not(project: Project) -> None:
     with project.gunicorn(workers=3) as server:
         project.serve_by_all(server, 3)
         pids = project.pids()
@@ -152,6 +161,19 @@ def test_it_works_on_other_servers(project: Project, name: str) -> None:
         with ThreadPoolExecutor(8) as clients:
             several = list(clients.map(lambda _: scrape(server), range(40)))
         assert Counter(len(up(found)) for found in several) == {1: 40}
+
+
+def test_it_begins_no_transaction_where_every_other_page_does(project: Project) -> None:
+    project.options["default"] = {"ATOMIC_REQUESTS": True}
+    with project.gunicorn() as server:
+        wait_until(lambda: project.pids(), "the worker has a socket")
+        server.get("/facts/")
+        before = project.settled()["checkouts"]
+        scrape(server)
+        assert project.settled()["checkouts"] == before
+        # A page that asks nothing is in a transaction.
+        server.get("/exempt/")
+        assert project.settled()["checkouts"] == before + 1
 
 
 def test_who_may_see_it(project: Project) -> None:
