@@ -152,12 +152,13 @@ def test_a_statement_is_no_markup(shown):
 
 
 @pytest.mark.parametrize(
-    "store", [name for name, since in STORES.items() if since <= MAJOR]
+    "store", [None, *(name for name, since in STORES.items() if since <= MAJOR)]
 )
 def test_the_figures_come_back_from_every_store(shown, store):
-    shown.settings["DEBUG_TOOLBAR_CONFIG"] = {
-        "TOOLBAR_STORE_CLASS": f"debug_toolbar.store.{store}"
-    }
+    if store is not None:
+        shown.settings["DEBUG_TOOLBAR_CONFIG"] = {
+            "TOOLBAR_STORE_CLASS": f"debug_toolbar.store.{store}"
+        }
     if store == "DatabaseStore":
         done = shown.manage("migrate", "debug_toolbar")
         assert done.returncode == 0, done.stderr
