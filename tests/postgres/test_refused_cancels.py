@@ -13,15 +13,16 @@ from django.test import override_settings
 from dbpool_mw import HoldTooLong, pooled
 from dbpool_mw.binding import registry
 from dbpool_mw.core import watch
+from dbpool_mw.drivers.postgresql import unanswered as waiting
 from sandbox.postgres import machine
 from tests.core.fakes import InThread
 from tests.faults.proxy import Proxy
-from tests.library import IS_PSYCOPG, only_psycopg2
+from tests.library import IS_PSYCOPG
 from tests.listener import Listener
 from tests.postgres.conftest import ask, forget_wrappers, stats
 from tests.process.servers import wait_until
 from tests.tls import SSL_REQUEST, TlsProxy, needs_openssl
-from tests.vocabulary import cancel
+from tests.vocabulary import cancel, library
 
 #: Whether psycopg cancels by libpq's way since 17; before, it does as psycopg2.
 IS_SAFE = IS_PSYCOPG and cancel._is_safe()
@@ -115,9 +116,12 @@ def never_answering(proxy):
     listener.join()
 
 
-@only_psycopg2  # psycopg gives each five seconds
+@pytest.mark.skipif(
+    IS_PSYCOPG and (IS_SAFE or library.pq.__impl__ != "python"),
+    reason="psycopg's cancel_safe() has a limit; its older way in C stops all threads",
+)
 def test_cancels_that_are_taken_and_never_answered_keep_few_threads(proxy, monkeypatch):
-    monkeypatch.setattr(cancel, "_MOST_UNANSWERED", 3)
+    monkeypatch.setattr(waiting, "_MOST", 3)
     with never_answering(proxy) as (canceller, taken, answered):
         for _ in range(3):
             canceller.start()
@@ -127,9 +131,9 @@ def test_cancels_that_are_taken_and_never_answered_keep_few_threads(proxy, monke
             canceller.start()
             wait_until(lambda: canceller.refused, "the cancel was not sent")
         assert canceller.refused == "3 cancels before have got no answer"
-        assert len(cancel._unanswered) == 3
+        assert len(waiting._unanswered) == 3
         answered.set()
-        wait_until(lambda: not cancel._unanswered, "the threads ended")
+        wait_until(lambda: not waiting._unanswered, "the threads ended")
         canceller.start()
         assert taken.acquire(timeout=20)
 

@@ -18,6 +18,7 @@ import psycopg
 from psycopg.pq import PollingStatus
 
 from dbpool_mw.drivers.postgresql.original import original
+from dbpool_mw.drivers.postgresql.unanswered import unanswered
 
 #: Seconds that a request may take.
 _TIMEOUT = 5.0
@@ -66,7 +67,7 @@ class Canceller:
             else:
                 # It would stop all other greenlets.
                 cancel = connection.pgconn.get_cancel().cancel
-                arguments = (cancel, delay, original("time", "sleep"))
+                arguments = (unanswered()(cancel), delay, original("time", "sleep"))
                 original("_thread", "start_new_thread")(self._run, arguments)
 
     def _run(

@@ -10,24 +10,15 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import os
 from functools import cache
 from typing import Any
 
 from psycopg2 import _psycopg
 
 from dbpool_mw.drivers.postgresql.original import original
+from dbpool_mw.drivers.postgresql.unanswered import TooManyUnanswered, unanswered
 
 _TEXT_SIZE = 256
-
-#: The requests that wait for the server to close their connections, and how many may.
-#: libpq waits without a limit: whatever takes a request and never closes its connection
-#: keeps a thread as long.
-_unanswered: set[object] = set()
-_MOST_UNANSWERED = 100
-
-# The threads are the parent's.
-os.register_at_fork(after_in_child=_unanswered.clear)
 
 
 class Canceller:
@@ -65,16 +56,13 @@ class Canceller:
         # In this thread no greenlet ever runs: nothing here may wait for one.
         if delay:
             original("time", "sleep")(delay)
-        if len(_unanswered) >= _MOST_UNANSWERED:
-            self.refused = f"{len(_unanswered)} cancels before have got no answer"
-            return
-        text, request = ctypes.create_string_buffer(_TEXT_SIZE), object()
-        _unanswered.add(request)
+        text = ctypes.create_string_buffer(_TEXT_SIZE)
         try:
-            if not self._libpq.cancel(self._handle, text, _TEXT_SIZE):
-                self.refused = text.value.decode(errors="replace").strip()
-        finally:
-            _unanswered.discard(request)
+            with unanswered():
+                if not self._libpq.cancel(self._handle, text, _TEXT_SIZE):
+                    self.refused = text.value.decode(errors="replace").strip()
+        except TooManyUnanswered as error:
+            self.refused = str(error)
 
     def __del__(self) -> None:
         # What the handler of a signal raises in here, Python prints and drops.
