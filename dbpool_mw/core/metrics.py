@@ -407,7 +407,7 @@ def with_summaries(histogram: Mapping[str, Any]) -> dict[str, Any]:
 def empty_window() -> dict[str, Any]:
     """Return a window of the recent figures in which nothing happened."""
     window: dict[str, Any] = {"seconds": 0.0, **dict.fromkeys(RECENT, 0)}
-    return window | {key: Histogram().as_dict() for key in HISTOGRAMS}
+    return window | {k: with_summaries(Histogram().as_dict()) for k in HISTOGRAMS}
 
 
 def merge(reports: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

@@ -23,6 +23,10 @@ from tests.control.fakes import histogram, pool
 from tests.control.test_render import answered, silent
 
 PROMTOOL = shutil.which("promtool")
+needs_promtool = pytest.mark.skipif(
+    PROMTOOL is None,
+    reason="no promtool on PATH: Debian's package prometheus has it, which needs root",
+)
 
 #: Series of every family, and labels that need escapes.
 ANSWERS = [
@@ -80,9 +84,7 @@ def test_a_parser_of_openmetrics_reads_it_but_for_the_names_of_counters() -> Non
     assert series(found) == exported(ANSWERS)
 
 
-@pytest.mark.skipif(
-    PROMTOOL is None, reason="no promtool on PATH: Debian's package prometheus has it"
-)
+@needs_promtool
 def test_promtool_finds_no_fault_but_opentelemetrys_name() -> None:
     ended = subprocess.run(
         [str(PROMTOOL), "check", "metrics"],

@@ -129,7 +129,7 @@ def test_no_entry_is_of_a_message_that_is_gone() -> None:
 
 def test_every_figure_has_its_row_and_its_column() -> None:
     text = sections(TROUBLES)["Where to look in dbpool_stats"]
-    text = text.partition("\n``discarded``")[0]
+    text = text.partition("\n``discarded`` counts")[0]
     rows = re.findall(r"^``(\w+)`` +(.*?)  ", text, re.MULTILINE)
     assert rows == [(metric.key, metric.column or "") for metric in METRICS]
 
