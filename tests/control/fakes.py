@@ -120,6 +120,7 @@ class FakeWorker:
     def __init__(self, *pools: dict[str, Any]) -> None:
         self.pools = list(pools) or [pool()]
         self.holders: list[dict[str, Any]] = []
+        self.history: list[dict[str, Any]] = []
         self.stale: list[int] = []
         self.requests: list[dict[str, Any]] = []
         self.asked = threading.Event()
@@ -141,4 +142,6 @@ class FakeWorker:
         extra = {"holders": self.holders} if request["holders"] else {}
         if request["verb"] == "cancel":
             extra |= {"cancelled": request["holds"], "unknown": []}
+        if request["history"]:
+            extra["history"] = self.history
         return reply(*self.pools, **extra)

@@ -7,7 +7,21 @@ from typing import Any
 import pytest
 
 from dbpool_mw.control import protocol
+from dbpool_mw.core import metrics
 from tests.control.fakes import holder, pool, reply
+
+HISTORY: dict[str, Any] = {
+    "alias": "default",
+    "address": "",
+    "interval": 1.0,
+    "columns": ["age", "hold_p95"],
+    "rows": [[1.5, None], [0.5, 0.25]],
+}
+
+
+def windows(**changes: Any) -> dict[str, Any]:
+    """Return recent figures of which the last minute's have these values."""
+    return {"60": metrics.empty_window() | changes, "900": metrics.empty_window()}
 
 
 def frame(payload: bytes) -> bytes:
@@ -102,6 +116,8 @@ def test_a_connection_closed_early_is_an_error_with_the_bytes_received() -> None
 def test_a_request_with_any_verb_is_valid(verb: str) -> None:
     protocol.check_request(protocol.request(verb))
     protocol.check_request(protocol.request(verb, ["default"], holders=True))
+    protocol.check_request(protocol.request(verb, history=True))
+    protocol.check_request(protocol.request(verb, history=2.5))
 
 
 @pytest.mark.parametrize(
@@ -115,6 +131,9 @@ def test_a_request_with_any_verb_is_valid(verb: str) -> None:
         ({"aliases": "default"}, "aliases"),
         ({"aliases": [1]}, "aliases"),
         ({"holders": "yes"}, "holders"),
+        ({"history": "yes"}, "history"),
+        ({"history": 0}, "history"),
+        ({"history": None}, "history"),
     ],
 )
 def test_a_wrong_request_is_an_error_that_says_what_is_wrong(
@@ -126,7 +145,7 @@ def test_a_wrong_request_is_an_error_that_says_what_is_wrong(
 
 
 def test_a_complete_reply_is_valid() -> None:
-    protocol.check_reply(reply(pool(), holders=[holder()]))
+    protocol.check_reply(reply(pool(), holders=[holder()], history=[HISTORY]))
     protocol.check_reply(protocol.error_reply("no"))
 
 
@@ -141,6 +160,17 @@ def test_a_complete_reply_is_valid() -> None:
         {**reply(), "maintenance_age": "long"},
         {**reply(), "command": None},
         {**reply(), "holders": [{"path": "/"}]},
+        {**reply(), "history": None},
+        {**reply(), "history": [7]},
+        {**reply(), "history": [{**HISTORY, "alias": 7}]},
+        {**reply(), "history": [{**HISTORY, "address": None}]},
+        {**reply(), "history": [{**HISTORY, "interval": "1"}]},
+        {**reply(), "history": [{**HISTORY, "columns": None}]},
+        {**reply(), "history": [{**HISTORY, "columns": ["age", 7]}]},
+        {**reply(), "history": [{**HISTORY, "rows": None}]},
+        {**reply(), "history": [{**HISTORY, "rows": [7]}]},
+        {**reply(), "history": [{**HISTORY, "rows": [[1.0]]}]},
+        {**reply(), "history": [{**HISTORY, "rows": [[1.0, "2"]]}]},
         {**reply(), "orders": None},
         {**reply(), "orders": [{"verb": None}]},
         {**reply(), "orders": [{"verb": "pause", "aliases": "default"}]},
@@ -151,6 +181,15 @@ def test_a_complete_reply_is_valid() -> None:
         reply(pool(size=-1)),
         reply(pool(stale=0.5)),
         reply(pool(opened=10**30)),
+        reply(pool(oldest_hold_seconds=None)),
+        reply(pool(oldest_wait_seconds="long")),
+        reply(pool(refused_by_reason={"timeout": "x"})),
+        reply(pool(recent=None)),
+        reply(pool(recent={"60": metrics.empty_window()})),
+        reply(pool(recent={"60": metrics.empty_window(), "900": 7})),
+        reply(pool(recent=windows(seconds="long"))),
+        reply(pool(recent=windows(in_use_peak=-1))),
+        reply(pool(recent=windows(hold_seconds={}))),
         reply(pool(discarded=[])),
         reply(pool(discarded={"idle": -1})),
         reply(pool(wait_seconds={"count": 1})),

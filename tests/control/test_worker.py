@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import math
 import os
 import shutil
 import threading
@@ -15,6 +16,8 @@ import pytest
 from dbpool_mw.control import orders, protocol
 from dbpool_mw.control.orders import Order
 from dbpool_mw.control.worker import Worker
+from dbpool_mw.core import metrics
+from dbpool_mw.core.history import MOST, History
 from tests.control.fakes import pool
 
 STATES = {"drain": "draining", "pause": "paused", "recycle": "running"}
@@ -26,6 +29,7 @@ class FakePool:
     def __init__(self, name: str) -> None:
         self.name = name
         self.verbs: list[str] = []
+        self.asked: list[tuple[float, int]] = []
 
     @property
     def state(self) -> str:
@@ -48,6 +52,11 @@ class FakePool:
 
     def holders(self) -> list[dict[str, Any]]:
         return []
+
+    def history(self, seconds: float, rows: int) -> dict[str, Any]:
+        self.asked.append((seconds, rows))
+        samples = History(0.0).rows(0.0, seconds, rows)
+        return {"alias": self.name, "address": "", **samples}
 
 
 class Process:
@@ -442,3 +451,53 @@ def test_the_stats_tell_when_maintenance_last_ran(tmp_path: Path) -> None:
     assert process.ask("stats")["maintenance_age"] == pytest.approx(45.0, abs=5.0)
     process.worker.maintain()
     assert process.ask("stats")["maintenance_age"] < 5.0
+
+
+# --- The history ---------------------------------------------------------------------
+
+
+def test_the_history_is_in_the_reply_if_it_was_asked_for(tmp_path: Path) -> None:
+    process = Process(tmp_path)
+    assert "history" not in process.ask("stats")
+    every = process.ask("stats", history=True)["history"]
+    assert [each["alias"] for each in every] == ["default", "replica"]
+    (one,) = process.ask("stats", "replica", history=30)["history"]
+    assert one["alias"] == "replica"
+    assert [seconds for seconds, _ in process.pools[1].asked] == [math.inf, 30]
+    assert process.ask("stats", "other", history=True)["history"] == []
+
+
+def full_history() -> tuple[History, float]:
+    """Return a history without a gap, and its time: every number is a long one."""
+    history, now = History(0.0), 0.0
+    report = pool(**dict.fromkeys(metrics.SUMMED, 123_456))
+    times = dict.fromkeys(metrics.HISTOGRAMS, 1234.567891)
+    while now < MOST:
+        now += 1.0
+        for key in metrics.HISTOGRAMS:
+            report[key]["sum"] = now * 1.1
+            report[key]["buckets"] = [int(now)] * (len(metrics.BOUNDS) + 1)
+        report["checkouts"] += 123_456
+        history.add(now, report, times, (123_456, 123_456))
+    return history, now
+
+
+def test_a_reply_with_many_pools_is_below_its_limit(tmp_path: Path) -> None:
+    history, now = full_history()
+    process = Process(tmp_path)
+    for each in process.pools:
+        named = {"alias": each.name, "address": "shop/app@db1:5432"}
+        each.history = lambda *limits, named=named: {  # type: ignore[method-assign]
+            **named,
+            **history.rows(now, *limits),
+        }
+    process.pools *= 32
+    found = process.ask("stats", history=True)
+    assert len(found["history"]) == 64
+    assert all(len(each["rows"]) == 12_000 // 64 for each in found["history"])
+    protocol.check_reply(found)
+    del found["pools"]
+    size = len(protocol.encode(found, protocol.MAX_REPLY))
+    assert size < protocol.MAX_REPLY / 2
+    process.pools = process.pools[:1]
+    assert len(process.ask("stats", history=True)["history"][0]["rows"]) == MOST

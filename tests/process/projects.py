@@ -89,9 +89,9 @@ class Project:
         totals: dict[str, Any] = json.loads(done.stdout)["totals"]
         return totals
 
-    def reports(self, holders: bool = False) -> list[Report]:
+    def reports(self, holders: bool = False, history: bool = False) -> list[Report]:
         """Return each worker's answer on its control socket, without a command."""
-        request = protocol.request("stats", holders=holders)
+        request = protocol.request("stats", holders=holders, history=history)
         reports = ask_all(self.control, request, 10)
         return [report for report in reports if report.reply is not None]
 

@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from dbpool_mw.core import metrics
+from tests import schema
 from tests.process.projects import Project
 from tests.process.servers import Server, traffic, wait_until
 
@@ -62,6 +64,54 @@ def test_prometheus_output_names_every_worker(workers, project):
     for pid in project.pids():
         assert f'dbpool_mw_worker_up{{pid="{pid}"}} 1' in text
     assert "db_client_connection_count{" in text
+
+
+def test_json_output_is_what_the_schemas_describe(workers, project):
+    with ThreadPoolExecutor() as clients, project.lock(5):
+        held = clients.submit(workers.get, "/holds/?key=5")
+        project.wait_for_lock(5)
+        done = project.manage("dbpool_stats", "--format", "json", "--holders")
+        schema.check(json.loads(done.stdout), "dbpool_stats")
+        done = project.manage("dbpool_drain", "--no-wait", "--format", "json")
+        schema.check(json.loads(done.stdout), "dbpool_drain")
+    assert held.result(20).status == 200
+
+
+def test_a_burst_is_in_the_peak_the_recent_figures_and_the_history(workers, project):
+    with ThreadPoolExecutor() as clients, project.lock(6):
+        held = [clients.submit(workers.get, "/holds/?key=6") for _ in range(4)]
+        project.wait_for_lock(6, 4)
+    assert [request.result(20).status for request in held] == [200] * 4
+
+    def pools():
+        answers = [r.reply for r in project.reports(history=True)]
+        for reply in answers:
+            for pool, history in zip(reply["pools"], reply["history"], strict=True):
+                assert pool["alias"] == history["alias"]
+                if pool["alias"] == "default":
+                    yield pool, history
+
+    def seen():
+        counts = [(p["checkouts"], p["recent"]["900"]["checkouts"]) for p, _ in pools()]
+        return all(all_of_them == recent for all_of_them, recent in counts)
+
+    wait_until(seen, "the workers' loops have seen all requests")
+    assert sum(pool["checkouts"] for pool, _ in pools()) >= 4
+    assert sum(pool["in_use_peak"] for pool, _ in pools()) >= 4
+    for pool, history in pools():
+        recent = pool["recent"]["900"]
+        assert recent["hold_seconds"] == {
+            **pool["hold_seconds"],
+            **metrics.with_summaries(pool["hold_seconds"]),
+            "sum": pytest.approx(pool["hold_seconds"]["sum"]),
+        }
+        assert recent["in_use_peak"] == pool["in_use_peak"]
+        values = zip(*history["rows"], strict=True)
+        columns = dict(zip(history["columns"], values, strict=True))
+        assert sum(columns["checkouts"]) == pool["checkouts"]
+        assert max(columns["in_use_peak"]) == pool["in_use_peak"]
+        assert list(columns["age"]) == sorted(columns["age"], reverse=True)
+        assert min(columns["seconds"]) >= 0.5
 
 
 def test_holders_have_the_request_and_its_backend_pid(workers, project):
