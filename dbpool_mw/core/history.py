@@ -163,7 +163,10 @@ class History:
             made = {name: w.figures(totals) for name, w in self._windows.items()}
             self._recent = made
         age = now - totals.at
-        return {n: r if age < float(n) else empty_window() for n, r in made.items()}
+        return {
+            name: _copied(window) if age < float(name) else empty_window()
+            for name, window in made.items()
+        }
 
     def rows(self, now: float, seconds: float, most: int) -> dict[str, Any]:
         """Return the samples of the last ``seconds``, at most ``most``.
@@ -226,6 +229,11 @@ class _Window:
                 }
             )
         return found
+
+
+def _copied(window: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy in which its reader may change keys."""
+    return {k: dict(v) if isinstance(v, dict) else v for k, v in window.items()}
 
 
 def _after(begin: _Totals, sample: bytes) -> _Totals:

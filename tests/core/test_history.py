@@ -109,6 +109,16 @@ def test_recent_refusals_are_counted():
     assert (recent(pool, "900")["timeouts"], pool.stats()["timeouts"]) == (4, 4)
 
 
+def test_a_reader_that_changes_recent_figures_changes_its_own_only():
+    pool, _, clock = make_pool()
+    hold(pool, clock, 4.0)
+    next_second(pool, clock)
+    mine = recent(pool)
+    del mine["checkouts"], mine["hold_seconds"]["buckets"]
+    assert recent(pool)["checkouts"] == 1
+    assert sum(recent(pool)["hold_seconds"]["buckets"]) == 1
+
+
 def test_the_recent_figures_of_several_pools_add_up():
     reports = []
     for seconds in (0.5, 4.0):
