@@ -265,6 +265,8 @@ def check_reply(message: Mapping[str, Any]) -> None:
         raise BadMessage("a reply with missing or wrong values")
     for pool in pools:
         _check_pool(pool)
+    if len({(pool["alias"], pool["address"]) for pool in pools}) < len(pools):
+        raise BadMessage("two reports of one pool")
     for key, rows in zip(PARTS, parts, strict=True):
         if not all(map(_CHECKS[key], rows)):
             raise BadMessage(f"{key} with missing or wrong values")

@@ -8,7 +8,15 @@ import pytest
 
 from dbpool_mw.control import protocol
 from dbpool_mw.core import metrics
-from tests.control.fakes import holder, pool, reply
+from tests.control.fakes import (
+    histogram,
+    holder,
+    pool,
+    pool_settings,
+    reply,
+    route,
+    waiter,
+)
 
 HISTORY: dict[str, Any] = {
     "alias": "default",
@@ -114,10 +122,12 @@ def test_a_connection_closed_early_is_an_error_with_the_bytes_received() -> None
 
 @pytest.mark.parametrize("verb", protocol.VERBS)
 def test_a_request_with_any_verb_is_valid(verb: str) -> None:
-    protocol.check_request(protocol.request(verb))
-    protocol.check_request(protocol.request(verb, ["default"], holders=True))
-    protocol.check_request(protocol.request(verb, history=True))
-    protocol.check_request(protocol.request(verb, history=2.5))
+    holds = ["1-2-3"] if verb == "cancel" else None
+    protocol.check_request(protocol.request(verb, holds=holds))
+    parts: Any = dict.fromkeys(protocol.PARTS, True)
+    protocol.check_request(protocol.request(verb, ["default"], holds=holds, **parts))
+    protocol.check_request(protocol.request(verb, holds=holds, history=True))
+    protocol.check_request(protocol.request(verb, holds=holds, history=2.5))
 
 
 @pytest.mark.parametrize(
@@ -130,10 +140,14 @@ def test_a_request_with_any_verb_is_valid(verb: str) -> None:
         ({"verb": {}}, "unknown verb"),
         ({"aliases": "default"}, "aliases"),
         ({"aliases": [1]}, "aliases"),
-        ({"holders": "yes"}, "holders"),
+        *[({part: "yes"}, part) for part in protocol.PARTS],
         ({"history": "yes"}, "history"),
         ({"history": 0}, "history"),
         ({"history": None}, "history"),
+        ({"verb": "cancel"}, "'holds' must be there with 'cancel'"),
+        ({"holds": ["1-2-3"]}, "'holds' must be there with 'cancel', and with no"),
+        ({"verb": "cancel", "holds": "1-2-3"}, "'holds' must be a list of strings"),
+        ({"verb": "cancel", "holds": [1]}, "'holds' must be a list of strings"),
     ],
 )
 def test_a_wrong_request_is_an_error_that_says_what_is_wrong(
@@ -145,7 +159,18 @@ def test_a_wrong_request_is_an_error_that_says_what_is_wrong(
 
 
 def test_a_complete_reply_is_valid() -> None:
-    protocol.check_reply(reply(pool(), holders=[holder()], history=[HISTORY]))
+    protocol.check_reply(
+        reply(
+            pool(),
+            holders=[holder(), holder(route=None, statement="SELECT 1")],
+            waiters=[waiter()],
+            settings=[pool_settings()],
+            routes=[route()],
+            history=[HISTORY],
+            cancelled=["1-2-3"],
+            unknown=[],
+        )
+    )
     protocol.check_reply(protocol.error_reply("no"))
 
 
@@ -175,6 +200,12 @@ def test_a_complete_reply_is_valid() -> None:
         {**reply(), "orders": [{"verb": None}]},
         {**reply(), "orders": [{"verb": "pause", "aliases": "default"}]},
         {**reply(), "orders": [{"verb": "pause", "seconds_left": "long"}]},
+        {**reply(), "waiters": [7]},
+        {**reply(), "settings": {}},
+        {**reply(), "routes": None},
+        {**reply(), "cancelled": "1-2-3"},
+        {**reply(), "unknown": [1]},
+        reply(pool(), pool()),
         reply(pool(alias=7)),
         reply(pool(size=None)),
         reply(pool(size=True)),
@@ -218,13 +249,47 @@ def test_a_report_without_a_figure_is_an_error_that_names_it() -> None:
         {"backend_pid": "\x1b[2J"},
         {"thread": 7},
         {"path": {}},
+        {"route": 1},
         {"seconds": 10**400},
     ],
 )
-def test_a_holder_with_a_wrong_value_is_refused(change: dict[str, Any]) -> None:
-    bad = reply(pool(), holders=[holder(**change)])
-    with pytest.raises(protocol.BadMessage, match="a holder with missing"):
-        protocol.check_reply(bad)
+def test_a_holder_or_waiter_with_a_wrong_value_is_refused(
+    change: dict[str, Any],
+) -> None:
+    with pytest.raises(protocol.BadMessage, match="holders with missing"):
+        protocol.check_reply(reply(pool(), holders=[holder(**change)]))
+    if "backend_pid" not in change:
+        with pytest.raises(protocol.BadMessage, match="waiters with missing"):
+            protocol.check_reply(reply(pool(), waiters=[waiter(**change)]))
+
+
+@pytest.mark.parametrize(
+    ("part", "row"),
+    [
+        ("holders", holder(id=None)),
+        ("holders", holder(state=1)),
+        ("holders", holder(in_transaction=None)),
+        ("holders", holder(statement=["SELECT 1"])),
+        ("settings", pool_settings(alias=None)),
+        ("settings", pool_settings(RESET=["auto"])),
+        ("settings", pool_settings(MAX_CONNS=10**30)),
+        ("routes", route(alias=None)),
+        ("routes", route(name=None)),
+        ("routes", route(holds={"count": 1})),
+        ("routes", route(waits={**histogram(), "p95": "long"})),
+    ],
+)
+def test_what_else_a_worker_says_is_checked_too(part: str, row: dict[str, Any]) -> None:
+    with pytest.raises(protocol.BadMessage, match=f"{part} with missing"):
+        protocol.check_reply(reply(pool(), **{part: [row]}))
+
+
+@pytest.mark.parametrize("key", ["id", "state", "in_transaction", "statement", "route"])
+def test_a_holder_without_a_key_is_refused(key: str) -> None:
+    row = holder()
+    del row[key]
+    with pytest.raises(protocol.BadMessage, match="holders with missing"):
+        protocol.check_reply(reply(pool(), holders=[row]))
 
 
 def test_one_alias_may_have_several_pools() -> None:
@@ -239,5 +304,5 @@ def test_a_hold_that_began_during_the_report_is_valid() -> None:
 @pytest.mark.parametrize("stack", ["a text", [1], {}, None])
 def test_a_stack_that_is_not_a_list_of_lines_is_refused(stack: Any) -> None:
     bad = reply(pool(), holders=[holder(stack=stack)])
-    with pytest.raises(protocol.BadMessage, match="a holder with missing"):
+    with pytest.raises(protocol.BadMessage, match="holders with missing"):
         protocol.check_reply(bad)

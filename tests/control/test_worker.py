@@ -8,6 +8,7 @@ import os
 import shutil
 import threading
 import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from dbpool_mw.control.orders import Order
 from dbpool_mw.control.worker import Worker
 from dbpool_mw.core import metrics
 from dbpool_mw.core.history import MOST, History
-from tests.control.fakes import pool
+from tests.control.fakes import holder, pool, pool_settings, route, waiter
 
 STATES = {"drain": "draining", "pause": "paused", "recycle": "running"}
 
@@ -30,6 +31,7 @@ class FakePool:
         self.name = name
         self.verbs: list[str] = []
         self.asked: list[tuple[float, int]] = []
+        self.hold = f"1-2-{name}"
 
     @property
     def state(self) -> str:
@@ -50,8 +52,20 @@ class FakePool:
     def stats(self) -> dict[str, Any]:
         return pool(self.name, state=self.state)
 
+    def cancel(self, holds: Collection[str]) -> list[str]:
+        return [hold for hold in holds if hold == self.hold]
+
     def holders(self) -> list[dict[str, Any]]:
-        return []
+        return [holder(self.name, id=self.hold)]
+
+    def waiters(self) -> list[dict[str, Any]]:
+        return [waiter(self.name)]
+
+    def settings(self) -> dict[str, Any]:
+        return pool_settings(self.name)
+
+    def routes(self) -> list[dict[str, Any]]:
+        return [route(self.name), route(self.name)]
 
     def history(self, seconds: float, rows: int) -> dict[str, Any]:
         self.asked.append((seconds, rows))
@@ -501,3 +515,47 @@ def test_a_reply_with_many_pools_is_below_its_limit(tmp_path: Path) -> None:
     assert size < protocol.MAX_REPLY / 2
     process.pools = process.pools[:1]
     assert len(process.ask("stats", history=True)["history"][0]["rows"]) == MOST
+
+
+# --- What a request asks for, and the cancelling of holds -----------------------------
+
+
+def test_a_request_is_told_what_it_asks_for_of_the_aliases_it_names(
+    process: Process,
+) -> None:
+    plain = process.ask("stats")
+    assert not {*protocol.PARTS, "cancelled", "unknown"} & plain.keys()
+    for part in protocol.PARTS:
+        rows = process.ask("stats", **{part: True})[part]
+        assert [row["alias"] for row in rows] == ["default", "replica"]
+        (row,) = process.ask("stats", "replica", **{part: True})[part]
+        assert row["alias"] == "replica"
+
+
+def test_what_the_pools_of_an_alias_counted_by_route_is_added_up(
+    process: Process,
+) -> None:
+    (row,) = process.ask("stats", "default", routes=True)["routes"]
+    one = route()
+    assert row["name"] == one["name"]
+    for key in ("holds", "waits"):
+        assert row[key]["count"] == 2 * one[key]["count"]
+        assert row[key]["sum"] == pytest.approx(2 * one[key]["sum"])
+        assert row[key]["max"] == row[key]["p95"] == one[key]["max"]
+
+
+def test_a_cancel_says_which_holds_went_on_and_changes_nothing_else(
+    process: Process,
+) -> None:
+    process.ask("pause")
+    reply = process.ask("cancel", holds=["1-2-replica", "1-2-gone", "1-2-gone"])
+    assert (reply["cancelled"], reply["unknown"]) == (["1-2-replica"], ["1-2-gone"])
+    assert process.states == ["paused", "paused"]
+    assert process.ask("stats")["orders"] == reply["orders"]
+
+
+def test_a_cancel_reaches_the_pools_of_the_aliases_it_names_alone(
+    process: Process,
+) -> None:
+    reply = process.ask("cancel", "default", holds=["1-2-replica"])
+    assert (reply["cancelled"], reply["unknown"]) == ([], ["1-2-replica"])
