@@ -17,6 +17,7 @@ from dbpool_mw.control import drain, orders, paths, protocol, render
 from dbpool_mw.control.drain import Progress
 from dbpool_mw.control.orders import Order
 from dbpool_mw.core.text import NAME, shortened
+from dbpool_mw.management import cancelling
 from dbpool_mw.management.base import (
     NO_ANSWER,
     USAGE,
@@ -97,12 +98,15 @@ examples:
   manage.py dbpool_drain --pause --for 60    the same, for a minute
   {_RESUME}            after a drain or a pause
   manage.py dbpool_drain --alias default --pid 4711
+  manage.py dbpool_drain --cancel 4711-3-5af3107a4000
+                                             end what this holder runs, and no other:
+                                             dbpool_stats --holders shows the ids
 
 exit codes:
   0  done
   1  not done: --timeout is over, and the output names the holders, their requests
      and since when; or the drain or the pause has ended while the command waited,
-     because of --for or of another command
+     because of --for or of another command; or a hold that --cancel names has ended
   2  wrong usage, an --alias or --pid that no worker has, or DBPOOL_MW_CONTROL_DIR
      is False, so that no worker can be asked
   3  no running worker was found, which is so for a moment when all restart at once; a
@@ -129,6 +133,7 @@ exit codes:
         verbs.add_argument(
             "--resume", action="store_true", help="End a drain or a pause."
         )
+        cancelling.add_argument(verbs)
         parser.add_argument(
             "--for",
             dest="for_seconds",
@@ -159,6 +164,9 @@ exit codes:
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Keep and send the verb, wait until it is done and print the result."""
+        if options["cancel"]:
+            cancelling.cancel(self, options)
+            return
         verb = next((v for v in ("pause", "recycle", "resume") if options[v]), "drain")
         directory, aliases = control_dir(), options["alias"]
         seconds = _seconds(verb, options["for_seconds"])
