@@ -38,10 +38,21 @@ def shown(statement: str) -> str:
     if code is None:
         word = _FIRST_WORD.match(begin)
         return (word[1] if word else "") + _MORE
-    names = iter(code.quoted)
+    names = _as_written(begin, code.quoted)
     text = _VALUE.sub(lambda found: (found[1] or "") + _MASK, code.text)
     text = re.sub('"', lambda _: f'"{next(names)}"', text.replace("'", _MASK))
     return one_line(text + _MORE if is_cut else text, STATEMENT)
+
+
+def _as_written(text: str, quoted: list[str]) -> Iterator[str]:
+    """Yield the quoted names of a text in upper and lower case, as they stand in it."""
+    lower, position = text.lower(), 0
+    for name in quoted:
+        found = lower.find(f'"{name}"', position) + 1
+        position = found + len(name)
+        written = text[found:position]
+        # Some letters are longer in lower case, and what follows stands elsewhere.
+        yield written if found and written.lower() == name else name
 
 
 def _completed(begin: str) -> Iterator[str]:

@@ -37,7 +37,7 @@ _END_OF_STREAM = getattr(select, "POLLRDHUP", 0)
 #: Bytes to read at once.
 _CHUNK = 64 * 1024
 
-#: Seconds after which what a greenlet waits for is cancelled again.
+#: Seconds after which what another thread or greenlet waits for is cancelled again.
 _SECOND_CANCEL = 0.3
 
 
@@ -135,11 +135,8 @@ def _close(connection: Any, copies: list[socket.socket]) -> None:
         return
     if connection.waits:
         # With its socket shut down, the one that waits gets an error, and the library
-        # closes the connection. A cancel that comes before the server began has no
-        # effect: so there are two.
-        cancel(connection)
-        if connection.canceller is not None:
-            connection.canceller.start(_SECOND_CANCEL)
+        # closes the connection.
+        cancel_twice(connection)
         shut_down(connection, socket_number(connection))
         return
     try:
@@ -182,7 +179,7 @@ def abort(connection: Tracked, error: HoldEnded) -> None:
     holder's. Doesn't wait for the server. Never raises an error of the library's.
     """
     connection.aborted = connection.errors_of_holds[type(error)](*error.args)
-    cancel(connection)
+    cancel_twice(connection)
 
 
 def cancel(connection: Tracked) -> None:
@@ -192,6 +189,16 @@ def cancel(connection: Tracked) -> None:
         return
     with contextlib.suppress(connection.Error):
         connection.cancel()
+
+
+def cancel_twice(connection: Tracked) -> None:
+    """Cancel what a connection runs, and do so again a moment later.
+
+    A cancel that comes before the server began with a statement has no effect.
+    """
+    cancel(connection)
+    if connection.canceller is not None:
+        connection.canceller.start(_SECOND_CANCEL)
 
 
 def shut_down(connection: Any, socket_number: int | None) -> None:
