@@ -147,8 +147,8 @@ def a_reply(text: str) -> dict[str, Any]:
         waiters=[waiter(path=text, route=text), waiter(text, thread=None)],
         settings=[pool_settings(RESET=text)],
         routes=[route(name=text), route(text)],
-        cancelled=[text],
-        unknown=["1-2-3"],
+        cancelled=["7-1-2", text],
+        unknown=["7-1-2"],
     )
 
 

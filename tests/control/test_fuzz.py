@@ -41,7 +41,7 @@ from tests.core.fakes import Holder, make_pool
 from tests.soak import soaked
 
 PATIENCE = 10.0
-STATS = protocol.request("stats", holders=True)
+STATS = protocol.request("stats", **dict.fromkeys(protocol.PARTS, True))
 
 
 def examples(number: int) -> settings:
@@ -230,7 +230,11 @@ COMMANDS: list[tuple[list[str], Callable[[str], Any]]] = [
     (["dbpool_stats", "--alias", "default", "--alias", "none"], str),
     (["dbpool_stats", "--holders", "--format", "json"], strict_json),
     (["dbpool_stats", "--format", "prometheus"], parse),
+    (["dbpool_stats", "--routes"], str),
+    (["dbpool_stats", "--routes", "--format", "json"], strict_json),
     (["dbpool_drain", "--timeout", "0.002"], str),
+    (["dbpool_drain", "--cancel", "7-1-2", "8-1-2"], str),
+    (["dbpool_drain", "--cancel", "7-1-2", "--format", "json"], strict_json),
     (
         ["dbpool_drain", "--pause", "--timeout", "0.001", "--format", "json"],
         strict_json,

@@ -43,7 +43,7 @@ def test_none_means_never_and_becomes_an_infinite_duration() -> None:
     assert {getattr(config, key.lower()) for key in never} == {math.inf}
 
 
-@pytest.mark.parametrize("key", ["MIN_CONNS", "MAX_CONNS", "MAX_WAITING"])
+@pytest.mark.parametrize("key", ["MIN_CONNS", "MAX_CONNS", "MAX_WAITING", "ROUTES"])
 @pytest.mark.parametrize("value", [True, 1.0, None, [], "many"])
 def test_a_count_must_be_a_whole_number(key: str, value: object) -> None:
     problem = only(problems({key: value}))
@@ -53,13 +53,20 @@ def test_a_count_must_be_a_whole_number(key: str, value: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("key", "least"), [("MIN_CONNS", 0), ("MAX_CONNS", 1), ("MAX_WAITING", 0)]
+    ("key", "least"),
+    [("MIN_CONNS", 0), ("MAX_CONNS", 1), ("MAX_WAITING", 0), ("ROUTES", 0)],
 )
 def test_a_count_has_a_least_value(key: str, least: int) -> None:
     assert problems({key: least}) == []
     problem = only(problems({key: least - 1}))
     assert problem.code == "range"
     assert f"must be {least} or more" in problem.message
+
+
+def test_only_so_many_routes_may_be_counted() -> None:
+    assert problems({"ROUTES": 200}) == []
+    problem = only(problems({"ROUTES": 201}))
+    assert (problem.code, problem.message) == ("range", "must be at most 200, not 201.")
 
 
 @pytest.mark.parametrize("value", ["auto", "always", "never", print])

@@ -13,6 +13,7 @@ from django.core.management.base import CommandError, CommandParser
 from dbpool_mw.control import protocol, render
 from dbpool_mw.control.client import Answer
 from dbpool_mw.control.prometheus import prometheus
+from dbpool_mw.management import routing
 from dbpool_mw.management.base import (
     NO_ANSWER,
     NO_OUTPUT,
@@ -50,6 +51,7 @@ examples:
   manage.py dbpool_stats                     print the table once
   manage.py dbpool_stats --watch             print it every 2 seconds, until Ctrl-C
   manage.py dbpool_stats --holders           also who holds each connection, how long
+  manage.py dbpool_stats --routes            what each route held and waited for
   manage.py dbpool_stats --alias default --pid 4711
   manage.py dbpool_stats --format json | jq .totals.in_use
   manage.py dbpool_stats --format json --watch 10 >> pools.jsonl
@@ -69,6 +71,7 @@ columns:
 
 exit codes:
   0  at least one worker answered
+  1  with --routes: DBPOOL_MW_ROUTES is 0, so that nothing is counted
   2  wrong usage, an --alias or --pid that no worker has, or DBPOOL_MW_CONTROL_DIR
      is False, so that no worker can be asked
   3  no worker was found
@@ -90,6 +93,7 @@ exit codes:
             help="Also show every connection in use: worker, thread, request, how "
             "long. For table and json.",
         )
+        routing.add_argument(parser)
         parser.add_argument(
             "--watch",
             nargs="?",
@@ -108,6 +112,9 @@ exit codes:
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Print the figures once, or repeatedly with --watch."""
+        if options["routes"]:
+            routing.show(self, options)
+            return
         if options["holders"] and options["format"] == "prometheus":
             raise CommandError(
                 "--holders can't be combined with --format prometheus: request paths "
