@@ -6,7 +6,8 @@ import math
 import struct
 from collections import deque
 from collections.abc import Mapping, Sequence
-from operator import sub
+from itertools import chain, compress, count, repeat
+from operator import add, sub
 from typing import Any, NamedTuple
 
 from .background import INTERVAL
@@ -60,7 +61,6 @@ _BUCKETS = len(BOUNDS) + 1
 # place in the row of all histograms' buckets.
 _VALUES = struct.Struct("<2d11I9d")
 _PAIR = struct.Struct("<HI")
-_MOST_NUMBER = 2**32 - 1
 
 _PLACE = {name: place for place, name in enumerate(COLUMNS)}
 _COUNTED = slice(_PLACE["checkouts"], _PLACE["opened"] + 1)
@@ -116,7 +116,7 @@ class History:
             now,
             [figures[key] for key in _COUNTERS],
             [figures[key]["sum"] for key in HISTOGRAMS],
-            [number for key in HISTOGRAMS for number in figures[key]["buckets"]],
+            list(chain(*(figures[key]["buckets"] for key in HISTOGRAMS))),
         )
         grown = list(map(sub, totals.buckets, before.buckets))
         p95s = [
@@ -131,16 +131,14 @@ class History:
         sample = _VALUES.pack(
             now,
             now - before.at,
-            *(min(max(number, 0), _MOST_NUMBER) for number in numbers),
+            # The pool may find that it has counted a connection too many.
+            *map(max, numbers, repeat(0)),
             *p95s,
             *(maxima[key] for key in HISTOGRAMS),
             *totals.sums,
         )
-        sample += b"".join(
-            _PAIR.pack(place, min(number, _MOST_NUMBER))
-            for place, number in enumerate(grown)
-            if number > 0
-        )
+        places = compress(count(), grown)
+        sample += b"".join(map(_PAIR.pack, places, filter(None, grown)))
         self._now = totals
         for window in self._windows.values():
             window.add(sample)
@@ -242,7 +240,7 @@ def _after(begin: _Totals, sample: bytes) -> _Totals:
     buckets = list(begin.buckets)
     for place, number in _PAIR.iter_unpack(sample[_VALUES.size :]):
         buckets[place] += number
-    counters = list(map(int.__add__, begin.counters, values[_COUNTED]))
+    counters = list(map(add, begin.counters, values[_COUNTED]))
     return _Totals(values[0], counters, values[_SUMS], buckets)
 
 
