@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +22,7 @@ from dbpool_mw import decorators
 from dbpool_mw.control.server import ControlServer
 from dbpool_mw.views.access import is_permitted
 from tests.control.fakes import FakeWorker, pool
+from tests.documents import ROOT
 
 TOKEN = "correct-horse-battery"
 BEARER = {"HTTP_AUTHORIZATION": f"Bearer {TOKEN}"}
@@ -220,3 +223,20 @@ def test_without_workers_the_page_says_why_and_logs_nothing(
 def test_a_secret_in_the_settings_is_not_shown_to_who_may_not_see_the_page() -> None:
     with override_settings(DBPOOL_MW_CONTROL_DIR=False):
         assert get().status_code == 403
+
+
+def test_what_the_project_does_not_name_is_not_imported() -> None:
+    code = (
+        "import sys, django; django.setup();"
+        "import dbpool_mw.middleware, dbpool_mw.urls, dbpool_mw.binding.binding;"
+        "print({'prometheus_client', 'opentelemetry'} & sys.modules.keys())"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=ROOT,
+        env={**os.environ, "DJANGO_SETTINGS_MODULE": "tests.settings"},
+        text=True,
+        capture_output=True,
+        timeout=60,
+    )
+    assert done.stdout == "set()\n", done.stderr
