@@ -11,57 +11,27 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from dbpool_mw.control import tables
 from dbpool_mw.control.client import Answer
+from dbpool_mw.control.tables import Cell, Column, Paint, Row, Tone
 from dbpool_mw.core import metrics
-from dbpool_mw.core.metrics import Metric
 from dbpool_mw.core.text import ERROR, NAME, REQUEST, shortened
 
 JSON_VERSION = 1
-_COMMAND_WIDTH = 32
 _PATH_WIDTH = 80
 #: Seconds after which the background loop, which has a round a second, counts as stuck.
 _LATE_SECONDS = 10.0
-# Columns of text are aligned to the left, those of numbers to the right.
-_ALIGNED_LEFT = frozenset(
-    ("COMMAND", "ALIAS", "STATE", "DISCARDED", "THREAD", "STALE", "LEAKED", "REQUEST")
-)
-_HOLDERS_HEADER = (
-    "PID", "THREAD", "ALIAS", "BACKEND", "FOR", "STALE", "LEAKED", "REQUEST"
-)  # fmt: skip
 
 
-def table(answers: Sequence[Answer]) -> str:
-    """Return a table: a row for each worker and alias, and totals of several rows.
+class _HolderColumn(NamedTuple):
+    """A column of the table of holders; an optional one is shown if it has a value."""
 
-    A worker that didn't answer is a row with its error.
-    """
-    columns = _columns()
-    titles = [column.column or "" for column in columns]
-    header = ["PID", "COMMAND", "ALIAS", "STATE", *titles, "DISCARDED", "UPTIME"]
-    rows: list[Sequence[str]] = [header]
-    pools: list[Mapping[str, Any]] = []
-    names, label = worker_names(answers), _labels(answers)
-    for answer in answers:
-        name = names[answer.path]
-        if answer.reply is None:
-            rows.append((name, shortened(answer.error or "no answer", ERROR)))
-            continue
-        command = shortened(answer.reply["command"], _COMMAND_WIDTH)
-        uptime = duration(answer.reply["uptime"])
-        if not answer.reply["pools"]:
-            state = ", ".join(map(_order, answer.reply.get("orders", [])))
-            text = f"no pool open; {state}" if state else "no pool open"
-            rows.append((name, f"{command} ({text})"))
-        for pool in answer.reply["pools"]:
-            pools.append(pool)
-            head = (name, command, label(pool), _state(pool))
-            rows.append((*head, *_figures(pool, columns), uptime))
-    if len(pools) > 1:
-        totals = _figures(metrics.merge(pools), columns)
-        rows.append(("total", "", "", "", *totals, ""))
-    return _aligned(rows)
+    column: Column
+    text: Callable[[Mapping[str, Any]], str]
+    optional: bool = False
+    tone: Tone = ""
 
 
 def late(answers: Iterable[Answer]) -> str:
@@ -79,23 +49,16 @@ def late(answers: Iterable[Answer]) -> str:
     )
 
 
-def _state(pool: Mapping[str, Any]) -> str:
-    """Return a pool's state, and how long it lasts if it ends by itself."""
-    state = shortened(pool["state"], NAME)
-    left = pool.get("state_seconds_left")
-    return state if left is None else f"{state}, {duration(left)} left"
-
-
 def orders(kept: Sequence[Mapping[str, Any]]) -> str:
     """Return a line for each order of `orders.described`, "" if there is none."""
     if not kept:
         return ""
     lines = ["Kept for workers that start later:"]
-    lines += [f"  {_order(order)}" for order in kept]
+    lines += [f"  {order_text(order)}" for order in kept]
     return "\n".join(lines)
 
 
-def _order(order: Mapping[str, Any]) -> str:
+def order_text(order: Mapping[str, Any]) -> str:
     """Return an order's verb, aliases and end."""
     verb = shortened(order["verb"], NAME)
     names = order.get("aliases") or ["all aliases"]
@@ -106,38 +69,15 @@ def _order(order: Mapping[str, Any]) -> str:
     return text if verb == "resume" else f"{text}, until --resume"
 
 
-def _columns() -> list[Metric]:
-    """Return the figures that the table shows, in the order of its columns."""
-    return [metric for metric in metrics.METRICS if metric.column is not None]
-
-
-def _figures(pool: Mapping[str, Any], columns: Sequence[Metric]) -> list[str]:
-    """Return a pool's cells from the first figure to DISCARDED."""
-    reasons = sorted(pool["discarded"].items(), key=lambda item: (-item[1], item[0]))
-    discarded = " ".join(f"{reason}:{n}" for reason, n in reasons if n)
-    cells = [
-        _spread(pool[metric.key])
-        if metric.kind == "histogram"
-        else str(pool[metric.key])
-        for metric in columns
-    ]
-    return [*cells, shortened(discarded, REQUEST) or "-"]
-
-
-def _spread(histogram: Mapping[str, Any]) -> str:
-    """Return mean, 95th percentile and maximum, "-" if nothing was counted."""
-    if not histogram["count"]:
-        return "-"
-    mean, p95 = metrics.mean(histogram) or 0.0, metrics.quantile(histogram, 0.95) or 0.0
-    return "/".join(map(duration, (mean, p95, histogram["max"])))
-
-
-def holders(answers: Sequence[Answer]) -> str:
+def holders(
+    answers: Sequence[Answer], width: int | None = None, paint: Paint = tables.plain
+) -> str:
     """Return a table: a row for each connection in use, the longest held first.
 
-    Below the row of a leaked connection stands the stack of its checkout.
+    Below the row stand the statement that runs, and the stack of a leaked connection.
+    `width` is that of the terminal, None for any.
     """
-    names, label = worker_names(answers), _labels(answers)
+    names, label = worker_names(answers), labels(answers)
     in_use = [
         (holder, answer)
         for answer in answers
@@ -147,28 +87,88 @@ def holders(answers: Sequence[Answer]) -> str:
     if not in_use:
         return "No connection is in use."
     in_use.sort(key=lambda pair: pair[0]["seconds"], reverse=True)
-    rows: list[Sequence[str]] = [_HOLDERS_HEADER]
+    rows = []
     for holder, answer in in_use:
-        rows.append(
-            (
-                names[answer.path],
-                shortened(str(holder["thread"]), NAME),
-                label(holder),
-                str(holder["backend_pid"]),
-                duration(holder["seconds"]),
-                "yes" if holder.get("stale") else "-",
-                "yes" if holder.get("leaked") else "-",
-                request_of(holder),
-            )
-        )
-    header, *lines = _aligned(rows).split("\n")
-    text = [header]
-    for line, (holder, _) in zip(lines, in_use, strict=True):
-        text.append(line)
-        text += [
-            f"    {shortened(frame, REQUEST)}" for frame in holder.get("stack", [])
-        ]
-    return "\n".join(text)
+        cells = {"pid": Cell(names[answer.path]), "alias": Cell(label(holder))}
+        for name, each in _HOLDER_COLUMNS.items():
+            text = each.text(holder) or "-"
+            cells[name] = Cell(text, "" if text == "-" else each.tone)
+        rows.append(Row(cells, _below(holder)))
+    columns = tables.with_values(
+        [_PID, _ALIAS, *(each.column for each in _HOLDER_COLUMNS.values())],
+        rows,
+        [name for name, each in _HOLDER_COLUMNS.items() if each.optional],
+    )
+    return tables.table(columns, rows, width, ranked=_HOLDERS_RANKED, paint=paint)
+
+
+def _below(holder: Mapping[str, Any]) -> list[str]:
+    """Return the lines below a holder's row."""
+    statement = holder.get("statement")
+    lines = [f"runs {shortened(statement, REQUEST)}"] if statement else []
+    return lines + [shortened(frame, REQUEST) for frame in holder.get("stack", [])]
+
+
+def _yes(key: str) -> Callable[[Mapping[str, Any]], str]:
+    return lambda holder: "yes" if holder.get(key) else ""
+
+
+def _named(key: str) -> Callable[[Mapping[str, Any]], str]:
+    return lambda holder: shortened(str(holder.get(key) or ""), NAME)
+
+
+_PID = Column("pid", "PID")
+_ALIAS = Column("alias", "ALIAS", is_text=True)
+_HOLDER_COLUMNS: dict[str, _HolderColumn] = {
+    each.column.name: each
+    for each in (
+        _HolderColumn(Column("id", "ID", is_text=True), _named("id"), optional=True),
+        _HolderColumn(Column("backend_pid", "BACKEND"), _named("backend_pid")),
+        _HolderColumn(
+            Column("seconds", "FOR", room=5), lambda holder: duration(holder["seconds"])
+        ),
+        _HolderColumn(
+            Column("state", "STATE", is_text=True),
+            lambda holder: _named("state")(holder).replace("in use", ""),
+            optional=True,
+            tone="error",
+        ),
+        _HolderColumn(
+            Column("stale", "STALE", is_text=True),
+            _yes("stale"),
+            optional=True,
+            tone="warning",
+        ),
+        _HolderColumn(
+            Column("leaked", "LEAKED", is_text=True),
+            _yes("leaked"),
+            optional=True,
+            tone="error",
+        ),
+        _HolderColumn(
+            Column("in_transaction", "IN TRANSACTION", is_text=True),
+            _yes("in_transaction"),
+            optional=True,
+        ),
+        _HolderColumn(
+            Column("request", "REQUEST", is_text=True, least=24),
+            lambda holder: request_of(holder),
+        ),
+        _HolderColumn(
+            Column("route", "ROUTE", is_text=True, least=16),
+            _named("route"),
+            optional=True,
+        ),
+        _HolderColumn(
+            Column("thread", "THREAD", is_text=True, least=12), _named("thread")
+        ),
+    )
+}
+#: What a narrow table of holders shows first.
+_HOLDERS_RANKED = (
+    "seconds", "request", "state", "id", "leaked", "stale", "backend_pid", "thread",
+    "route", "in_transaction",
+)  # fmt: skip
 
 
 def stale(answers: Sequence[Answer], now: float) -> list[str]:
@@ -178,7 +178,7 @@ def stale(answers: Sequence[Answer], now: float) -> list[str]:
     alias. A worker that didn't answer has a line with its error. `now` is Unix time.
     """
     lines = []
-    label = _labels(answers)
+    label = labels(answers)
     for answer in answers:
         if answer.reply is None:
             lines.append(
@@ -201,7 +201,7 @@ def stale(answers: Sequence[Answer], now: float) -> list[str]:
     return lines
 
 
-def _labels(answers: Iterable[Answer]) -> Callable[[Mapping[str, Any]], str]:
+def labels(answers: Iterable[Answer]) -> Callable[[Mapping[str, Any]], str]:
     """Return a function that names the pool of a report, or of a holder, in the text.
 
     A pool's name is its alias; where there are several pools of an alias, with users or
@@ -334,23 +334,3 @@ def duration(seconds: float) -> str:
         big, small, letters = 86400, 3600, "dh"
     high, low = whole // big, whole % big // small
     return f"{high}{letters[0]}{low:02}{letters[1]}"
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
-    """Align the rows' cells in columns, as wide as their longest cell.
-
-    The first row is the header. A row with fewer cells is a message, such as a worker's
-    error: its last cell neither widens a column nor is cut.
-    """
-    header = rows[0]
-    full = [row for row in rows if len(row) == len(header)]
-    widths = [max(map(len, column)) for column in zip(*full, strict=True)]
-    widths[0] = max(len(row[0]) for row in rows)
-    lines = []
-    for row in rows:
-        cells = [
-            cell.ljust(width) if title in _ALIGNED_LEFT else cell.rjust(width)
-            for title, cell, width in zip(header, row, widths, strict=False)
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)

@@ -30,7 +30,7 @@ class Metric(NamedTuple):
     Prometheus name is ``exported_as``; without one it is ``dbpool_mw_<key>``, with
     ``_total`` behind a counter's. A metric that isn't ``exported`` has no Prometheus
     series of its own. ``column`` is its title in the table of ``dbpool_stats``, None
-    for a figure that the table leaves out. The pool counts a counter one by one under
+    for a figure shown on demand only. The pool counts a counter one by one under
     its key, unless the counter is ``computed`` from other figures. A figure with a
     ``label`` is a dict in the report: a number for each value of the label. Totals of
     several pools have the ``total`` of their figures, the sum or the greatest.
@@ -51,6 +51,13 @@ class Metric(NamedTuple):
         """The name of the metric's family in Prometheus' text format."""
         suffix = "_total" if self.kind == "counter" else ""
         return self.exported_as or f"dbpool_mw_{self.key}{suffix}"
+
+    @property
+    def title(self) -> str:
+        """The title of its column in a table."""
+        title = self.key.removesuffix("_seconds").replace("_", " ").upper()
+        spread = " MEAN/P95/MAX" if self.kind == "histogram" else ""
+        return self.column or title + spread
 
 
 #: Every figure of a pool's report, in the report's order. The report, the totals, the

@@ -27,11 +27,11 @@ from dbpool_mw import conf
 from dbpool_mw.control import client, orders, paths, protocol, render, sweeping
 from dbpool_mw.control.client import Answer
 from dbpool_mw.core.text import ERROR, NAME, shortened
+from dbpool_mw.management.output import NO_OUTPUT
 
 USAGE = 2
 NO_WORKER = 3
 NO_ANSWER = 4
-NO_OUTPUT = 5
 
 _NO_OUTPUT = "The output can't be written"
 _WHY_NO_WORKER = """\

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import pty
 import signal
+import struct
 import subprocess
 import sys
+import termios
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -56,7 +60,7 @@ def test_the_help_shows_examples_line_by_line(project: Project, command: str) ->
     assert ended.code == 0
     assert f"\nexamples:\n  manage.py {command} " in ended.out
     assert "\nexit codes:\n  0  " in ended.out
-    assert max(map(len, ended.out.splitlines())) <= 90
+    assert max(map(len, ended.out.splitlines())) <= 80
 
 
 @pytest.mark.parametrize(
@@ -112,22 +116,58 @@ def test_ctrl_c_ends_a_watch_without_an_error(project: Project, serve: Serve) ->
     assert all(json.loads(line)["version"] == 1 for line in out.splitlines())
 
 
-def test_a_watch_clears_a_real_terminal(project: Project, serve: Serve) -> None:
-    serve()
+def on_a_terminal(
+    project: Project, *args: str, columns: int, until: bytes, **env: str
+) -> tuple[int, bytes, str]:
+    """Run a command on a terminal, Ctrl-C it when it has shown a text."""
     master, terminal = pty.openpty()
-    args = ("dbpool_stats", *WATCH)
+    size = struct.pack("HHHH", 24, columns, 0, 0)
+    fcntl.ioctl(terminal, termios.TIOCSWINSZ, size)
     seen = b""
     try:
-        with project.start(*args, stdout=terminal) as process:
-            while b"default" not in seen:
+        # A terminal is standard output and input; the session's is another one.
+        with project.start(*args, stdout=terminal, stdin=terminal, env=env) as process:
+            while until not in seen:
                 seen += os.read(master, 65536)
-            process.send_signal(signal.SIGINT)
+            if "--watch" in args:
+                process.send_signal(signal.SIGINT)
             _, err = process.communicate(timeout=30)
+        os.set_blocking(master, False)
+        with suppress(BlockingIOError):
+            seen += os.read(master, 65536)
     finally:
         os.close(master)
         os.close(terminal)
-    assert seen.startswith(b"\x1b[H\x1b[2J")
-    assert (process.returncode, err) == (0, "")
+    return process.returncode, seen, err
+
+
+def test_a_watch_redraws_a_real_terminal(project: Project, serve: Serve) -> None:
+    serve(FakeWorker(pool(state="draining")))
+    code, seen, err = on_a_terminal(
+        project, "dbpool_stats", *WATCH, columns=80, until=b"default"
+    )
+    assert (code, err) == (0, "")
+    assert seen.startswith(b"\x1b[H\x1b[2J\x1b[?7l")
+    assert b"\x1b[31;1mdraining\x1b[0m" in seen
+    # The shell's prompt begins a line.
+    assert seen.endswith(b"\x1b[?7h\r\n")
+
+
+@pytest.mark.parametrize("columns", [60, 80, 200])
+def test_the_table_is_as_wide_as_a_real_terminal(
+    project: Project, serve: Serve, columns: int
+) -> None:
+    worker = FakeWorker(pool())
+    worker.holders = [holder(path="/" + "x" * 300)]
+    serve(worker)
+    code, seen, err = on_a_terminal(
+        project, "dbpool_stats", "--holders", columns=columns, until=b"xxx"
+    )
+    assert (code, err) == (0, "")
+    widths = [len(line) for line in seen.decode().splitlines()]
+    assert columns - 20 < max(widths) <= columns
+    assert (b"COMMAND" in seen) == (columns == 200)
+    assert b"\x1b" not in seen
 
 
 def test_a_path_is_escaped_for_an_ascii_terminal(

@@ -361,26 +361,198 @@ def test_two_verbs_at_once_are_refused(directory: Path, serve: Serve) -> None:
     assert worker.requests == []
 
 
-def test_json_has_the_result(directory: Path, serve: Serve, plant: Plant) -> None:
+# --- JSON -----------------------------------------------------------------------------
+
+KEYS = {
+    "version",
+    "control_dir",
+    "verb",
+    "aliases",
+    "result",
+    "done",
+    "seconds",
+    "lasts_seconds",
+    "kept",
+    "left",
+    "gone",
+    "workers",
+    "orders",
+}
+
+
+def answered_in_json(directory: Path, *args: str) -> tuple[int, dict[str, Any], str]:
+    """Run a drain; return its code, its one document and what else it said."""
+    ended = drained(directory, *args, "--format", "json")
+    document: dict[str, Any] = json.loads(ended.out)
+    assert ended.out.count("\n") == 1
+    assert KEYS <= set(document) <= KEYS | {"kept_error"}
+    assert document["control_dir"] == str(directory)
+    assert document["done"] == (document["result"] == "done")
+    assert document["seconds"] >= 0
+    assert "buckets" not in ended.out
+    return ended.code, document, ended.err
+
+
+@pytest.mark.parametrize(
+    ("args", "verb", "result", "kept", "lasts"),
+    [
+        ((), "drain", "done", True, None),
+        (("--for", "60"), "drain", "done", True, 60),
+        (("--pause",), "pause", "done", True, 300),
+        (("--pause", "--no-wait"), "pause", "confirmed", True, 300),
+        (("--pause", "--pid", str(os.getpid())), "pause", "done", False, 300),
+        (("--recycle",), "recycle", "done", False, None),
+        (("--resume",), "resume", "done", False, None),
+    ],
+)
+def test_json_says_what_is_done_and_for_how_long(
+    directory: Path,
+    serve: Serve,
+    args: tuple[str, ...],
+    verb: str,
+    result: str,
+    kept: bool,
+    lasts: float | None,
+) -> None:
     worker = FakeWorker()
     worker.stale = [1, 0]
     serve(worker)
-    data = json.loads(drained(directory, "--format", "json").out)
-    assert data["version"] == 1
-    assert data["verb"] == "drain"
-    assert data["done"] is True
-    assert data["left"] == 0
-    assert data["gone"] == []
-    assert data["seconds"] > 0
-    assert data["workers"][0]["pid"] == os.getpid()
-    data = json.loads(drained(directory, "--format", "json", "--no-wait").out)
-    assert data["done"] is False
+    code, document, _ = answered_in_json(directory, *args)
+    assert (code, document["verb"], document["result"]) == (0, verb, result)
+    assert document["kept"] is kept
+    assert document["aliases"] is None
+    if lasts is None:
+        assert document["lasts_seconds"] is None
+    else:
+        assert lasts - 10 < document["lasts_seconds"] <= lasts
+    assert len(document["orders"]) == kept
+    (one,) = document["workers"]
+    waited = result == "done" and verb != "resume"
+    assert one == {
+        "pid": os.getpid(),
+        "command": "gunicorn: worker [shop]",
+        "result": "done" if waited else "left",
+        "left": 0 if waited else 1,
+        "pools": [
+            {
+                "alias": "default",
+                "address": "shop/app@db1:5432",
+                "database": "shop",
+                "state": {"drain": "draining", "pause": "paused"}.get(verb, "running"),
+                "state_seconds_left": None,
+                **dict.fromkeys(("size", "in_use", "idle", "connecting"), 0),
+                "waiting": 0,
+                "stale": 0 if waited else 1,
+            }
+        ],
+        "holders": [],
+    }
+
+
+def test_json_of_a_timeout_has_the_holders_that_are_left(
+    directory: Path, serve: Serve
+) -> None:
+    worker = FakeWorker(pool(stale=1, in_use=2), pool("replica"))
+    late = holder(stale=True, path="/report/")
+    worker.holders = [late, holder(path="/new/")]
+    serve(worker)
+    args = ("--alias", "default", "--timeout", "0.05")
+    code, document, err = answered_in_json(directory, *args)
+    assert (code, document["result"], document["left"]) == (1, "timeout", 1)
+    assert document["aliases"] == ["default"]
+    (one,) = document["workers"]
+    assert (one["result"], one["left"]) == ("left", 1)
+    assert one["holders"] == [late]
+    assert [each["alias"] for each in one["pools"]] == ["default"]
+    assert "Not done after 0.05 s" in err
+
+
+def test_json_of_an_order_that_has_ended_says_where(
+    directory: Path, serve: Serve
+) -> None:
+    worker = FakeWorker(pool(stale=1))
+
+    def handle(request: dict[str, Any]) -> dict[str, Any]:
+        if request["verb"] == "stats":
+            worker.pools[0]["state"] = "running"
+        return worker(request)
+
+    serve(handle)
+    code, document, err = answered_in_json(directory, "--pause")
+    assert (code, document["result"]) == (1, "ended")
+    assert document["lasts_seconds"] is None
+    assert [one["result"] for one in document["workers"]] == ["ended"]
+    assert "The pause has ended meanwhile" in err
+
+
+def test_json_names_the_workers_that_did_not_answer(
+    directory: Path, serve: Serve, plant: Plant
+) -> None:
     plant(1)
-    ended = drained(directory, "--format", "json")
-    data = json.loads(ended.out)
-    assert ended.code == 4
-    assert data["done"] is False
-    assert data["workers"][0]["error"] == "no answer within 0.3 s"
+    serve()
+    code, document, err = answered_in_json(directory)
+    assert (code, document["result"]) == (4, "incomplete")
+    failed, done = document["workers"]
+    assert (failed["pid"], failed["result"]) == (1, "failed")
+    assert failed["error"] == "no answer within 0.3 s"
+    assert (failed["command"], failed["pools"], failed["left"]) == (None, [], 0)
+    assert (done["pid"], done["result"]) == (os.getpid(), "done")
+    assert "worker 1: no answer" in err
+
+
+def test_json_names_a_worker_that_stops_answering_and_those_that_end(
+    directory: Path, serve: Serve, spawn: Callable[[], WorkerProcess]
+) -> None:
+    ending = spawn()
+    worker, ended_command = FakeWorker(pool(stale=1)), threading.Event()
+
+    def handle(request: dict[str, Any]) -> dict[str, Any]:
+        if request["verb"] == "stats":
+            ending.kill()
+            ended_command.wait(10)
+        return worker(request)
+
+    serve(handle)
+    code, document, _ = answered_in_json(directory, "--timeout", "1")
+    ended_command.set()
+    assert (code, document["result"]) == (1, "timeout")
+    assert document["gone"] == [ending.pid]
+    (one,) = document["workers"]
+    assert one["result"] == "silent"
+    assert one["error"].startswith("no answer within")
+
+
+@pytest.mark.parametrize("args", [(), ("--alias", "default"), ("--alias", "othr")])
+def test_json_without_a_worker_says_so(directory: Path, args: tuple[str, ...]) -> None:
+    code, document, err = answered_in_json(directory, "--pause", *args)
+    assert (code, document["result"]) == (3, "no worker")
+    assert document["workers"] == []
+    assert document["left"] == 0
+    # A misspelt alias is kept for no one.
+    assert len(document["orders"]) == ("othr" not in args)
+    assert document["kept"] == ("othr" not in args)
+    assert err.startswith("No running worker found.")
+
+
+def test_json_of_an_interrupted_wait_has_what_is_left(
+    directory: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve(FakeWorker(pool(stale=1)))
+
+    def interrupt(*args: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(drain, "_poll", interrupt)
+    code, document, err = answered_in_json(directory)
+    assert (code, document["result"], document["left"]) == (130, "interrupted", 1)
+    assert "Interrupted: no longer waiting" in err
+
+
+def test_wrong_usage_prints_no_document(directory: Path, serve: Serve) -> None:
+    serve()
+    for args in (("--alias", "defualt"), ("--pid", "1"), ("--resume", "--for", "1")):
+        ended = drained(directory, *args, "--format", "json")
+        assert (ended.code, ended.out) == (2, "")
 
 
 def test_ctrl_c_ends_the_wait_and_says_that_the_drain_goes_on(
@@ -513,7 +685,9 @@ def test_an_order_that_cannot_be_kept_is_sent_and_said(
     assert ended.code == 4
     assert "Not done for workers that start later: can't write" in ended.err
     assert "No space left" in ended.err
-    assert json.loads(ended.out)["done"] is False
+    document = json.loads(ended.out)
+    assert (document["result"], document["kept"]) == ("incomplete", False)
+    assert document["kept_error"].startswith("can't write")
     (request,) = [r for r in worker.requests if r["verb"] == "pause"]
     # The worker writes it when it can.
     assert request["kept"] is True

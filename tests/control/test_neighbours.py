@@ -270,7 +270,7 @@ def test_root_trusts_only_the_owner_of_a_users_directory(
         ended = stats(directory)
         drained = run(directory, "dbpool_drain")
     assert ended.code == 0
-    assert f"{worker.pid}  gunicorn: worker [shop]" in ended.out
+    assert f"{worker.pid}  default  running" in ended.out
     assert f"belongs to uid {NEIGHBOUR}, the directory to uid {USER}" in ended.out
     assert "31337" not in ended.out
     assert drained.code == 4
@@ -322,7 +322,7 @@ def test_root_sees_and_drains_the_workers_of_an_ordinary_user(shared: Path) -> N
         stack.callback(worker.close)
         ended = stats(directory)
         assert (ended.code, ended.err) == (0, "")
-        assert f"{worker.pid}  gunicorn: worker [shop]" in ended.out
+        assert f"{worker.pid}  default  running" in ended.out
         assert run(directory, "dbpool_drain").code == 0
 
 

@@ -8,6 +8,7 @@ import pytest
 
 from dbpool_mw.control import render
 from dbpool_mw.control.client import Answer
+from dbpool_mw.control.pool_table import pool_table
 from dbpool_mw.core import metrics
 from dbpool_mw.management.base import errors
 from tests.control.fakes import histogram, holder, pool, reply
@@ -52,75 +53,6 @@ def test_a_duration_has_a_short_text(seconds: float, text: str) -> None:
     assert render.duration(seconds) == text
 
 
-def test_the_table_has_a_row_for_each_worker_and_alias_and_one_of_totals() -> None:
-    text = render.table(
-        [
-            answered(
-                7,
-                pool(size=3, in_use=1, idle=2, checkouts=12, opened=4),
-                pool("replica", state="draining"),
-            ),
-            answered(11, pool(size=1, in_use=1, discarded={"idle": 2, "expired": 9})),
-        ]
-    )
-    header, first, second, third, totals = text.splitlines()
-    assert header.split()[:6] == ["PID", "COMMAND", "ALIAS", "STATE", "SIZE", "USED"]
-    assert first.split()[:2] == ["7", "gunicorn:"]
-    assert " ".join(first.split()[4:13]) == "default running 3 1 2 10 0 12 0"
-    assert second.split()[4:6] == ["replica", "draining"]
-    assert "expired:9 idle:2" in third
-    assert third.endswith("12.5s")
-    assert totals.split()[:6] == ["total", "4", "2", "2", "30", "0"]
-
-
-def test_columns_are_aligned_with_their_titles() -> None:
-    text = render.table(
-        [answered(1, pool(size=1234)), answered(123456, pool("a_long_alias"))]
-    )
-    header, *rows = text.splitlines()
-    end = header.index("SIZE") + len("SIZE")
-    assert [row[:end].split()[-1] for row in rows] == ["1234", "0", "1234"]
-    alias = header.index("ALIAS")
-    assert [row[alias:].split()[0] for row in rows[:2]] == ["default", "a_long_alias"]
-
-
-def test_a_single_row_has_no_totals() -> None:
-    assert "total" not in render.table([answered(7, pool())])
-
-
-def test_wait_and_hold_show_mean_p95_and_max() -> None:
-    held = histogram(*[0.001] * 99, 0.5)
-    text = render.table([answered(7, pool(hold_seconds=held))])
-    p95 = render.duration(metrics.quantile(held, 0.95) or 0)
-    assert f"6.0ms/{p95}/500ms" in text
-
-
-def test_a_silent_worker_has_a_row_with_its_error() -> None:
-    text = render.table([silent(5), answered(7, pool())])
-    header, first, second = text.splitlines()
-    assert first.split(maxsplit=1) == ["5", "no answer within 2 s"]
-    assert second[header.index("ALIAS") :].startswith("default")
-
-
-def test_a_worker_without_a_pool_has_a_row_that_says_so() -> None:
-    assert "(no pool open)" in render.table([answered(7)])
-
-
-def test_a_worker_without_a_pool_shows_the_orders_that_its_pools_will_follow() -> None:
-    given = [
-        {"verb": "pause", "aliases": None, "seconds_left": 58.4},
-        {"verb": "resume", "aliases": ["replica"], "seconds_left": None},
-    ]
-    text = render.table([answered(7, orders=given)])
-    assert "(no pool open; pause of all aliases, 58.4s left, resume of replica)" in text
-
-
-def test_a_long_command_is_cut() -> None:
-    text = render.table([answered(7, pool(), command="python " + "x" * 200)])
-    assert max(map(len, text.splitlines())) < 200
-    assert "xxx..." in text
-
-
 @pytest.mark.parametrize("length", [0, 1_000_000])
 def test_text_from_outside_is_escaped_and_shortened(length: int) -> None:
     evil = "/\x1b[2J\r\n\x07\u202e\udcff/ü" + "x" * length
@@ -132,7 +64,7 @@ def test_text_from_outside_is_escaped_and_shortened(length: int) -> None:
         holders=[held, {**held, "stale": True}],
     )
     texts = [
-        render.table([answer, silent(8, evil)]),
+        pool_table([answer, silent(8, evil)]),
         render.holders([answer]),
         *render.stale([answer, silent(8, evil)], 0.0),
         errors([silent(8, evil)]),
@@ -159,12 +91,53 @@ def test_holders_are_sorted_the_longest_first() -> None:
         ]
     )
     header, first, second = text.splitlines()
-    assert header.split()[:4] == ["PID", "THREAD", "ALIAS", "BACKEND"]
-    assert header.split()[4:] == ["FOR", "STALE", "LEAKED", "REQUEST"]
+    assert header.split()[:3] == ["PID", "ALIAS", "BACKEND"]
+    assert header.split()[3:] == ["FOR", "STALE", "REQUEST", "THREAD"]
     assert first.split() == (
-        ["11", "ThreadPoolExecutor-0_1", "default", "4242", "1m10s", "yes", "-", "-"]
+        ["11", "default", "4242", "1m10s", "yes", "-", "ThreadPoolExecutor-0_1"]
     )
-    assert second.split()[-3:] == ["-", "GET", "/quick/"]
+    assert second.split()[-4:-1] == ["-", "GET", "/quick/"]
+
+
+def test_what_a_newer_worker_says_of_a_holder_has_its_columns() -> None:
+    said = {
+        "id": "7-3-12",
+        "route": "shop:report",
+        "in_transaction": True,
+        "state": "cancelled",
+        "statement": "SELECT pg_sleep(?)",
+    }
+    text = render.holders([answered(7, pool(), holders=[holder(**said)])])
+    header, row, below = text.splitlines()
+    titles = "PID ALIAS ID BACKEND FOR STATE IN TRANSACTION REQUEST ROUTE THREAD"
+    assert header.split() == titles.split()
+    assert row.split()[2] == "7-3-12"
+    assert "cancelled" in row
+    assert "shop:report" in row
+    assert below == "    runs SELECT pg_sleep(?)"
+
+
+def test_columns_of_holders_that_say_nothing_are_left_out() -> None:
+    quiet = holder(state="in use", stack=[], route=None, statement=None)
+    text = render.holders([answered(7, pool(), holders=[quiet])])
+    header = text.splitlines()[0].split()
+    assert header == ["PID", "ALIAS", "BACKEND", "FOR", "REQUEST", "THREAD"]
+
+
+@pytest.mark.parametrize("width", [60, 80, 120])
+def test_the_holders_fit_the_terminal(width: int) -> None:
+    long = holder(
+        path="/" + "x" * 300,
+        thread="t" * 100,
+        id="12345-67-8901",
+        leaked=True,
+        stack=["File " + "y " * 200],
+        statement="SELECT " + "z " * 300,
+    )
+    text = render.holders([answered(7, pool(), holders=[long, holder()])], width)
+    assert max(map(len, text.splitlines())) <= width
+    assert "GET /xxx" in text
+    assert "1.2s" in text
 
 
 def test_the_stack_of_its_checkout_stands_below_a_leaked_connection() -> None:
@@ -172,9 +145,9 @@ def test_the_stack_of_its_checkout_stands_below_a_leaked_connection() -> None:
     leak = holder(seconds=70, leaked=True, stack=stack)
     text = render.holders([answered(7, pool(), holders=[leak, holder()])])
     _, first, *below, last = text.splitlines()
-    assert first.split()[-3:] == ["yes", "GET", "/slow/"]
+    assert first.split()[-4:-1] == ["yes", "GET", "/slow/"]
     assert below == ["    " + stack[0], "        \\x1b[2Jcursor()"]
-    assert last.split()[-3:] == ["-", "GET", "/slow/"]
+    assert last.split()[-4:-1] == ["-", "GET", "/slow/"]
 
 
 def test_without_holders_a_sentence_says_so() -> None:
@@ -213,7 +186,7 @@ def test_workers_with_the_same_pid_are_named_by_their_sockets() -> None:
         "7-0000000b",
         "8",
     ]
-    assert "7-0000000b" in render.table(answers)
+    assert "7-0000000b" in pool_table(answers)
 
 
 def test_the_json_document_has_the_documented_schema() -> None:
@@ -280,7 +253,7 @@ def test_several_pools_of_one_alias_are_named_by_what_they_open() -> None:
             holders=[holder(address=report, stale=True), holder("replica")],
         )
     ]
-    table = render.table(answers)
+    table = pool_table(answers)
     assert "  default shop/app@db1:5432  " in table
     assert f"  default {report} " in table
     assert "  replica  " in table

@@ -1,17 +1,24 @@
 from __future__ import annotations
 
+import copy
+import itertools
 import json
 import os
+import re
+import stat
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+from django.core.management import color
 from django.core.management.base import CommandError
 from django.db import connections
 
 from dbpool_mw.control.paths import check_directory
 from dbpool_mw.control.server import THREAD_NAME
+from dbpool_mw.core.metrics import METRICS
 from dbpool_mw.management.commands import dbpool_stats
 from tests.control.commands import Ended, run
 from tests.control.conftest import Plant, Serve, WorkerProcess
@@ -31,7 +38,8 @@ def test_every_worker_has_a_row(
     assert ended.code == 0
     assert ended.err == ""
     for worker in workers:
-        assert f"{worker.pid}  gunicorn: worker [shop]" in ended.out
+        assert re.search(rf"^ *{worker.pid}  default  .*  gunicorn: worker \[shop\]$",
+                         ended.out, re.MULTILINE)  # fmt: skip
     assert "total" in ended.out
 
 
@@ -56,7 +64,7 @@ def test_only_the_chosen_aliases_and_pids_are_shown(
     pid = str(os.getpid())
     ended = stats(directory, "--pid", pid, "--alias", "replica", "--alias", "archive")
     rows = ended.out.splitlines()[1:]
-    assert [row.split()[4] for row in rows[:2]] == ["replica", "archive"]
+    assert [row.split()[1] for row in rows[:2]] == ["replica", "archive"]
     assert all(row.split()[0] in (pid, "total") for row in rows)
 
 
@@ -217,6 +225,218 @@ def test_prometheus_is_valid(directory: Path, serve: Serve) -> None:
     assert parse(ended.out)["dbpool_mw_worker_up"] == {f'pid="{os.getpid()}"': 1}
 
 
+def test_a_pipe_has_every_column_unless_columns_is_set(
+    directory: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve()
+    wide = stats(directory).out.splitlines()[0].split()
+    assert wide[:4] == ["PID", "ALIAS", "STATE", "SIZE"]
+    assert wide[-2:] == ["UPTIME", "COMMAND"]
+    monkeypatch.setenv("COLUMNS", "80")
+    narrow = stats(directory).out.splitlines()[0]
+    assert len(narrow) <= 80
+    assert "COMMAND" not in narrow
+    for wrong in ("0", "wide", ""):
+        monkeypatch.setenv("COLUMNS", wrong)
+        assert stats(directory).out.splitlines()[0].split() == wide
+
+
+def test_the_columns_asked_for_are_shown_in_their_order(
+    directory: Path, serve: Serve
+) -> None:
+    serve(FakeWorker(pool(resets=7, rollbacks=3)))
+    ended = stats(directory, "--columns", "rollbacks,resets", "--columns", "max")
+    header, row = ended.out.splitlines()
+    assert header.split() == ["PID", "ALIAS", "ROLLBACKS", "RESETS", "MAX"]
+    assert row.split() == [str(os.getpid()), "default", "3", "7", "10"]
+    again = run(directory, "dbpool_stats", columns="rollbacks,resets,max")
+    assert again.out == ended.out
+
+
+def test_all_columns_stand_below_one_another_on_a_terminal(
+    directory: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    serve()
+    ended = stats(directory, "--columns", "all", terminal=True)
+    tables = ended.out.split("\n\n")
+    assert len(tables) > 3
+    assert max(map(len, ended.out.splitlines())) <= 80
+    titles = " ".join(table.splitlines()[0] for table in tables)
+    assert all(metric.title in titles for metric in METRICS)
+    # A rate takes two looks.
+    assert "/S" not in titles
+
+
+def test_an_unknown_column_is_an_error_that_names_the_nearest(
+    directory: Path, serve: Serve
+) -> None:
+    serve()
+    ended = stats(directory, "--columns", "waiting,chekouts")
+    assert ended.code == 2
+    assert ended.err.startswith(
+        "There is no column 'chekouts'; did you mean checkouts? Known are:"
+    )
+
+
+# --- Files ----------------------------------------------------------------------------
+
+
+def test_a_file_has_the_whole_output_and_nothing_else_is_left(
+    directory: Path, serve: Serve, tmp_path: Path
+) -> None:
+    serve()
+    file = tmp_path / "dbpool.prom"
+    file.write_text("old")
+    mask = os.umask(0o022)
+    try:
+        ended = stats(directory, "--format", "prometheus", "--output", str(file))
+    finally:
+        os.umask(mask)
+    assert (ended.code, ended.out, ended.err) == (0, "", "")
+    assert parse(file.read_text())["dbpool_mw_worker_up"] == {f'pid="{os.getpid()}"': 1}
+    assert list(tmp_path.iterdir()) == [file]
+    assert stat.S_IMODE(file.stat().st_mode) == 0o644
+    assert stats(directory, "--format", "json", "--output", str(file)).code == 0
+    assert json.loads(file.read_text())["version"] == 1
+    assert file.read_text().endswith("}\n")
+
+
+def test_a_file_without_a_worker_says_so(
+    directory: Path, serve: Serve, tmp_path: Path
+) -> None:
+    server = serve()
+    prom, document = tmp_path / "dbpool.prom", tmp_path / "dbpool.json"
+    prom_args = ("--format", "prometheus", "--output", str(prom))
+    json_args = ("--format", "json", "--output", str(document))
+    assert stats(directory, *prom_args).code == 0
+    server.stop()
+    for args in (prom_args, json_args):
+        ended = stats(directory, *args)
+        assert ended.code == 3
+        assert "No running worker found" in ended.err
+    # A collector that went on reading the old figures would show what isn't so.
+    assert parse(prom.read_text())["dbpool_mw_worker_up"] == {}
+    assert json.loads(document.read_text())["workers"] == []
+
+
+def test_wrong_usage_leaves_the_file_alone(
+    directory: Path, serve: Serve, tmp_path: Path
+) -> None:
+    serve()
+    file = tmp_path / "dbpool.json"
+    file.write_text("old")
+    args = ("--format", "json", "--output", str(file))
+    assert stats(directory, *args, "--alias", "defualt").code == 2
+    assert stats(directory, *args, "--pid", "1").code == 2
+    assert file.read_text() == "old"
+
+
+def test_a_watch_replaces_the_file_each_time(
+    directory: Path, serve: Serve, tmp_path: Path, interrupt: Interrupt
+) -> None:
+    worker = FakeWorker()
+    serve(worker)
+    file = tmp_path / "dbpool.json"
+    seen = []
+
+    def look() -> None:
+        seen.append((file.stat().st_ino, json.loads(file.read_text())["totals"]["max"]))
+        worker.pools[0]["max"] += 1
+
+    interrupt.before_next = look
+    args = ("--watch", "--format", "json", "--output", str(file))
+    ended = stats(directory, *args)
+    assert (ended.code, ended.out, ended.err) == (0, "", "")
+    assert [number for _, number in seen] == [10, 11, 12]
+    assert all(one[0] != other[0] for one, other in itertools.pairwise(seen))
+
+
+def test_a_file_that_cannot_be_written_is_an_error_that_says_why(
+    directory: Path, serve: Serve, tmp_path: Path
+) -> None:
+    serve()
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    for name, reason in (
+        ("missing/dbpool.prom", "No such file or directory"),
+        ("folder", "it isn't a regular file"),
+        ("pipe", "it isn't a regular file"),
+    ):
+        for watch in ((), ("--watch",)):
+            ended = stats(directory, *watch, "--output", str(tmp_path / name))
+            assert ended.code == 5
+            assert ended.err == f"Can't write {tmp_path / name}: {reason}."
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "pipe"]
+
+
+def test_the_target_of_a_link_is_replaced_and_not_the_link(
+    directory: Path, serve: Serve, tmp_path: Path
+) -> None:
+    serve()
+    target, link = tmp_path / "target", tmp_path / "link"
+    link.symlink_to(target)
+    assert stats(directory, "--output", str(link)).code == 0
+    assert link.is_symlink()
+    assert "default" in target.read_text()
+
+
+def test_a_write_that_fails_leaves_the_old_file(
+    directory: Path, serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve()
+    file = tmp_path / "dbpool.json"
+    file.write_text("old")
+
+    def full(*args: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", full)
+    ended = stats(directory, "--format", "json", "--output", str(file))
+    assert ended.code == 5
+    assert ended.err == f"Can't write {file}: No space left on device."
+    assert [path.read_text() for path in tmp_path.iterdir()] == ["old"]
+
+
+# --- Colours --------------------------------------------------------------------------
+
+
+RED, YELLOW = "\x1b[31;1m", "\x1b[33;1m"
+
+
+@pytest.mark.parametrize(
+    ("terminal", "options", "environ", "coloured"),
+    [
+        (True, {}, {}, True),
+        (False, {}, {}, False),
+        (False, {"force_color": True}, {}, True),
+        (False, {"force_color": True}, {"NO_COLOR": "1"}, True),
+        (True, {"no_color": True}, {}, False),
+        (True, {}, {"NO_COLOR": "1"}, False),
+        (True, {}, {"TERM": "dumb"}, False),
+        (True, {"force_color": True}, {"DJANGO_COLORS": "nocolor"}, False),
+    ],
+)
+def test_colours_are_chosen_as_django_does(
+    directory: Path,
+    serve: Serve,
+    monkeypatch: pytest.MonkeyPatch,
+    terminal: bool,
+    options: dict[str, Any],
+    environ: dict[str, str],
+    coloured: bool,
+) -> None:
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    # Django asks the process' own standard output.
+    monkeypatch.setattr(color, "supports_color", lambda: True)
+    serve(FakeWorker(pool(state="paused", waiting=3)))
+    out = run(directory, "dbpool_stats", terminal=terminal, **options).out
+    assert (f"{RED}paused\x1b[0m" in out) == coloured
+    assert (f"{YELLOW}3\x1b[0m" in out) == coloured
+    assert ("\x1b" in out) == coloured
+
+
 @pytest.mark.parametrize(
     "args",
     [
@@ -226,6 +446,11 @@ def test_prometheus_is_valid(directory: Path, serve: Serve) -> None:
         ("--watch", "soon"),
         ("--pid", "x"),
         ("--format", "prometheus", "--holders"),
+        ("--columns", ""),
+        ("--columns", "waiting,foo"),
+        ("--columns", "checkouts/s"),
+        ("--columns", "waiting", "--format", "json"),
+        ("--columns", "all", "--format", "prometheus"),
     ],
 )
 def test_wrong_usage_is_an_error(directory: Path, args: tuple[str, ...]) -> None:
@@ -276,12 +501,48 @@ def test_a_watch_has_the_interval_given(
     assert interrupt.slept == [0.5] * 3
 
 
-def test_a_watch_clears_a_terminal(
+def frames(out: str) -> list[str]:
+    """Return what a terminal shows after each look, without colours."""
+    first, *parts = out.split("\x1b[H")
+    assert first == ""
+    for part in parts:
+        # Cleared line by line: a screen that is cleared as a whole flickers.
+        assert part.count("\x1b[2J") == (1 if part is parts[0] else 0)
+    assert all("\x1b[K\x1b[J" in part for part in parts)
+    return [re.sub(r"\x1b\[[0-9;?]*[a-zA-Z]", "", part) for part in parts]
+
+
+def test_a_watch_redraws_a_terminal_and_clears_it_once(
     directory: Path, serve: Serve, interrupt: Interrupt
 ) -> None:
     serve()
-    out = stats(directory, "--watch", terminal=True).out
-    assert out.count("\x1b[H\x1b[2J") == 3
+    ended = stats(directory, "--watch", terminal=True)
+    assert ended.code == 0
+    shown = frames(ended.out)
+    assert len(shown) == 3
+    assert all("every 2 s; Ctrl-C ends it\n" in frame for frame in shown)
+    assert all(frame.count("default") == 1 for frame in shown)
+    assert ended.out.endswith("\n")
+
+
+def test_a_watch_takes_no_more_lines_than_the_terminal_has(
+    directory: Path,
+    serve: Serve,
+    interrupt: Interrupt,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("LINES", "12")
+    monkeypatch.setenv("COLUMNS", "80")
+    worker = FakeWorker(*(pool(f"shop{number}") for number in range(30)))
+    worker.holders = [holder() for _ in range(30)]
+    serve(worker)
+    for frame in frames(stats(directory, "--watch", "--holders", terminal=True).out):
+        lines = frame.rstrip("\n").split("\n")
+        assert len(lines) == 12
+        assert max(map(len, lines)) <= 80
+        assert "25 more rows; choose with --alias and --pid" in frame
+        assert any(line.startswith("total ") for line in lines)
+        assert lines[-1] == "... 30 more lines"
 
 
 def test_a_watch_clears_the_rows_of_ended_workers_from_a_terminal(
@@ -289,9 +550,50 @@ def test_a_watch_clears_the_rows_of_ended_workers_from_a_terminal(
 ) -> None:
     interrupt.before_next = serve().stop
     ended = stats(directory, "--watch", terminal=True)
-    assert ended.out.count("\x1b[H\x1b[2J") == 3
-    assert "default" not in ended.out.rpartition("\x1b[2J")[2]
-    assert ended.err.count("No running worker found") == 2
+    first, *others = frames(ended.out)
+    assert "default" in first
+    assert all("No running worker found" in frame for frame in others)
+    assert all("default" not in frame for frame in others)
+    assert (len(others), ended.err) == (2, "")
+
+
+def test_a_watch_says_an_error_that_lasts_once(
+    directory: Path, interrupt: Interrupt
+) -> None:
+    ended = stats(directory, "--watch")
+    assert interrupt.slept == [2.0] * 3
+    assert (ended.code, ended.out) == (0, "")
+    assert ended.err.count("No running worker found") == 1
+
+
+def test_a_watch_shows_rates_and_no_rate_is_negative(
+    directory: Path, serve: Serve, interrupt: Interrupt
+) -> None:
+    worker = FakeWorker(pool(checkouts=1000))
+    uptime = iter([10.0, 12.0, 14.0, 15.0])
+
+    def handle(request: dict[str, Any]) -> dict[str, Any]:
+        answer = {**copy.deepcopy(worker(request)), "uptime": next(uptime)}
+        worker.pools[0]["checkouts"] += 5
+        if len(worker.requests) == 2:
+            worker.pools[0]["checkouts"] = 3  # It began anew.
+        return answer
+
+    serve(handle)
+    interrupt.rounds = 4
+    ended = stats(directory, "--watch", "--columns", "checkouts/s")
+    rows = [line.split() for line in ended.out.splitlines() if "default" in line]
+    assert [row[2] for row in rows] == ["-", "2.5", "-", "5.0"]
+
+
+def test_the_blocks_of_a_watch_are_apart_and_have_their_time(
+    directory: Path, serve: Serve, interrupt: Interrupt
+) -> None:
+    serve()
+    blocks = stats(directory, "--watch").out.split("\n\n")
+    assert len(blocks) == 3
+    for block in blocks:
+        assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\n  *PID  ALIAS ", block)
 
 
 def test_a_watch_of_json_is_a_line_per_round(
@@ -348,6 +650,8 @@ def test_text_that_the_terminals_encoding_lacks_is_escaped(
         patch.setattr(directory_of, lambda: directory)
         command.handle(
             format="table",
+            columns=None,
+            output=None,
             holders=True,
             watch=None,
             timeout=5.0,

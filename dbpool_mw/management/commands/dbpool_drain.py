@@ -7,6 +7,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,13 @@ from django.core.management.base import CommandError, CommandParser
 from dbpool_mw import conf
 from dbpool_mw.control import drain, orders, paths, protocol, render
 from dbpool_mw.control.drain import Progress
+from dbpool_mw.control.drain_document import drain_document
 from dbpool_mw.control.orders import Order
 from dbpool_mw.core.text import NAME, shortened
 from dbpool_mw.management import cancelling
 from dbpool_mw.management.base import (
     NO_ANSWER,
+    NO_WORKER,
     USAGE,
     WorkerCommand,
     check_pids,
@@ -67,54 +70,58 @@ class Command(WorkerCommand):
     help = """\
 Empty the connection pools of this project's running worker processes.
 
-Idle connections are closed at once, those in use when they are returned. Requests that
-arrive meanwhile are served, each on a connection that is closed when the request ends:
-no request fails because of a drain. The command returns when every connection opened
-before it (a stale one) is closed.
+Idle connections are closed at once, those in use when they are returned.
+Requests that arrive meanwhile are served, each on a connection that is closed
+when the request ends: no request fails because of a drain. The command returns
+when every connection opened before it (a stale one) is closed.
 
-A drain and a pause go on after the command has ended, a drain until --resume, a pause
-for 300 seconds or until --resume; --for gives either an end, counted from the start of
-the command. Meanwhile they are kept in the control directory: a worker that starts
-later, because of a deploy, a reload or a crash, is drained or paused from its first
-request on. So end a deploy with --resume. Orders to single workers (--pid) are not
-kept, and neither is --recycle, which ends a drain or a pause as --resume does. When the
-machine restarts, nothing is kept.
+A drain and a pause go on after the command has ended, a drain until --resume,
+a pause for 300 seconds or until --resume; --for gives either an end, counted
+from the start of the command. Meanwhile they are kept in the control directory:
+a worker that starts later, because of a deploy, a reload or a crash, is drained
+or paused from its first request on. So end a deploy with --resume. Orders to
+single workers (--pid) are not kept, and neither is --recycle, which ends a
+drain or a pause as --resume does. When the machine restarts, nothing is kept.
 
-The last order for an alias replaces every one before it, and when it ends, the pools of
-the alias run: a pause of 60 seconds during a drain ends the drain too."""
+The last order for an alias replaces every one before it, and when it ends, the
+pools of the alias run: a pause of 60 seconds during a drain ends the drain too."""
 
     examples = f"""\
 examples:
-  manage.py dbpool_drain                     before a deploy: empty every pool
-  manage.py dbpool_drain --for 600           the same, but for 10 minutes at most: an
-                                             abandoned deploy leaves nothing behind
-  manage.py dbpool_drain --timeout 120       wait longer for slow requests
-  manage.py dbpool_drain --no-wait           tell the workers and return
-  manage.py dbpool_drain --recycle           replace every connection, go on pooling
-  manage.py dbpool_drain --pause             before a failover: no connection at all;
-                                             new requests wait DBPOOL_MW_TIMEOUT
-                                             seconds at most, then get a 503; ends by
-                                             itself after 5 minutes
-  manage.py dbpool_drain --pause --for 60    the same, for a minute
-  {_RESUME}            after a drain or a pause
+  manage.py dbpool_drain                   before a deploy: empty every pool
+  manage.py dbpool_drain --for 600         for 10 minutes at most: an abandoned
+                                           deploy leaves nothing behind
+  manage.py dbpool_drain --timeout 120     wait longer for slow requests
+  manage.py dbpool_drain --no-wait         tell the workers and return
+  manage.py dbpool_drain --recycle         replace every connection, then go on
+  manage.py dbpool_drain --pause           before a failover: no connection at
+                                           all; new requests wait for at most
+                                           DBPOOL_MW_TIMEOUT seconds, then get a
+                                           503; ends by itself after 5 minutes
+  manage.py dbpool_drain --pause --for 60  the same, for a minute
+  {_RESUME}          after a drain or a pause
   manage.py dbpool_drain --alias default --pid 4711
   manage.py dbpool_drain --cancel 4711-3-5af3107a4000
-                                             end what this holder runs, and no other:
-                                             dbpool_stats --holders shows the ids
+                                           end what this holder runs, and no
+                                           other: dbpool_stats --holders shows
+                                           the ids
+  manage.py dbpool_drain --format json | jq -r .result
 
 exit codes:
   0  done
-  1  not done: --timeout is over, and the output names the holders, their requests
-     and since when; or the drain or the pause has ended while the command waited,
-     because of --for or of another command; or a hold that --cancel names has ended
-  2  wrong usage, an --alias or --pid that no worker has, or DBPOOL_MW_CONTROL_DIR
-     is False, so that no worker can be asked
-  3  no running worker was found, which is so for a moment when all restart at once; a
-     drain or a pause is kept for those that start later all the same, and --resume
-     has removed what was kept. A script may try again
-  4  some worker didn't answer (the output names it), or the order couldn't be kept
-     for workers that start later (the output says why); the rest is done
-  5  done, but the output can't be written, as on a full disk"""
+  1  not done: --timeout is over, and the output names the holders, their
+     requests and since when; or the drain or the pause has ended while the
+     command waited, because of --for or of another command; or a hold that
+     --cancel names has ended
+  2  wrong usage, an --alias or --pid that no worker has, or
+     DBPOOL_MW_CONTROL_DIR is False, so that no worker can be asked
+  3  no running worker was found, which is so for a moment when all restart at
+     once; a drain or a pause is kept for those that start later all the same,
+     and --resume has removed what was kept. A script may try again
+  4  some worker didn't answer (the output names it), or the order couldn't be
+     kept for workers that start later (the output says why); the rest is done
+  5  done, but the output can't be written, as on a full disk
+  130  interrupted by Ctrl-C while it waited; the drain or the pause goes on"""
 
     def add_arguments(self, parser: CommandParser) -> None:
         """Add the options."""
@@ -159,7 +166,8 @@ exit codes:
             "--format",
             choices=["text", "json"],
             default="text",
-            help="How to print the result (default: text).",
+            help="How to print the result (default: text). JSON is one document, also "
+            "when it isn't done or no worker is found; messages go to standard error.",
         )
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -168,53 +176,61 @@ exit codes:
             cancelling.cancel(self, options)
             return
         verb = next((v for v in ("pause", "recycle", "resume") if options[v]), "drain")
-        directory, aliases = control_dir(), options["alias"]
-        seconds = _seconds(verb, options["for_seconds"])
-        waits = verb != "resume" and not options["no_wait"]
-        self._check_aliases(directory, options)
-        began = time.monotonic()
-        unkept = None
-        is_kept = not options["pid"]
-        if is_kept:
-            unkept = _keep(directory, verb, aliases, began, seconds)
+        given = _Given(
+            verb,
+            control_dir(),
+            options["alias"],
+            _seconds(verb, options["for_seconds"]),
+            is_kept=not options["pid"],
+            is_json=options["format"] == "json",
+            waits=verb != "resume" and not options["no_wait"],
+        )
         try:
-            progress = drain.send(
-                verb,
-                self.sockets(directory, options["pid"]),
-                aliases,
-                seconds=seconds,
-                began=began,
-                kept=is_kept,
-            )
-            if not progress.answers and not progress.failed:
-                check_pids(directory, options["pid"], [])
-                raise no_worker(directory)
-            if waits:
-                progress = self._wait(verb, progress, options)
+            progress = self._carry_out(given, options)
         except (paths.ControlDirError, protocol.ProtocolError) as error:
-            raise no_worker(directory, str(error)) from error
+            raise self._no_worker(
+                given, no_worker(given.directory, str(error))
+            ) from error
         except CommandError as error:
-            if unkept is None:
-                raise
-            text = f"{error}\n{_NOT_KEPT.format(unkept)}"
-            raise CommandError(text, returncode=error.returncode) from error
-        took = time.monotonic() - began
-        done = progress.done and not progress.failed and unkept is None
-        if options["format"] == "json":
-            text = _json(verb, directory, progress, took, done=done and waits)
-        else:
-            text = _text(verb, progress, took, waited=waits)
-            if verb in _REMARKS and progress.answers and not progress.ended:
-                left = None if seconds is None else max(0.0, seconds - took)
-                text += "\n" + _remark(verb, left, is_kept and unkept is None)
+            raise self._no_worker(given, error) from error
+        code, message = _problem(given, progress, options["timeout"])
         unwritten = None
         try:
-            write(self.stdout, text)
+            write(self.stdout, given.text(progress, code))
         except CommandError as error:
             unwritten = error
-        self._check(progress, options["timeout"], unkept, waited=waits, kept=is_kept)
+        if code:
+            raise CommandError(message, returncode=code)
         if unwritten is not None:
             raise unwritten
+
+    def _carry_out(self, given: _Given, options: dict[str, Any]) -> Progress:
+        """Keep and send the verb and wait; raise CommandError without a worker."""
+        self._check_aliases(given.directory, options)
+        given.keep()
+        progress = drain.send(
+            given.verb,
+            self.sockets(given.directory, options["pid"]),
+            given.aliases,
+            seconds=given.seconds,
+            began=given.began,
+            kept=given.is_kept,
+        )
+        if not progress.answers and not progress.failed:
+            check_pids(given.directory, options["pid"], [])
+            raise no_worker(given.directory)
+        return self._wait(given, progress, options) if given.waits else progress
+
+    def _no_worker(self, given: _Given, error: CommandError) -> CommandError:
+        """Print the result as JSON if there is no worker; return the whole error."""
+        if given.is_json and error.returncode == NO_WORKER:
+            write(
+                self.stdout, given.json(Progress(given.verb, [], [], []), "no worker")
+            )
+        if given.unkept is None:
+            return error
+        text = f"{error}\n{_NOT_KEPT.format(given.unkept)}"
+        return CommandError(text, returncode=error.returncode)
 
     def _check_aliases(self, directory: Path, options: dict[str, Any]) -> None:
         """Refuse an alias that no settings and no worker pool. Raises like `ask`.
@@ -231,60 +247,135 @@ exit codes:
                 pids=options["pid"],
             )
 
-    def _wait(self, verb: str, progress: Progress, options: dict[str, Any]) -> Progress:
-        display = _ProgressDisplay(self, verb, quiet=options["verbosity"] == 0)
+    def _wait(
+        self, given: _Given, progress: Progress, options: dict[str, Any]
+    ) -> Progress:
+        display = _ProgressDisplay(self, given.verb, quiet=options["verbosity"] == 0)
         try:
             return drain.wait(
-                progress, options["alias"], options["timeout"], display.report
+                progress, given.aliases, options["timeout"], display.report
             )
         except KeyboardInterrupt:
             display.end()
             write(
                 self.stderr,
-                f"Interrupted: no longer waiting; the workers go on {_ONGOING[verb]}. "
-                f"To end that: {_RESUME}",
+                f"Interrupted: no longer waiting; the workers go on "
+                f"{_ONGOING[given.verb]}. To end that: {_RESUME}",
             )
+            if given.is_json:
+                latest = display.latest or progress
+                write(self.stdout, given.json(latest, "interrupted"))
             sys.exit(INTERRUPTED)
         finally:
             display.end()
 
-    def _check(
-        self,
-        progress: Progress,
-        timeout: float,
-        unkept: str | None,
-        *,
-        waited: bool,
-        kept: bool,
-    ) -> None:
-        """Raise CommandError with NOT_DONE or NO_ANSWER unless the verb is done.
 
-        `unkept` is the reason why the verb couldn't be `kept` in the control directory.
-        """
-        lines = []
-        code = 0
-        if unkept is not None:
-            code = NO_ANSWER
-            lines.append(_NOT_KEPT.format(unkept))
-        if progress.failed:
-            code = NO_ANSWER
-            lines.append(
-                f"Not confirmed, so perhaps not done, in:\n{errors(progress.failed)}"
+@dataclass
+class _Given:
+    """What the command was told to do, and since when it does it.
+
+    The verb lasts `seconds`, None for ever. `is_kept` tells whether it is for workers
+    that start later too, `has_kept` whether it has been kept for them, and `unkept` is
+    the reason why it couldn't be.
+    """
+
+    verb: str
+    directory: Path
+    aliases: Sequence[str] | None
+    seconds: float | None
+    is_kept: bool
+    is_json: bool
+    waits: bool
+    has_kept: bool = False
+    unkept: str | None = None
+    began: float = field(default_factory=time.monotonic)
+
+    @property
+    def took(self) -> float:
+        """The seconds since the command began."""
+        return time.monotonic() - self.began
+
+    @property
+    def left(self) -> float | None:
+        """For how many seconds the verb goes on, None for ever."""
+        return None if self.seconds is None else max(0.0, self.seconds - self.took)
+
+    def keep(self) -> None:
+        """Keep a drain or a pause in the control directory, or remove it."""
+        if not self.is_kept:
+            return
+        order = Order(
+            self.verb if self.verb in orders.KEPT else orders.RESUME,
+            tuple(self.aliases) if self.aliases else None,
+            self.began,
+            None if self.seconds is None else self.began + self.seconds,
+        )
+        try:
+            orders.keep(self.directory, order)
+            self.has_kept = True
+        except orders.OrdersError as error:
+            self.unkept = str(error)
+
+    def text(self, progress: Progress, code: int) -> str:
+        """Return the result as it is printed."""
+        if self.is_json:
+            return self.json(progress, _result(self, progress, code))
+        text = _text(self.verb, progress, self.took, waited=self.waits)
+        if self.verb in _REMARKS and progress.answers and not progress.ended:
+            text += "\n" + _remark(self.verb, self.left, self.has_kept)
+        return text
+
+    def json(self, progress: Progress, result: str) -> str:
+        """Return the document of a result."""
+        goes_on = self.verb in _REMARKS and not progress.ended
+        goes_on = goes_on and bool(self.has_kept or progress.answers)
+        return render.json_text(
+            drain_document(
+                progress,
+                control_dir=str(self.directory),
+                result=result,
+                aliases=self.aliases,
+                seconds=self.took,
+                lasts=self.left if goes_on else None,
+                kept=self.has_kept and self.verb in orders.KEPT,
+                unkept=self.unkept,
+                orders=kept_orders(self.directory)[0],
             )
-            if kept and unkept is None and progress.verb != "recycle":
-                lines.append(_WILL_FOLLOW)
-        if progress.ended:
-            code = NOT_DONE
-            lines.append(_ended_text(progress))
-        elif waited and not progress.done:
-            code = NOT_DONE
-            lines.append(
-                f"Not done after {timeout:g} s: {_stale(progress)} still open."
-            )
-            if progress.silent:
-                lines.append(f"No answer after confirming:\n{errors(progress.silent)}")
-        if code:
-            raise CommandError("\n".join(lines), returncode=code)
+        )
+
+
+def _problem(given: _Given, progress: Progress, timeout: float) -> tuple[int, str]:
+    """Return the exit code and the message, 0 and "" if the verb is done."""
+    lines = []
+    code = 0
+    if given.unkept is not None:
+        code = NO_ANSWER
+        lines.append(_NOT_KEPT.format(given.unkept))
+    if progress.failed:
+        code = NO_ANSWER
+        lines.append(
+            f"Not confirmed, so perhaps not done, in:\n{errors(progress.failed)}"
+        )
+        if given.is_kept and given.unkept is None and given.verb != "recycle":
+            lines.append(_WILL_FOLLOW)
+    if progress.ended:
+        code = NOT_DONE
+        lines.append(_ended_text(progress))
+    elif given.waits and not progress.done:
+        code = NOT_DONE
+        lines.append(f"Not done after {timeout:g} s: {_stale(progress)} still open.")
+        if progress.silent:
+            lines.append(f"No answer after confirming:\n{errors(progress.silent)}")
+    return code, "\n".join(lines)
+
+
+def _result(given: _Given, progress: Progress, code: int) -> str:
+    """Return the result for JSON."""
+    if code == NOT_DONE:
+        return "ended" if progress.ended else "timeout"
+    if code:
+        return "incomplete"
+    return "done" if given.waits or given.verb == "resume" else "confirmed"
 
 
 class _ProgressDisplay:
@@ -295,9 +386,11 @@ class _ProgressDisplay:
         self._verb = verb
         self._quiet = quiet
         self._last = ""
+        self.latest: Progress | None = None
 
     def report(self, progress: Progress) -> None:
         """Print the progress, unless it is the same as before."""
+        self.latest = progress
         workers = _workers(len(progress.answers))
         line = f"{_ONGOING[self._verb]}: {_stale(progress)} left in {workers}"
         if progress.gone:
@@ -358,54 +451,11 @@ def _duration(text: str) -> float:
     return seconds
 
 
-def _keep(
-    directory: Path,
-    verb: str,
-    aliases: Sequence[str] | None,
-    now: float,
-    seconds: float | None,
-) -> str | None:
-    """Keep a drain or a pause, or remove it; return why that failed, None if not."""
-    order = Order(
-        verb if verb in orders.KEPT else orders.RESUME,
-        tuple(aliases) if aliases else None,
-        now,
-        None if seconds is None else now + seconds,
-    )
-    try:
-        orders.keep(directory, order)
-    except orders.OrdersError as error:
-        return str(error)
-    return None
-
-
 def _remark(verb: str, seconds: float | None, kept: bool) -> str:
     """Say what requests see, where and how long."""
     where = "also in workers that start meanwhile" if kept else "in these workers only"
     until = "" if seconds is None else f"for {render.duration(seconds)} or "
     return f"{_REMARKS[verb]}\nThe {verb} goes on, {where}, {until}until: {_RESUME}"
-
-
-def _json(
-    verb: str, directory: Path, progress: Progress, seconds: float, *, done: bool
-) -> str:
-    """Return the result as JSON: the document of dbpool_stats with five more keys.
-
-    These are "verb", "done" (True if the command waited until no worker had a stale
-    connection), "seconds" (how long it took), "left" (stale connections) and "gone"
-    (pids of the workers that ended meanwhile).
-    """
-    answers = sorted(progress.answers + progress.failed, key=lambda a: a.pid)
-    return render.json_text(
-        {
-            **render.document(str(directory), answers, kept_orders(directory)[0]),
-            "verb": verb,
-            "done": done,
-            "seconds": seconds,
-            "left": progress.left,
-            "gone": progress.gone,
-        }
-    )
 
 
 def _ended_text(progress: Progress) -> str:
