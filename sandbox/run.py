@@ -346,6 +346,7 @@ def serve(run: Run) -> None:
         "dbpool_stats",
         "dbpool_stats --watch 1",
         "dbpool_stats --holders",
+        "dbpool_stats --columns all",
         "dbpool_stats --format prometheus",
         "dbpool_drain",
         "dbpool_drain --resume",

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from dbpool_mw.control.tables import Tone
 from dbpool_mw.core import metrics
 from tests.control.fakes import histogram, pool
 from tests.control.test_render import answered, silent
+from tests.documents import ROOT
 
 H = {"count": 4, "sum": 2.0, "max": 1.5, "p50": 0.2, "p95": 1.2, "p99": 1.5}
 
@@ -30,6 +32,10 @@ def window(**changes: Any) -> dict[str, Any]:
 
 def recent_pool(alias: str = "default", **changes: Any) -> dict[str, Any]:
     return pool(alias, recent={"60": window(), "900": window()}, **changes)
+
+
+def without_recent() -> dict[str, Any]:
+    return {key: value for key, value in pool().items() if key != "recent"}
 
 
 def tone(text: str, tone: Tone) -> str:
@@ -151,14 +157,14 @@ def test_the_recent_figures_are_shown_where_the_worker_has_them() -> None:
     new = pool_table([answered(7, recent_pool())])
     assert "WAIT 15m" in new
     assert "500ms/1.2s/1.5s" in new
-    assert "WAIT 15m" not in pool_table([answered(7, pool())])
+    assert "WAIT 15m" not in pool_table([answered(7, without_recent())])
     names = chosen(["wait_seconds_60s", "in_use_peak_15m", "timeouts_60s"])
     header, row = pool_table([answered(7, recent_pool())], names=names).splitlines()
     assert re.split("  +", header.strip()) == (
         ["PID", "ALIAS", "WAIT 60s", "USED PEAK 15m", "TIMEOUTS 60s"]
     )
     assert row.split() == ["7", "default", "500ms/1.2s/1.5s", "9", "4"]
-    old = pool_table([answered(7, pool())], names=names)
+    old = pool_table([answered(7, without_recent())], names=names)
     assert old.splitlines()[1].split() == ["7", "default", "-", "-", "-"]
 
 
@@ -255,3 +261,29 @@ def test_the_columns_of_a_table_exist() -> None:
     assert set(columns.RANKED) | set(columns.RANKED_WATCH) <= set(COLUMNS)
     shown = {metric.key for metric in metrics.METRICS if metric.column}
     assert shown <= set(columns.RANKED)
+
+
+@pytest.mark.parametrize("document", ["README.rst", "docs/commands.rst"])
+def test_the_example_is_what_a_terminal_of_80_characters_shows(document: str) -> None:
+    waits = [
+        {"count": 100, "sum": 120.0, "p95": 4.1, "max": 4.9},
+        {"count": 100, "sum": 0.0085, "p95": 1e-5, "max": 0.012},
+        {"count": 100, "sum": 0.0079, "p95": 1e-5, "max": 0.0098},
+    ]
+    answers = []
+    for pid, used, idle, waiting, timeouts, wait in zip(
+        (12615, 12617, 12618), (10, 1, 0), (0, 3, 4), (30, 0, 0), (2, 0, 0), waits,
+        strict=True,
+    ):  # fmt: skip
+        one = window()
+        one["wait_seconds"] |= wait
+        figures = {"in_use": used, "idle": idle, "waiting": waiting, "size": 0}
+        report = pool(recent={"60": one, "900": one}, timeouts=timeouts, **figures)
+        answers.append(answered(pid, report))
+    text = (ROOT / document).read_text(encoding="utf-8")
+    _, _, rest = text.partition("    $ python manage.py dbpool_stats\n")
+    shown = textwrap.dedent(rest.partition("\n\n")[0]).splitlines()
+    made = pool_table(answers, width=80).splitlines()
+    assert shown[:-1] == made[:-1]
+    # The percentile of several pools depends on more than fits here.
+    assert shown[-1].split()[:-1] == made[-1].split()[:-1]

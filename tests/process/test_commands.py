@@ -42,7 +42,7 @@ def test_stats_show_a_row_for_each_worker_and_alias(workers, project):
     done = project.manage("dbpool_stats")
     assert done.returncode == 0
     lines = done.stdout.splitlines()
-    assert lines[0].split()[:4] == ["PID", "COMMAND", "ALIAS", "STATE"]
+    assert lines[0].split()[:4] == ["PID", "ALIAS", "STATE", "SIZE"]
     assert len(lines) == 1 + 2 * 2 + 1
     for pid in project.pids():
         assert sum(line.split()[0] == str(pid) for line in lines) == 2

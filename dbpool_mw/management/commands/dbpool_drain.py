@@ -105,7 +105,7 @@ examples:
                                            end what this holder runs, and no
                                            other: dbpool_stats --holders shows
                                            the ids
-  manage.py dbpool_drain --format json | jq -r .result
+  manage.py dbpool_drain --format json > result.json
 
 exit codes:
   0  done

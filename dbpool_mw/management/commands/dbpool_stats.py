@@ -86,7 +86,7 @@ examples:
   manage.py dbpool_stats --columns all     every figure
   manage.py dbpool_stats --columns resets,rollbacks,connect_errors
   manage.py dbpool_stats --alias default --pid 4711
-  manage.py dbpool_stats --format json | jq .totals.in_use
+  manage.py dbpool_stats --format json > pools.json
   manage.py dbpool_stats --format json --watch 10 >> pools.jsonl
   # For node_exporter's textfile collector:
   manage.py dbpool_stats --format prometheus \\

@@ -1,0 +1,133 @@
+"""The examples of docs/commands.rst, of the README and of the commands' help."""
+
+from __future__ import annotations
+
+import json
+import re
+import shlex
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dbpool_mw.management.commands import dbpool_drain, dbpool_stats
+from tests.documents import ROOT, code_block
+from tests.process.projects import MANAGE, Project
+from tests.process.servers import Server
+
+DOCUMENT = "docs/commands.rst"
+_MANAGE = re.compile(r"^ *(?:\$ python )?(manage\.py (?:.*\\\n)*.*)$", re.MULTILINE)
+
+
+def examples() -> list[str]:
+    """Return every command line that is shown, with the words behind manage.py."""
+    texts = [
+        (ROOT / name).read_text(encoding="utf-8") for name in (DOCUMENT, "README.rst")
+    ]
+    lines = [
+        line for text in texts for line in _MANAGE.findall(text) if "dbpool_" in line
+    ]
+    for command in (dbpool_stats.Command, dbpool_drain.Command):
+        shown = command.examples.partition("examples:\n")[2].partition("\n\n")[0]
+        # What it does stands behind two spaces.
+        lines += [
+            re.sub(r"(?<=\S)  +(?=\w).*", "", line) for line in _MANAGE.findall(shown)
+        ]
+    return list(dict.fromkeys(line.replace("\\\n", " ") for line in lines))
+
+
+@pytest.fixture
+def server(project: Project) -> Iterator[Server]:
+    project.settings["DBPOOL_MW_EAGER"] = ("default", "replica")
+    with project.gunicorn("--threads", "2", workers=2) as server:
+        project.serve_by_all(server, 2)
+        yield server
+
+
+def test_every_example_runs(server, project, tmp_path):
+    found = examples()
+    assert len(found) > 20
+    for line in found:
+        words = shlex.split(line, comments=True)[1:]
+        if ">" in words or ">>" in words:
+            words = words[: next(i for i, word in enumerate(words) if ">" in word)]
+        words = [str(project.pids()[0]) if word == "4711" else word for word in words]
+        file = None
+        if "--output" in words:
+            at = words.index("--output") + 1
+            words[at] = str(file := tmp_path / Path(words[at]).name)
+            file.unlink(missing_ok=True)
+        if "--watch" in words:
+            watched(project, words, file)
+        else:
+            done = project.manage(*words)
+            # The timeout of one second isn't over before the pools are empty.
+            assert done.returncode == 0, (line, done.stderr)
+        if file is not None:
+            assert file.read_text()
+
+
+def watched(project: Project, words: list[str], file: Path | None) -> None:
+    """Run an example until its first look, and end it with Ctrl-C."""
+    with subprocess.Popen(
+        [sys.executable, MANAGE, *words],
+        cwd=ROOT,
+        env=project.environ,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        assert process.stdout is not None
+        if file is None:
+            assert process.stdout.readline()
+        else:
+            while not file.exists():
+                assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (0, ""), words
+
+
+def shape(value: Any) -> Any:
+    """Return the keys of JSON, whatever its numbers and texts are."""
+    if isinstance(value, dict):
+        return {key: shape(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [shape(value[0])] if value else []
+    return None
+
+
+def test_the_document_of_a_drain_is_the_one_that_is_shown(server, project):
+    shown = json.loads(code_block(DOCUMENT, '"lasts_seconds"', "json"))
+    command = code_block(DOCUMENT, "--format json", "console")
+    words = shlex.split(command.partition("manage.py ")[2])
+    with ThreadPoolExecutor() as clients:
+        with project.lock(5):
+            held = clients.submit(server.get, "/holds/?key=5")
+            project.wait_for_lock(5)
+            done = project.manage(*words)
+            assert project.manage("dbpool_drain", "--resume").returncode == 0
+        assert held.result(20).status == 200
+    document = json.loads(done.stdout)
+    (holder,) = [h for w in document["workers"] for h in w["holders"]]
+    assert done.returncode == 1
+    assert document["result"] == shown["result"] == "timeout"
+    (one,) = [worker for worker in document["workers"] if worker["left"]]
+    assert holder["path"] == "/holds/"
+    assert 0 < document["lasts_seconds"] < 60
+    # Newer keys of a holder are named elsewhere.
+    holder = {key: holder[key] for key in shown["workers"][0]["holders"][0]}
+    document["workers"] = [{**one, "holders": [holder]}]
+    assert shape(document) == shape(shown)
+
+
+def test_the_tables_of_results_name_all_of_them():
+    text = (ROOT / DOCUMENT).read_text(encoding="utf-8")
+    source = (ROOT / "dbpool_mw/management/commands/dbpool_drain.py").read_text()
+    for result in re.findall(r'return "(\w+)" if|else "(\w+)"|return "(\w+)"$', source):
+        assert f"``{''.join(result)}``" in text
