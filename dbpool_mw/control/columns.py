@@ -27,12 +27,17 @@ WINDOWS = {"60": "60s", "900": "15m"}
 
 _SPANS = {"60": "minute", "900": "quarter of an hour"}
 
-#: What a table shows, the most important first, unless it is told what to show.
-RANKED = (
+_FIRST = (
     "state", "in_use", "max", "waiting", "idle", "wait_seconds_15m", "timeouts",
     "hold_seconds_15m", "wait_seconds", "hold_seconds", "checkouts", "command", "size",
-    "waits", "opened", "reclaimed", "discarded", "uptime",
 )  # fmt: skip
+#: What a table shows, the most important first, unless it is told what to show.
+RANKED = (
+    *_FIRST,
+    *(m.key for m in metrics.METRICS if m.column and m.key not in _FIRST),
+    "discarded",
+    "uptime",
+)
 #: The same for --watch, which shows what happens now.
 RANKED_WATCH = (
     "state", "in_use", "max", "waiting", "checkouts/s", "wait_seconds_60s", "idle",

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from dbpool_mw.control import prometheus, protocol, render
+from dbpool_mw import core
+from dbpool_mw.control import columns, pool_table, prometheus, protocol, render
 from dbpool_mw.core import metrics
 from tests.control.fakes import pool as report
 from tests.control.fakes import reply
@@ -172,9 +173,22 @@ def test_prometheus_exports_every_counter_of_the_table(probed):
 
 def test_the_table_of_the_commands_shows_every_column_of_the_table(probed):
     answer = answered(7, with_probes(probed, 5, 1.0))
-    header, row = render.table([answer]).splitlines()
+    path = Path(columns.__file__)
+    copy = types.ModuleType(columns.__name__)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(core, "metrics", probed)
+        exec(compile(path.read_text(), path, "exec"), copy.__dict__)
+        patch.setattr(pool_table, "COLUMNS", copy.COLUMNS)
+        table = pool_table.pool_table([answer], ranked=copy.RANKED)
+        names = copy.chosen(["probe_seconds,probes/s"])
+        asked = pool_table.pool_table([answer], names=names)
+    header, row = table.splitlines()
     end = header.index("PROBES") + len("PROBES")
     assert row[:end].split()[-1] == "5"
+    assert "PROBE MEAN" not in header
+    header, row = asked.splitlines()
+    assert header.split()[2:] == ["PROBE", "MEAN/P95/MAX", "PROBES/S"]
+    assert row.split()[2:] == ["1.0s/1.0s/1.0s", "-"]
 
 
 def test_a_pool_reports_every_figure_of_the_table_and_no_other():
