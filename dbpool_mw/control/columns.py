@@ -57,7 +57,9 @@ _TROUBLES = frozenset(
 _WARNINGS = frozenset(("waiting", "waiting_peak"))
 # The width of "59.9s/59.9s/59.9s".
 _SPREAD = 17
-_LEAST_TEXT = 12
+# What is left of a long text when it is cut.
+_LEAST = 24
+_LEAST_REASONS = 12
 
 
 class PoolRow(NamedTuple):
@@ -94,14 +96,14 @@ def _columns() -> dict[str, PoolColumn]:
             "running, draining or paused, and how long that lasts if it ends itself.",
             _state,
         ),
-        _text("address", "ADDRESS", "What the pool connects to.", _address),
+        _text("address", "ADDRESS", "What the pool connects to.", _address, _LEAST),
         *map(_figure, _figures()),
         *map(_rate, COUNTERS),
         *(_recent(key, window) for window in WINDOWS for key in _RECENT),
         PoolColumn(
             Column("uptime", "UPTIME"), "Time since the worker began to serve.", _uptime
         ),
-        _text("command", "COMMAND", "The worker's command line.", _command),
+        _text("command", "COMMAND", "The worker's command line.", _command, _LEAST),
     ]
     return {column.column.name: column for column in found}
 
@@ -114,9 +116,12 @@ def _figures() -> Iterable[Metric]:
 
 
 def _text(
-    name: str, title: str, help: str, text: Callable[[PoolRow], str]
+    name: str,
+    title: str,
+    help: str,
+    text: Callable[[PoolRow], str],
+    least: int | None = None,
 ) -> PoolColumn:
-    least = None if name in KEYS else _LEAST_TEXT
     column = Column(name, title, is_text=name != "pid", least=least)
     return PoolColumn(column, help, lambda row: Cell(text(row)))
 
@@ -149,7 +154,7 @@ def _figure(metric: Metric) -> PoolColumn:
         metric.key,
         metric.title,
         is_text=is_text,
-        least=_LEAST_TEXT if is_text else None,
+        least=_LEAST_REASONS if is_text else None,
         room=_SPREAD if metric.kind == "histogram" else 0,
     )
 
@@ -192,17 +197,16 @@ _RECENT = {
 
 def _recent(key: str, window: str) -> PoolColumn:
     span = WINDOWS[window]
+    is_spread = key in metrics.HISTOGRAMS
+    # "MEAN" would make it too wide for a narrow terminal.
+    title = f"{_RECENT[key]} {span}" + (" M/P95/MAX" if is_spread else "")
 
     def cell(row: PoolRow) -> Cell:
         figures = row.pool.get("recent", {}).get(window, {})
         return _value(key, figures.get(key), "error")
 
     return PoolColumn(
-        Column(
-            f"{key}_{span}",
-            f"{_RECENT[key]} {span}",
-            room=_SPREAD if key in metrics.HISTOGRAMS else 0,
-        ),
+        Column(f"{key}_{span}", title, room=_SPREAD if is_spread else 0),
         f"{key} of the last {_SPANS[window]}.",
         cell,
     )

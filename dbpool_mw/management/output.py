@@ -97,8 +97,8 @@ def replace_file(path: Path, text: str) -> None:
     try:
         # A link stays one.
         path = Path(os.path.realpath(path))
-        if path.exists() and not stat.S_ISREG(path.stat().st_mode):
-            raise _unwritable(path, "it isn't a regular file")
+        if path.exists():
+            _check_replaceable(path)
         # Collectors read *.prom, and not this.
         new = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
@@ -113,6 +113,18 @@ def replace_file(path: Path, text: str) -> None:
                 raise
     except OSError as error:
         raise _unwritable(path, error.strerror or str(error)) from error
+
+
+def _check_replaceable(path: Path) -> None:
+    """Raise CommandError unless a path is a file that may be replaced by another."""
+    found = path.stat()
+    if not stat.S_ISREG(found.st_mode):
+        raise _unwritable(path, "it isn't a regular file")
+    # By such a name as /dev/stdout.
+    for standard in (1, 2):
+        with contextlib.suppress(OSError):
+            if os.path.samestat(found, os.fstat(standard)):
+                raise _unwritable(path, "standard output or standard error goes there")
 
 
 def _unwritable(path: Path, reason: str) -> CommandError:

@@ -161,7 +161,7 @@ def test_the_recent_figures_are_shown_where_the_worker_has_them() -> None:
     names = chosen(["wait_seconds_60s", "in_use_peak_15m", "timeouts_60s"])
     header, row = pool_table([answered(7, recent_pool())], names=names).splitlines()
     assert re.split("  +", header.strip()) == (
-        ["PID", "ALIAS", "WAIT 60s", "USED PEAK 15m", "TIMEOUTS 60s"]
+        ["PID", "ALIAS", "WAIT 60s M/P95/MAX", "USED PEAK 15m", "TIMEOUTS 60s"]
     )
     assert row.split() == ["7", "default", "500ms/1.2s/1.5s", "9", "4"]
     old = pool_table([answered(7, without_recent())], names=names)

@@ -370,6 +370,24 @@ def test_a_file_that_cannot_be_written_is_an_error_that_says_why(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["folder", "pipe"]
 
 
+def test_the_file_that_standard_output_goes_to_is_not_replaced(
+    directory: Path, serve: Serve, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    serve()
+    file = tmp_path / "out"
+    file.write_text("")
+    fstat = os.fstat
+    for standard in (1, 2):
+        same = {standard: file.stat()}
+        monkeypatch.setattr(
+            os, "fstat", lambda fd, same=same: same.get(fd) or fstat(fd)
+        )
+        ended = stats(directory, "--output", str(file))
+        assert ended.code == 5
+        assert ended.err.endswith("standard output or standard error goes there.")
+        assert file.read_text() == ""
+
+
 def test_the_target_of_a_link_is_replaced_and_not_the_link(
     directory: Path, serve: Serve, tmp_path: Path
 ) -> None:

@@ -93,12 +93,13 @@ examples:
       --output /var/lib/node_exporter/dbpool.prom
 
 reading the table:
-  USED of at most MAX connections are in use. WAITING is how many checkouts wait
-  for one now, WAITS how many had to wait. WAIT is the time that a checkout
-  took, HOLD the time from there to its checkin, each as mean/95th percentile/
-  maximum. What has "60s" or "15m" in its title is of the last minute or quarter
-  of an hour; "/S" is in a second, since the last look; all else counts from the
-  start of the worker. Yellow is worth a look, and red is wrong now.
+  USED of at most MAX connections are in use. WAITING is how many checkouts
+  wait for one now, WAITS how many had to wait. WAIT is the time that a checkout
+  took, HOLD the time from there to its checkin, each as mean (M)/95th
+  percentile/maximum. What has "60s" or "15m" in its title is of the last minute
+  or quarter of an hour; "/S" is in a second, since the last look; all else
+  counts from the start of the worker. Yellow is worth a look, and red is wrong
+  now.
 
 columns, for --columns (names separated by commas, or all):
 {_column_help()}
