@@ -90,7 +90,7 @@ def _columns() -> dict[str, PoolColumn]:
     """Return every column by its name, in the order in which tables have them."""
     found = [
         _text("pid", "PID", "The worker's process id.", lambda row: row.pid),
-        _text("alias", "ALIAS", "The pool's database alias.", lambda row: row.label),
+        _text("alias", "ALIAS", "The pool's database alias.", _label, _LEAST),
         PoolColumn(
             Column("state", "STATE", is_text=True),
             "running, draining or paused, and how long that lasts if it ends itself.",
@@ -124,6 +124,10 @@ def _text(
 ) -> PoolColumn:
     column = Column(name, title, is_text=name != "pid", least=least)
     return PoolColumn(column, help, lambda row: Cell(text(row)))
+
+
+def _label(row: PoolRow) -> str:
+    return row.label
 
 
 def _address(row: PoolRow) -> str:

@@ -118,7 +118,7 @@ def _named(key: str) -> Callable[[Mapping[str, Any]], str]:
 
 
 _PID = Column("pid", "PID")
-_ALIAS = Column("alias", "ALIAS", is_text=True)
+_ALIAS = Column("alias", "ALIAS", is_text=True, least=24)
 _HOLDER_COLUMNS: dict[str, _HolderColumn] = {
     each.column.name: each
     for each in (

@@ -95,18 +95,18 @@ def replace_file(path: Path, text: str) -> None:
     can't be written, or is anything but a regular file.
     """
     try:
-        # A link stays one.
-        path = Path(os.path.realpath(path))
         if path.exists():
             _check_replaceable(path)
+        # A link stays one.
+        file_path = Path(os.path.realpath(path))
         # Collectors read *.prom, and not this.
-        new = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        new = file_path.with_name(f".{file_path.name}.{secrets.token_hex(4)}.tmp")
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
         with open(os.open(new, flags, 0o666), "w", encoding="utf-8") as file:
             try:
                 file.write(text)
                 file.close()
-                os.replace(new, path)
+                os.replace(new, file_path)
             except BaseException:
                 with contextlib.suppress(OSError):
                     new.unlink()

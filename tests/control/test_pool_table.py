@@ -137,6 +137,16 @@ def test_a_paused_pool_fits_80_characters_too() -> None:
     assert max(map(len, text.splitlines())) <= 80
 
 
+def test_pools_with_long_names_fit_the_terminal_too() -> None:
+    addresses = [f"shop/{user}@database.example.com:5432" for user in ("app", "report")]
+    answers = [answered(7, *(recent_pool(address=one) for one in addresses))]
+    text = pool_table(answers, width=80)
+    assert max(map(len, text.splitlines())) <= 80
+    assert re.search(r"default shop/app@data\w*\.\.\.  running", text)
+    assert "WAITING" in text
+    assert f"default {addresses[1]}" in pool_table(answers, width=200)
+
+
 def test_every_figure_of_a_report_can_be_asked_for() -> None:
     for metric in metrics.METRICS:
         assert metric.key in COLUMNS

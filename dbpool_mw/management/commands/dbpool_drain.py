@@ -455,7 +455,10 @@ def _remark(verb: str, seconds: float | None, kept: bool) -> str:
     """Say what requests see, where and how long."""
     where = "also in workers that start meanwhile" if kept else "in these workers only"
     until = "" if seconds is None else f"for {render.duration(seconds)} or "
-    return f"{_REMARKS[verb]}\nThe {verb} goes on, {where}, {until}until: {_RESUME}"
+    return (
+        f"{_REMARKS[verb]}\n"
+        f"The {verb} goes on, {where}, {until}until you run: {_RESUME}"
+    )
 
 
 def _ended_text(progress: Progress) -> str:
