@@ -94,6 +94,10 @@ def table(
         for column in columns
     }
     heads, others = list(columns[:keys]), list(columns[keys:])
+    for head in heads:
+        # What a row is about may take a third of the width.
+        third = min(widths[head.name], (width or 0) // 3)
+        least[head.name] = max(least[head.name], third)
     if width is None:
         parts = [others]
     elif ranked is None:
