@@ -263,11 +263,12 @@ RECENT = frozenset(f"{key}_{span}" for key in _RECENT for span in WINDOWS.values
 RATES = frozenset(f"{metric.key}/s" for metric in COUNTERS)
 
 
-def chosen(texts: Iterable[str]) -> list[str]:
+def chosen(texts: Iterable[str], *, with_rates: bool = True) -> list[str]:
     """Return the names of columns in texts such as "waiting,checkouts", in order.
 
     A title such as USED stands for its column's name. Raises ValueError for a name that
-    no column has; its text lists those that exist.
+    no column has; its text lists those that exist. Without rates, which take two looks,
+    `all` leaves them out, and their names raise ValueError.
     """
     titles = {each.column.title.lower(): name for name, each in COLUMNS.items()}
     given = [name.strip().lower() for text in texts for name in text.split(",")]
@@ -275,8 +276,14 @@ def chosen(texts: Iterable[str]) -> list[str]:
     unknown = [name for name in names if name not in COLUMNS and name != ALL]
     if unknown or not names:
         raise ValueError(_unknown(unknown[0] if unknown else ""))
+    for name in names:
+        if name in RATES and not with_rates:
+            raise ValueError(
+                f"{name} needs --watch: it is how much a counter goes up in a second, "
+                "from one look to the next."
+            )
     if ALL in names:
-        names = list(COLUMNS)
+        names = [name for name in COLUMNS if with_rates or name not in RATES]
     return [*KEYS, *(name for name in names if name not in KEYS)]
 
 

@@ -467,6 +467,8 @@ def test_colours_are_chosen_as_django_does(
         ("--columns", ""),
         ("--columns", "waiting,foo"),
         ("--columns", "checkouts/s"),
+        ("--columns", "waiting,checkouts/s"),
+        ("--columns", "all,timeouts/s"),
         ("--columns", "waiting", "--format", "json"),
         ("--columns", "all", "--format", "prometheus"),
     ],
@@ -611,7 +613,7 @@ def test_the_blocks_of_a_watch_are_apart_and_have_their_time(
     blocks = stats(directory, "--watch").out.split("\n\n")
     assert len(blocks) == 3
     for block in blocks:
-        assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\n  *PID  ALIAS ", block)
+        assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\n *PID  ALIAS ", block)
 
 
 def test_a_watch_of_json_is_a_line_per_round(
@@ -635,12 +637,35 @@ def test_a_watch_goes_on_through_a_restart_of_the_workers(
     assert ended.err.count("No running worker found") == 1
 
 
+@pytest.mark.parametrize(
+    "args",
+    [
+        ("--format", "prometheus", "--holders"),
+        ("--alias", "defualt"),
+        ("--pid", "1"),
+        ("--columns", "foo"),
+    ],
+)
 def test_wrong_usage_ends_a_watch_with_an_error(
-    directory: Path, interrupt: Interrupt
+    directory: Path, serve: Serve, interrupt: Interrupt, args: tuple[str, ...]
 ) -> None:
-    ended = stats(directory, "--watch", "--format", "prometheus", "--holders")
+    serve()
+    ended = stats(directory, "--watch", *args)
     assert ended.code == 2
     assert interrupt.slept == []
+
+
+def test_a_watch_goes_on_when_the_only_worker_it_shows_ends(
+    directory: Path,
+    serve: Serve,
+    spawn: Callable[[], WorkerProcess],
+    interrupt: Interrupt,
+) -> None:
+    spawn()
+    interrupt.before_next = serve().stop
+    ended = stats(directory, "--watch", "--pid", str(os.getpid()))
+    assert (ended.code, len(interrupt.slept)) == (0, 3)
+    assert ended.err.count(f"No worker with pid {os.getpid()}") == 1
 
 
 def test_text_that_the_terminals_encoding_lacks_is_escaped(

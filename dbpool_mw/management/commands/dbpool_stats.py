@@ -201,19 +201,11 @@ def _names(options: dict[str, Any]) -> list[str] | None:
             "figure.",
             returncode=USAGE,
         )
+    texts = [given] if isinstance(given, str) else given
     try:
-        names = columns.chosen([given] if isinstance(given, str) else given)
+        return columns.chosen(texts, with_rates=options["watch"] is not None)
     except ValueError as error:
         raise CommandError(str(error), returncode=USAGE) from None
-    if options["watch"] is not None:
-        return names
-    if columns.RATES.issuperset(names[len(columns.KEYS) :]):
-        raise CommandError(
-            f"{names[-1]} needs --watch: it is how much a counter goes up in a second, "
-            "from one look to the next.",
-            returncode=USAGE,
-        )
-    return [name for name in names if name not in columns.RATES]
 
 
 class _View:
@@ -231,7 +223,7 @@ class _View:
         self._paint: Paint = tables.plain
         self._rates = Rates([metric.key for metric in columns.COUNTERS])
         self._last_error = ""
-        self._is_first = True
+        self._has_shown = False
         self.screen: Screen | None = None
         if options["output"] is None and options["format"] == "table":
             self._paint = painter(command, options)
@@ -259,6 +251,7 @@ class _View:
                 self._put(self._text(directory, []))
             raise
         is_readable = self._put(self._text(directory, answers))
+        self._has_shown = True
         if all(answer.reply is None for answer in answers):
             raise CommandError(
                 f"None of {len(answers)} workers answered:\n{errors(answers)}",
@@ -271,7 +264,10 @@ class _View:
         try:
             is_readable = self.show()
         except CommandError as error:
-            if error.returncode == NO_OUTPUT:
+            # A pid or an alias that was there before may come back.
+            if error.returncode == NO_OUTPUT or (
+                error.returncode == USAGE and not self._has_shown
+            ):
                 raise
             return self._show_error(error)
         self._last_error = ""
@@ -283,7 +279,8 @@ class _View:
             # The table has said which workers didn't answer.
             if error.returncode == NO_ANSWER:
                 return True
-            return self._put(f"{self._heading()}\n{text}")
+            wrapped = _wrapped(text, width_of(self._command.stdout))
+            return self._put(f"{self._heading()}\n{wrapped}")
         if text == self._last_error:
             return True
         self._last_error = text
@@ -332,9 +329,8 @@ class _View:
             return True
         if self.screen is not None:
             return write(self._command.stdout, self.screen.drawn(text), "")
-        if not self._is_first and self._options["format"] == "table":
+        if self._has_shown and self._options["format"] == "table":
             text = "\n" + text
-        self._is_first = False
         return write(self._command.stdout, text)
 
 
