@@ -56,6 +56,8 @@ class Project:
     def environ(self) -> dict[str, str]:
         """Return what a process of the project needs in its environment."""
         clean = {k: v for k, v in os.environ.items() if not k.startswith("PG")}
+        # pytest-xdist sets the width of a terminal.
+        clean.pop("COLUMNS", None)
         return {
             **clean,
             **self.databases.environ,

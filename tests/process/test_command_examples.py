@@ -8,6 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 
 from dbpool_mw.management.commands import dbpool_drain, dbpool_stats
+from tests.conftest import Databases
 from tests.documents import ROOT, code_block
 from tests.process.projects import MANAGE, Project
 from tests.process.servers import Server
@@ -43,35 +45,42 @@ def examples() -> list[str]:
     return list(dict.fromkeys(lines))
 
 
-@pytest.fixture
-def server(project: Project) -> Iterator[Server]:
-    project.settings["DBPOOL_MW_EAGER"] = ("default", "replica")
-    with project.gunicorn("--threads", "2", workers=2) as server:
-        project.serve_by_all(server, 2)
-        yield server
+@pytest.fixture(scope="module")
+def served(_databases: Databases) -> Iterator[tuple[Project, Server]]:
+    """Give the project and a server of two workers, which each served a request."""
+    with tempfile.TemporaryDirectory(prefix="dbpool-", dir="/tmp") as directory:
+        project = Project(_databases, Path(directory))
+        project.settings["DBPOOL_MW_EAGER"] = ("default", "replica")
+        with project.gunicorn("--threads", "2", workers=2) as server:
+            project.serve_by_all(server, 2)
+            yield project, server
 
 
-def test_every_example_runs(server, project, tmp_path):
+def test_there_are_examples_of_every_kind():
     found = examples()
     assert len(found) > 20
-    for line in found:
-        words = shlex.split(line, comments=True)[1:]
-        if ">" in words or ">>" in words:
-            words = words[: next(i for i, word in enumerate(words) if ">" in word)]
-        words = [str(project.pids()[0]) if word == "4711" else word for word in words]
-        file = None
-        if "--output" in words:
-            at = words.index("--output") + 1
-            words[at] = str(file := tmp_path / Path(words[at]).name)
-            file.unlink(missing_ok=True)
-        if "--watch" in words:
-            watched(project, words, file)
-        else:
-            done = project.manage(*words)
-            # The timeout of one second isn't over before the pools are empty.
-            assert done.returncode == 0, (line, done.stderr)
-        if file is not None:
-            assert file.read_text()
+    for option in ("--watch", "--columns", "--output", "--holders", "--pause"):
+        assert any(option in line for line in found)
+
+
+@pytest.mark.parametrize("line", examples())
+def test_every_example_runs(served, tmp_path, line):
+    project, _ = served
+    words = shlex.split(line, comments=True)[1:]
+    if ">" in words or ">>" in words:
+        words = words[: next(i for i, word in enumerate(words) if ">" in word)]
+    words = [str(project.pids()[0]) if word == "4711" else word for word in words]
+    file = None
+    if "--output" in words:
+        at = words.index("--output") + 1
+        words[at] = str(file := tmp_path / Path(words[at]).name)
+    if "--watch" in words:
+        watched(project, words, file)
+    else:
+        done = project.manage(*words)
+        assert done.returncode == 0, done.stderr
+    if file is not None:
+        assert file.read_text()
 
 
 def watched(project: Project, words: list[str], file: Path | None) -> None:
@@ -104,7 +113,9 @@ def shape(value: Any) -> Any:
     return None
 
 
-def test_the_document_of_a_drain_is_the_one_that_is_shown(server, project):
+def test_the_document_of_a_drain_is_the_one_that_is_shown(served):
+    project, server = served
+    assert project.manage("dbpool_drain", "--resume").returncode == 0
     shown = json.loads(code_block(DOCUMENT, '"lasts_seconds"', "json"))
     command = code_block(DOCUMENT, "--format json", "console")
     words = shlex.split(command.partition("manage.py ")[2])
