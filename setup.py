@@ -119,7 +119,14 @@ setup(
         "middleware",
     ],
     packages=find_packages(include=["dbpool_mw", "dbpool_mw.*"]),
-    package_data={"dbpool_mw": ["py.typed", "templates/dbpool_mw/*.html"]},
+    package_data={
+        "dbpool_mw": [
+            "py.typed",
+            "static/dbpool_mw/*",
+            "templates/dbpool_mw/*.html",
+            "templates/dbpool_mw/dashboard/*.html",
+        ]
+    },
     include_package_data=False,
     zip_safe=False,
     python_requires=">=3.10",

@@ -14,7 +14,9 @@ from dbpool_mw import conf
 from dbpool_mw.checks.messages import message
 
 
-class _Server(NamedTuple):
+class Server(NamedTuple):
+    """What a server says of itself."""
+
     limit: int  # max_connections without those reserved for special roles
     behind_proxy: bool
 
@@ -42,10 +44,10 @@ def _messages(databases: Sequence[str]) -> Iterator[CheckMessage]:
         return
     by_address: dict[tuple[Any, ...], list[str]] = {}
     for alias in aliases:
-        by_address.setdefault(_address(alias), []).append(alias)
+        by_address.setdefault(address(alias), []).append(alias)
     for sharing in by_address.values():
         selected = [alias for alias in sharing if alias in databases]
-        server = _query(selected[0]) if selected else None
+        server = query(selected[0]) if selected else None
         if server is None:
             continue
         names = ", ".join(repr(alias) for alias in sharing)
@@ -74,7 +76,7 @@ def _messages(databases: Sequence[str]) -> Iterator[CheckMessage]:
             )
 
 
-def _address(alias: str) -> tuple[Any, ...]:
+def address(alias: str) -> tuple[Any, ...]:
     """Return a value that is equal for two aliases on the same server."""
     database = connections.settings[alias]
     options = database["OPTIONS"]
@@ -85,7 +87,7 @@ def _address(alias: str) -> tuple[Any, ...]:
     )
 
 
-def _query(alias: str) -> _Server | None:
+def query(alias: str) -> Server | None:
     """Query a server for its limit, None if it can't be reached or has none.
 
     A wrapper without a connection is closed again afterwards. A proxy is recognised by
@@ -115,4 +117,4 @@ def _query(alias: str) -> _Server | None:
     finally:
         if was_closed:
             wrapper.close()
-    return _Server(limit - sum(numbers.values()), behind_proxy)
+    return Server(limit - sum(numbers.values()), behind_proxy)

@@ -1,0 +1,297 @@
+"""What the page does when somebody has confirmed it, and what it says before.
+
+The orders are those of ``dbpool_drain``: kept for workers that start later unless they
+are for one worker.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from django.apps import apps
+
+from dbpool_mw.control import client, drain, orders, paths, protocol, render
+from dbpool_mw.control.client import Answer
+from dbpool_mw.control.orders import Order
+from dbpool_mw.control.survey import survey
+from dbpool_mw.core.logs import get_logger
+from dbpool_mw.core.text import ERROR, MESSAGE, NAME, REQUEST, shortened
+from dbpool_mw.dashboard.access import Access
+from dbpool_mw.dashboard.presentation import (
+    VERBS,
+    pools_of,
+    rows_of,
+    waited_for,
+)
+from dbpool_mw.models import Dashboard
+
+logger = get_logger("dbpool_mw.control")
+
+#: Seconds that a pause lasts unless somebody says otherwise, and the longest order.
+PAUSE_SECONDS = 300
+MAX_SECONDS = 24 * 3600
+
+_WILL = {
+    "drain": (
+        "Idle connections are closed at once, each one in use when its request ends.",
+        "No request fails: those that come meanwhile are served, each on a connection "
+        "that closes when the request ends.",
+        "It goes on until Resume, or until its time is over.",
+    ),
+    "recycle": (
+        "Every connection is replaced by a fresh one: idle ones at once, each one in "
+        "use when its request ends.",
+        "No request fails. A drain or a pause ends.",
+    ),
+    "pause": (
+        "No connection is left: idle ones are closed at once, each one in use when its "
+        "request ends.",
+        "Requests wait for a connection. One that has waited DBPOOL_MW_TIMEOUT seconds "
+        "is answered with 503.",
+        "It ends by itself when its time is over, or with Resume.",
+    ),
+    "resume": ("The drain or the pause ends. The pools run as before it.",),
+    "cancel": (
+        "The statement that this request runs ends with an error, and so does each "
+        "that it makes afterwards. Its transaction is rolled back.",
+        "Its connection is closed. No other request is touched: if this one has "
+        "ended meanwhile, nothing happens.",
+    ),
+}
+
+
+class Target(NamedTuple):
+    """What an action is for: an alias or all of them, a worker or all; or one hold."""
+
+    alias: str | None = None
+    pid: int | None = None
+    hold: str | None = None
+
+    @property
+    def words(self) -> str:
+        """The target in words."""
+        if self.hold is not None:
+            return f"hold {shortened(self.hold, NAME)}"
+        alias = "all aliases" if self.alias is None else shortened(self.alias, NAME)
+        return f"{alias}, " + (
+            "all workers" if self.pid is None else f"worker {self.pid}"
+        )
+
+    @property
+    def aliases(self) -> list[str] | None:
+        """The aliases, None for all of them."""
+        return None if self.alias is None else [self.alias]
+
+
+class Mistake(Exception):
+    """An action can't be done as it was asked for; the text says why."""
+
+
+def allowed(access: Access, verb: str) -> bool:
+    """Tell whether somebody may do what a verb says."""
+    return access.cancel if verb == "cancel" else access.drain
+
+
+def target_of(verb: str, given: Any) -> Target:
+    """Return the target that a form's fields name; raise Mistake for a wrong one."""
+    alias, pid, hold = (given.get(key) or None for key in ("alias", "pid", "hold"))
+    if verb == "cancel":
+        if hold is None:
+            raise Mistake("No hold is named. Choose Cancel beside the request.")
+        return Target(hold=hold)
+    if pid is not None and not (pid.isascii() and pid.isdigit() and len(pid) < 11):
+        raise Mistake("The worker is named by the number of its process.")
+    return Target(alias, None if pid is None else int(pid))
+
+
+def seconds_of(verb: str, given: Any) -> float | None:
+    """Return after how many seconds an order ends; raise Mistake for a wrong number."""
+    if verb not in orders.KEPT:
+        return None
+    text = (given.get("seconds") or "").strip()
+    if not text:
+        if verb == "pause":
+            raise Mistake("Say for how many seconds.")
+        return None
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0
+    if not 1 <= seconds <= MAX_SECONDS:
+        raise Mistake(f"Write a number of seconds from 1 to {MAX_SECONDS}.")
+    return seconds
+
+
+def will_happen(verb: str, target: Target) -> list[str]:
+    """Say what an action does, before it is confirmed."""
+    lines = list(_WILL[verb])
+    if verb in orders.KEPT:
+        lines.append(
+            "Workers that start meanwhile follow it too."
+            if target.pid is None
+            else "Only this worker follows it; one that takes its place doesn't."
+        )
+    return lines
+
+
+def hold_of(
+    target: Target, answers: Sequence[Answer]
+) -> tuple[Answer, dict[str, Any]] | None:
+    """Return the hold of a target, and its worker's answer; None if it has ended."""
+    for answer, holder in rows_of(answers, "holders"):
+        if holder.get("id") == target.hold:
+            return answer, holder
+    return None
+
+
+def act(
+    directory: Path, verb: str, target: Target, seconds: float | None, user: Any
+) -> str:
+    """Do what was confirmed; return what the workers said, which is logged as well.
+
+    Raises Mistake where nothing was done.
+    """
+    try:
+        said = (
+            _cancel(directory, target)
+            if verb == "cancel"
+            else _order(directory, verb, target, seconds)
+        )
+    except (paths.ControlDirError, protocol.ProtocolError) as error:
+        raise Mistake(f"No worker could be asked: {error}") from error
+    text = f"{VERBS[verb]}{_for(seconds)}: {said}"
+    logger.info("%s: %s, by %s", target.words, text, shortened(str(user), NAME))
+    _log(user, target, text)
+    return text
+
+
+def _for(seconds: float | None) -> str:
+    return "" if seconds is None else f" for {seconds:g} s"
+
+
+def _order(directory: Path, verb: str, target: Target, seconds: float | None) -> str:
+    """Keep an order and send it, as ``dbpool_drain`` does."""
+    began = time.monotonic()
+    is_kept = target.pid is None
+    unkept = ""
+    if is_kept:
+        order = Order(
+            verb if verb in orders.KEPT else orders.RESUME,
+            None if target.alias is None else (target.alias,),
+            began,
+            None if seconds is None else began + seconds,
+        )
+        try:
+            orders.keep(directory, order)
+        except orders.OrdersError as error:
+            unkept = f"; not kept for workers that start later: {error}"
+    sockets = [
+        path
+        for path in paths.discover(directory)
+        if target.pid in (None, paths.pid_of(path))
+    ]
+    if not sockets:
+        raise Mistake(f"There is no such worker: {target.words}.")
+    progress = drain.send(
+        verb, sockets, target.aliases, seconds=seconds, began=began, kept=is_kept
+    )
+    said = _workers(progress.answers)
+    if progress.failed:
+        failed = ", ".join(
+            f"{a.pid} ({shortened(a.error or '', ERROR)})" for a in progress.failed
+        )
+        said += f"; not confirmed by {failed}"
+    return said + unkept
+
+
+def _cancel(directory: Path, target: Target) -> str:
+    """Cancel the hold, in the worker that has it, if it goes on still."""
+    found = hold_of(target, survey(directory, holders=True))
+    if found is None:
+        raise Mistake(
+            "This request has ended, or given its connection back. "
+            "Nothing was cancelled."
+        )
+    answer, holder = found
+    request = {**protocol.request("cancel"), "holds": [target.hold]}
+    (said,) = client.ask([answer.path], request, drain.ANSWER_SECONDS)
+    if said.reply is None:
+        raise Mistake(f"Worker {said.pid} hasn't confirmed it: {said.error}")
+    if target.hold not in said.reply.get("cancelled", ()):
+        raise Mistake("This request has ended just now. Nothing was cancelled.")
+    held = render.duration(holder["seconds"])
+    return shortened(
+        f"{render.request_of(holder)} of worker {said.pid}, {holder['alias']}, "
+        f"backend {holder['backend_pid']}, held for {held}",
+        REQUEST,
+    )
+
+
+def _workers(answers: Sequence[Answer]) -> str:
+    pids = ", ".join(str(answer.pid) for answer in answers)
+    return f"confirmed by {pids}" if pids else "confirmed by no worker"
+
+
+def _log(user: Any, target: Target, text: str) -> None:
+    """Write an action to the admin's log, where the project has one."""
+    if not apps.is_installed("django.contrib.admin"):
+        return
+    from django.contrib.admin.models import CHANGE, LogEntry
+    from django.contrib.contenttypes.models import ContentType
+
+    LogEntry.objects.create(
+        user_id=user.pk,
+        content_type_id=ContentType.objects.get_for_model(Dashboard).pk,
+        object_repr=target.words[:200],
+        action_flag=CHANGE,
+        change_message=shortened(text, MESSAGE),
+    )
+
+
+# --- Afterwards -----------------------------------------------------------------------
+
+
+def progress(
+    verb: str, target: Target, answers: Sequence[Answer], *, holders: bool
+) -> tuple[bool, list[str]]:
+    """Return whether an action is done, and how far it is, in lines.
+
+    ``holders`` says whether those that are waited for may be named.
+    """
+    what = f"{VERBS[verb]}, {target.words}"
+    if verb == "cancel":
+        found = hold_of(target, answers)
+        if found is None:
+            return True, [f"{what}: the request has ended."]
+        held = render.duration(found[1]["seconds"])
+        return False, [f"{what}: the request goes on still, held for {held}."]
+    chosen = [
+        answer.only(target.aliases)
+        for answer in answers
+        if target.pid in (None, answer.pid)
+    ]
+    if not chosen:
+        return True, [f"{what}: the worker has ended, and its connections with it."]
+    now = drain.Progress(verb, chosen, [], [])
+    silent = [f"Worker {a.pid} doesn't answer: {a.error}" for a in now.silent]
+    if verb == "resume":
+        states = {
+            pool["state"] for a in chosen if a.reply for pool in a.reply["pools"]
+        } - {"running"}
+        if states:
+            return False, [f"{what}: {', '.join(sorted(states))} still.", *silent]
+        return not silent, [f"{what}: every pool runs.", *silent]
+    if now.ended:
+        return True, [f"{what}: ended meanwhile, by its time or by another order."]
+    left = "1 connection" if now.left == 1 else f"{now.left} connections"
+    if now.left:
+        waits = [
+            f"Worker {answer.pid}, {shortened(pool['alias'], NAME)}: {line}"
+            for answer, pool in pools_of(chosen)
+            for line in (waited_for(answer, pool) if holders else ())
+        ]
+        return False, [f"{what}: waits for {left}.", *waits, *silent]
+    return not silent, [f"{what}: done, no old connection is left.", *silent]
