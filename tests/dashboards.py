@@ -4,9 +4,15 @@ from __future__ import annotations
 
 import http.client
 import re
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+from sandbox.postgres import Server as Database
+from tests.conftest import fresh_databases
 from tests.process.projects import Project
 from tests.process.servers import Answer, Server
 
@@ -67,6 +73,19 @@ for name, permissions in {users}.items():
     assert len(found) == len(permissions or ()), name
     user.user_permissions.set(found)
 """
+
+
+@contextmanager
+def made(server: Database, **settings: Any) -> Iterator[Project]:
+    """Give a project with the page, and its users, on new databases of a server."""
+    with (
+        fresh_databases(server) as databases,
+        tempfile.TemporaryDirectory(prefix="dbpool-", dir="/tmp") as directory,
+    ):
+        project = Project(databases, Path(directory))
+        prepare(project)
+        project.settings |= settings
+        yield project
 
 
 def prepare(project: Project) -> None:

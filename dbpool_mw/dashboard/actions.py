@@ -164,7 +164,7 @@ def act(
         raise Mistake(f"No worker could be asked: {error}") from error
     text = f"{VERBS[verb]}{_for(seconds)}: {said}"
     logger.info("%s: %s, by %s", target.words, text, shortened(str(user), NAME))
-    _log(user, target, text)
+    _log(user, f"{VERBS[verb]}: {target.words}", text)
     return text
 
 
@@ -235,7 +235,7 @@ def _workers(answers: Sequence[Answer]) -> str:
     return f"confirmed by {pids}" if pids else "confirmed by no worker"
 
 
-def _log(user: Any, target: Target, text: str) -> None:
+def _log(user: Any, what: str, text: str) -> None:
     """Write an action to the admin's log, where the project has one."""
     if not apps.is_installed("django.contrib.admin"):
         return
@@ -245,7 +245,7 @@ def _log(user: Any, target: Target, text: str) -> None:
     LogEntry.objects.create(
         user_id=user.pk,
         content_type_id=ContentType.objects.get_for_model(Dashboard).pk,
-        object_repr=target.words[:200],
+        object_repr=what[:200],
         action_flag=CHANGE,
         change_message=shortened(text, MESSAGE),
     )

@@ -36,7 +36,6 @@ page that it has opened goes on for 4 hours."""
             "origin",
             nargs="?",
             type=_origin,
-            default="",
             help="Where the site is, such as https://shop.example (default: print the "
             "path alone).",
         )
@@ -58,7 +57,7 @@ page that it has opened goes on for 4 hours."""
         token = access.link_token(
             options["valid"], holders=not options["without_holders"]
         )
-        if not write(self.stdout, options["origin"] + _path(token)):
+        if not write(self.stdout, (options["origin"] or "") + _path(token)):
             return
         valid = duration(options["valid"])
         write(self.stderr, f"It can be opened for {valid}, by whoever has it.")
