@@ -19,7 +19,11 @@ _ALIASES = 6
 _CHARTS = (
     (
         "Connections",
-        (("in_use", "in use"), ("idle", "idle"), ("waiting", "waiting")),
+        (
+            ("in_use_peak", "most in use"),
+            ("idle", "idle"),
+            ("waiting_peak", "most waiting"),
+        ),
         False,
     ),
     (
@@ -29,7 +33,7 @@ _CHARTS = (
     ),
 )
 #: The columns that are added up for several workers; of the others the highest counts.
-_ADDED = ("in_use", "idle", "waiting")
+_ADDED = ("in_use_peak", "idle", "waiting_peak")
 
 
 class Line(NamedTuple):

@@ -1,0 +1,347 @@
+"""What the page of the pools makes of the workers' answers, and its signed tokens."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from django.http import HttpResponse
+from django.test import RequestFactory, override_settings
+from django.utils.functional import SimpleLazyObject
+
+from dbpool_mw.control.client import Answer
+from dbpool_mw.dashboard import access, actions, charts, presentation
+from dbpool_mw.dashboard.access import Access
+from dbpool_mw.dashboard.actions import Mistake, Target
+from tests.control.fakes import holder, pool, reply
+
+ALL = Access(holders=True, drain=True, cancel=True)
+
+
+def answer(*pools: dict[str, Any], pid: int = 1, **extra: Any) -> Answer:
+    path = Path(f"/tmp/{pid}-00000000.sock")
+    return Answer(pid, path, reply=reply(*pools, **extra))
+
+
+def silent(pid: int = 9) -> Answer:
+    return Answer(pid, Path(f"/tmp/{pid}-00000000.sock"), error="no answer\x1b[2J")
+
+
+def link(verb: str, **target: Any) -> str:
+    return f"{verb}?{target}"
+
+
+def page(*answers: Answer, may: Access = ALL) -> presentation.Page:
+    return presentation.page(answers, may, link)
+
+
+def table(name: str, *answers: Answer, may: Access = ALL) -> presentation.Table:
+    shown = page(*answers, may=may)
+    (found,) = [t for t in (*shown.first, *shown.more) if t.name == name]
+    return found
+
+
+def row(found: presentation.Table, at: int = 0) -> dict[str, str]:
+    return {title: cell.text for title, cell in found.titled_rows[at][1]}
+
+
+# --- Tables --------------------------------------------------------------------------
+
+
+def test_the_pools_of_all_workers_are_added_up_and_ages_are_the_oldest() -> None:
+    found = table(
+        "pools",
+        answer(pool(in_use=2, waiting=1, oldest_wait_seconds=1.0, in_transaction=1)),
+        answer(
+            pool(in_use=3, oldest_wait_seconds=2.5, in_transaction=2), pool("b"), pid=2
+        ),
+    )
+    shown = row(found, 1)
+    assert shown["Alias"] == "default"
+    assert shown["In use"] == "5"
+    assert shown["Waiting"] == "1"
+    assert shown["Oldest wait"] == "2.5s"
+    assert shown["In transaction"] == "3"
+    assert [r.key for r in found.rows] == ["b", "default"]
+
+
+def test_what_nobody_may_do_has_no_link_and_no_column() -> None:
+    reader = table("pools", answer(pool()), may=Access())
+    assert "Action" not in reader.columns
+    operator = table("pools", answer(pool()))
+    assert [a.text for a in operator.rows[0].cells[-1].actions] == [
+        "Drain",
+        "Recycle",
+        "Pause",
+    ]
+
+
+def test_holders_and_waiters_need_their_permission() -> None:
+    shown = page(answer(pool(), holders=[holder()]), may=Access(drain=True))
+    names = {t.name for t in (*shown.first, *shown.more)}
+    assert names & {"holders", "waiters", "routes"} == set()
+
+
+def test_a_holder_is_shown_with_all_that_is_known() -> None:
+    held = holder(
+        id="1-2-3",
+        route="shop:slow",
+        in_transaction=True,
+        statement="SELECT pg_sleep(?)",
+        state="in use",
+        leaked=True,
+        stack=["views.py:3 in slow", "models.py:4 in sleep"],
+    )
+    found = table("holders", answer(pool(), holders=[holder(seconds=0.5), held]))
+    shown = row(found)
+    assert shown["Request"] == "GET /slow/"
+    assert shown["Route"] == "shop:slow"
+    assert shown["In transaction"] == "yes"
+    assert shown["Runs now"] == "SELECT pg_sleep(?)"
+    assert shown["Marks"] == "leaked"
+    cells = dict(found.titled_rows[0][1])
+    assert cells["Stack"].lines == held["stack"]
+    assert [a.url for a in cells["Action"].actions] == ["cancel?{'hold': '1-2-3'}"]
+    # Without an id nothing can name it.
+    assert dict(found.titled_rows[1][1])["Action"].actions == []
+
+
+def test_waiters_are_shown_the_longest_wait_first() -> None:
+    waiter = {"alias": "default", "address": "x", "thread": "t", "method": "GET"}
+    waiters = [
+        {**waiter, "path": "/short/", "seconds": 0.1, "route": None},
+        {**waiter, "path": "/long/", "seconds": 3.0, "route": "long"},
+    ]
+    found = table("waiters", answer(pool(), waiters=waiters))
+    assert [row(found, at)["Request"] for at in (0, 1)] == ["GET /long/", "GET /short/"]
+
+
+def test_the_settings_of_workers_that_differ_are_all_shown() -> None:
+    settings = {"alias": "default", "address": "x"}
+    found = table(
+        "settings",
+        answer(pool(), settings=[{**settings, "MAX_CONNS": 10, "TIMEOUT": 5.0}]),
+        answer(pool(), settings=[{**settings, "MAX_CONNS": 20, "TIMEOUT": 5.0}], pid=2),
+    )
+    assert found.columns == ("Setting", "default")
+    assert [row(found, at)["default"] for at in (0, 1)] == ["10 or 20", "5.0"]
+
+
+def test_text_from_outside_is_made_printable_and_short() -> None:
+    held = holder(path="/\x1b[2J" + "x" * 500, thread="a\nb")
+    shown = row(table("holders", answer(pool(), holders=[held])))
+    assert all(text.isprintable() and len(text) < 450 for text in shown.values())
+    assert all(text.isprintable() for _, text in page(silent()).notices)
+
+
+def test_many_rows_are_cut_and_counted() -> None:
+    found = table("holders", answer(pool(), holders=[holder()] * 230))
+    assert len(found.rows) == 200
+    assert found.note == "30 more rows are not shown."
+
+
+def test_what_needs_a_look_is_noticed() -> None:
+    assert "No worker was found" in page().notices[0][1]
+    shown = page(answer(pool(in_use=10, waiting=3)), silent())
+    assert shown.notices == [
+        ("error", r"Worker 9: no answer\x1b[2J"),
+        ("warning", "default: every connection is in use, and 3 requests wait."),
+    ]
+    assert page(answer(pool(in_use=10))).notices == []
+
+
+def test_an_order_counts_down_and_names_who_is_waited_for() -> None:
+    paused = pool(state="paused", state_seconds_left=29.5, stale=2, in_use=1)
+    found = table("orders", answer(paused, holders=[holder(stale=True)]))
+    cells = dict(found.titled_rows[0][1])
+    assert cells["Ends in"].seconds == "29.5"
+    assert cells["Old connections"].text == "2 left"
+    assert cells["Waits for"].lines == [
+        "GET /slow/ in thread ThreadPoolExecutor-0_1 for 1.2s",
+        "1 being opened, cleaned or closed",
+    ]
+    assert [a.text for a in cells["Action"].actions] == ["Resume"]
+
+
+# --- Charts --------------------------------------------------------------------------
+
+COLUMNS = ["age", "in_use_peak", "idle", "waiting_peak", "wait_p95", "hold_p95"]
+
+
+def history(*rows: list[Any], alias: str = "default") -> dict[str, Any]:
+    return {
+        "alias": alias,
+        "address": "x",
+        "interval": 1.0,
+        "columns": COLUMNS,
+        "rows": list(rows),
+    }
+
+
+def test_workers_are_added_up_second_by_second_and_times_are_the_longest() -> None:
+    one = history([1.4, 2, 1, 0, 0.1, 1.0], [0.4, 3, 0, 0, None, 2.0])
+    two = history([1.2, 1, 1, 0, 0.3, 0.5], [0.2, 1, 1, 4, 0.2, 0.1])
+    found = charts.charts([answer(history=[one]), answer(history=[two], pid=2)])
+    by_title = {chart.title: chart for chart in found}
+    minute = by_title["default: connections, the last minute"]
+    assert [(line.name, line.last) for line in minute.lines] == [
+        ("most in use", "4"),
+        ("idle", "1"),
+        ("most waiting", "4"),
+    ]
+    assert minute.top == "4"
+    assert "most in use now 4, at most 4" in minute.words
+    times = by_title["default: wait and hold, 95th percentile, the last minute"]
+    assert [line.last for line in times.lines] == ["200ms", "2.0s"]
+
+
+def test_a_burst_of_two_seconds_ten_minutes_ago_is_seen() -> None:
+    calm = [[age + 0.5, 1, 1, 0, 0.0, 0.1] for age in range(899, -1, -1)]
+    for age in (600, 601):
+        calm[899 - age][1] = 10
+    found = charts.charts([answer(history=[history(*calm)])])
+    (chart,) = [
+        c for c in found if c.title.endswith("connections, the last quarter of an hour")
+    ]
+    assert chart.top == "10"
+    points = chart.lines[0].points[0].split()
+    assert len(points) == 150
+    highest = [at for at, point in enumerate(points) if point.endswith(",2.0")]
+    assert highest == [49]
+
+
+def test_a_sample_that_comes_late_leaves_no_hole() -> None:
+    rows = [[age, 5, 0, 0, 0.0, 0.0] for age in (4.1, 3.05, 2.01, 0.99, 0.01)]
+    (chart, *_) = charts.charts([answer(history=[history(*rows)])])
+    assert len(chart.lines[0].points) == 1
+    assert len(set(chart.lines[0].points[0].split()[-4:])) == 4
+    assert {p.split(",")[1] for p in chart.lines[0].points[0].split()} == {"2.0"}
+
+
+def test_where_nothing_is_known_no_line_is_drawn() -> None:
+    (chart, *_) = charts.charts([answer(history=[history()])])
+    assert [line.points for line in chart.lines] == [[], [], []]
+    assert charts.charts([answer(pool())]) == []
+
+
+# --- Actions -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("text", ["", "0", "-1", "nan", "inf", "1e9", "x", "0.5"])
+def test_a_pause_needs_a_sensible_end(text: str) -> None:
+    with pytest.raises(Mistake):
+        actions.seconds_of("pause", {"seconds": text})
+
+
+def test_a_drain_may_have_no_end_and_a_recycle_has_none() -> None:
+    assert actions.seconds_of("drain", {"seconds": ""}) is None
+    assert actions.seconds_of("drain", {"seconds": "60"}) == 60
+    assert actions.seconds_of("recycle", {"seconds": "60"}) is None
+
+
+@pytest.mark.parametrize("pid", ["x", "-1", "1.5", "٣", "12345678901"])
+def test_a_worker_is_named_by_a_number(pid: str) -> None:
+    with pytest.raises(Mistake):
+        actions.target_of("drain", {"pid": pid})
+
+
+@pytest.mark.parametrize(
+    ("verb", "answers", "done", "said"),
+    [
+        ("drain", [answer(pool(state="draining", stale=0))], True, "done"),
+        ("drain", [answer(pool(state="draining", stale=2))], False, "2 connections"),
+        ("drain", [answer(pool(state="running"))], True, "ended meanwhile"),
+        ("recycle", [answer(pool(stale=1))], False, "waits for 1 connection."),
+        ("recycle", [answer(pool())], True, "done"),
+        ("recycle", [silent()], False, "doesn't answer"),
+        ("resume", [answer(pool(state="paused"))], False, "paused still"),
+        ("resume", [answer(pool())], True, "every pool runs"),
+        ("drain", [], True, "the worker has ended"),
+    ],
+)
+def test_progress_is_what_the_workers_say_last(
+    verb: str, answers: list[Answer], done: bool, said: str
+) -> None:
+    is_done, lines = actions.progress(verb, Target("default"), answers, holders=True)
+    assert is_done == done
+    assert said in " ".join(lines)
+
+
+def test_progress_names_nobody_to_who_may_not_see_holders() -> None:
+    under = answer(pool(state="draining", stale=1), holders=[holder(stale=True)])
+    _, shown = actions.progress("drain", Target(), [under], holders=True)
+    assert "GET /slow/" in " ".join(shown)
+    _, shown = actions.progress("drain", Target(), [under], holders=False)
+    assert "GET /slow/" not in " ".join(shown)
+
+
+def test_a_cancelled_hold_is_done_when_that_hold_has_ended() -> None:
+    target = Target(hold="1-2-3")
+    held = answer(pool(), holders=[holder(id="1-2-3")])
+    assert actions.progress("cancel", target, [held], holders=True)[0] is False
+    next_hold = answer(pool(), holders=[holder(id="1-2-4")])
+    assert actions.progress("cancel", target, [next_hold], holders=True)[0] is True
+
+
+# --- Tokens --------------------------------------------------------------------------
+
+
+def test_a_poll_token_gives_what_it_was_made_for_and_the_next_one() -> None:
+    may, following = access.of_poll(access.poll_token(ALL))
+    assert may == ALL
+    assert access.of_poll(following)[0] == ALL
+
+
+def test_no_token_is_good_for_another_purpose() -> None:
+    for wrong in (access.link_token(), "", "a:b:c"):
+        with pytest.raises(access.Refused):
+            access.of_poll(wrong)
+    with pytest.raises(access.Refused):
+        access.of_link(access.poll_token(ALL))
+    with override_settings(SECRET_KEY="another"):
+        other = access.poll_token(ALL)
+    with pytest.raises(access.Refused, match="isn't known here"):
+        access.of_poll(other)
+
+
+def test_a_page_ends_when_it_has_been_open_too_long(monkeypatch) -> None:
+    token = access.poll_token(ALL)
+    monkeypatch.setattr(access, "OPEN_SECONDS", -1)
+    with pytest.raises(access.Refused, match="for too long"):
+        access.of_poll(token)
+
+
+def test_a_page_ends_when_it_has_not_polled_for_long(monkeypatch) -> None:
+    token = access.poll_token(ALL)
+    monkeypatch.setattr(access, "POLL_SECONDS", -1)
+    with pytest.raises(access.Refused, match="Load it again"):
+        access.of_poll(token)
+
+
+def test_a_link_lets_see_and_do_nothing() -> None:
+    assert access.of_link(access.link_token()) == Access(holders=True)
+    assert access.of_link(access.link_token(holders=False)) == Access()
+    with pytest.raises(access.Refused, match="too old"):
+        access.of_link(access.link_token(-1))
+
+
+@pytest.mark.parametrize("name", ["csp_nonce", "_csp_nonce"])
+def test_the_nonce_of_django_and_of_django_csp_is_used(name: str) -> None:
+    request = RequestFactory().get("/")
+    assert access.nonce(request) == ""
+    setattr(request, name, SimpleLazyObject(lambda: "abc"))
+    assert access.nonce(request) == "abc"
+
+
+def test_who_waits_too_long_for_the_one_connection_gets_an_answer(monkeypatch) -> None:
+    monkeypatch.setattr(access, "_TURN_SECONDS", 0.01)
+    monkeypatch.setattr(access, "message", lambda _, status, *__: _response(status))
+    served = access.outside(lambda request: _response(200))
+    with access._turn:
+        assert served(RequestFactory().get("/")).status_code == 503
+    assert served(RequestFactory().get("/")).status_code == 200
+
+
+def _response(status: int) -> Any:
+    return HttpResponse(status=status)
