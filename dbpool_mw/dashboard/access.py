@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, NamedTuple
 
@@ -83,14 +83,18 @@ def of_link(token: str) -> Access:
     return Access(holders=holders)
 
 
-def poll_token(access: Access) -> str:
-    """Return the first token for the polls of a page that is being opened."""
-    opened = signing.TimestampSigner(salt=_OPENED).sign_object(list(access))
+def poll_token(access: Access, known: Sequence[Any] = ()) -> str:
+    """Return the first token for the polls of a page that is being opened.
+
+    ``known`` is plain data that each poll gets back.
+    """
+    signer = signing.TimestampSigner(salt=_OPENED)
+    opened = signer.sign_object([list(access), list(known)])
     return signing.TimestampSigner(salt=_POLL).sign(opened)
 
 
-def of_poll(token: str) -> tuple[Access, str]:
-    """Return what the page of a token may show, and the token for its next poll.
+def of_poll(token: str) -> tuple[Access, list[Any], str]:
+    """Return what a page may show, what it has kept, and the token of its next poll.
 
     Raises Refused for a token that is wrong, or too old, or of a page that has been
     open too long: nobody has asked since whether its user may still see it.
@@ -98,7 +102,7 @@ def of_poll(token: str) -> tuple[Access, str]:
     signer = signing.TimestampSigner(salt=_POLL)
     try:
         opened = signer.unsign(token, max_age=POLL_SECONDS)
-        access = signing.TimestampSigner(salt=_OPENED).unsign_object(
+        access, known = signing.TimestampSigner(salt=_OPENED).unsign_object(
             opened, max_age=OPEN_SECONDS
         )
     except signing.SignatureExpired as error:
@@ -107,7 +111,7 @@ def of_poll(token: str) -> tuple[Access, str]:
         ) from error
     except (signing.BadSignature, ValueError) as error:
         raise Refused("This page isn't known here any more. Load it again.") from error
-    return Access(*access), signer.sign(opened)
+    return Access(*access), known, signer.sign(opened)
 
 
 # --- Views that need no database, or no pool ------------------------------------------

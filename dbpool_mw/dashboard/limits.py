@@ -1,12 +1,12 @@
 """How many connections each server allows, as far as somebody has asked it.
 
 A page that is opened by a session asks the database who the user is. On that connection
-it asks this too, and the process remembers it: polls ask nothing.
+it asks this too. The process remembers it, and the page keeps it in its token: polls,
+which come to any worker, ask nothing.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,19 +16,20 @@ from django.utils.connection import ConnectionDoesNotExist
 
 from dbpool_mw import conf
 from dbpool_mw.checks import capacity
-from dbpool_mw.control import render
 from dbpool_mw.core.text import NAME, shortened
 from dbpool_mw.dashboard.presentation import Cell, Row, Table, number, text
 
 
-class _Known(NamedTuple):
+class Known(NamedTuple):
+    """What the server of an alias has said: the connections it accepts, a proxy."""
+
+    alias: str
     limit: int
     behind_proxy: bool
-    asked_at: float
 
 
 #: What servers have said, by their addresses.
-_known: dict[tuple[Any, ...], _Known] = {}
+_known: dict[tuple[Any, ...], Known] = {}
 
 
 def remember() -> None:
@@ -42,37 +43,41 @@ def remember() -> None:
             continue
         server = capacity.query(alias)
         if server is not None:
-            known = _Known(server.limit, server.behind_proxy, time.monotonic())
+            known = Known(alias, server.limit, server.behind_proxy)
             _known[capacity.address(alias)] = known
 
 
-def table(pools: Mapping[str, Sequence[Mapping[str, Any]]], workers: int) -> Table:
+def remembered() -> list[Known]:
+    """Return what this process knows."""
+    return list(_known.values())
+
+
+def table(
+    pools: Mapping[str, Sequence[Mapping[str, Any]]],
+    workers: int,
+    known: Iterable[Known],
+) -> Table:
     """Return what each server allows, and what the pools of this host may open."""
     by_server: dict[tuple[Any, ...], list[str]] = {}
     for alias in pools:
-        try:
-            by_server.setdefault(capacity.address(alias), []).append(alias)
-        except ConnectionDoesNotExist:
-            by_server.setdefault((alias,), []).append(alias)
+        by_server.setdefault(_address(alias), []).append(alias)
+    said = {_address(each.alias): each for each in known}
     rows = []
     for address, aliases in by_server.items():
-        known = _known.get(address)
+        server = said.get(address)
         most = sum(pool["max"] for alias in aliases for pool in pools[alias])
         is_open = sum(pool["size"] for alias in aliases for pool in pools[alias])
+        is_limit = server is not None and not server.behind_proxy
         rows.append(
             Row(
                 "-".join(aliases),
                 (
-                    Cell(
-                        ", ".join(shortened(alias, NAME) for alias in aliases), "head"
-                    ),
+                    Cell(", ".join(shortened(a, NAME) for a in aliases), "head"),
                     number(is_open),
                     number(most),
-                    *_said(known),
+                    *_said(server),
                 ),
-                "dbp-error"
-                if known is not None and not known.behind_proxy and most > known.limit
-                else "",
+                "dbp-error" if server and is_limit and most > server.limit else "",
             )
         )
     return Table(
@@ -85,17 +90,27 @@ def table(pools: Mapping[str, Sequence[Mapping[str, Any]]], workers: int) -> Tab
     )
 
 
-def _said(known: _Known | None) -> Iterable[Cell]:
-    if known is None:
+def _address(alias: str) -> tuple[Any, ...]:
+    """Return the server of an alias, which another process may have."""
+    try:
+        return capacity.address(alias)
+    except ConnectionDoesNotExist:
+        return (alias,)
+
+
+def _said(server: Known | None) -> Iterable[Cell]:
+    if server is None:
         return (
             Cell("not known", "number"),
             text(
-                "Nobody has asked this server since this worker started. "
-                "manage.py check --database ALIAS asks.",
+                "Nobody has asked it here: a page opened by a session asks the server "
+                "of its users, manage.py check --database ALIAS any other.",
                 200,
             ),
         )
-    ago = f"asked {render.duration(time.monotonic() - known.asked_at)} ago"
-    if known.behind_proxy:
-        return Cell("not known", "number"), Cell(f"a proxy stands before it; {ago}")
-    return Cell(f"{known.limit}", "number"), Cell(ago)
+    if server.behind_proxy:
+        return Cell("not known", "number"), Cell("A proxy stands before it.")
+    return (
+        Cell(str(server.limit), "number"),
+        Cell("max_connections less what is reserved, when a page was opened."),
+    )

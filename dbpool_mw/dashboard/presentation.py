@@ -62,6 +62,9 @@ _WORKER_KEYS = (
     "in_use", "idle", "max", "waiting", "checkouts", "opened", "reclaimed", "leaked"
 )  # fmt: skip
 _COUNTERS = ("checkouts", "timeouts", "refused")
+_VERBS = ("drain", "recycle", "pause")
+#: What can be done beside a pool in these states.
+_VERBS_OF_STATE = dict.fromkeys(("draining", "paused"), (*_VERBS, "resume"))
 _WINDOWS = (("60", "last minute"), ("900", "last quarter of an hour"))
 
 
@@ -101,6 +104,11 @@ class Table(NamedTuple):
     rows: Sequence[Row]
     empty: str = ""
     note: str = ""
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether a phone has no room for the columns beside each other."""
+        return len(self.columns) > 3
 
     @property
     def titles(self) -> list[tuple[str, bool]]:
@@ -294,7 +302,6 @@ def _pools(answers: Sequence[Answer], access: Access, link: Link) -> Table:
     for alias, pools in by_alias(answers).items():
         total = metrics.merge(pools)
         name = shortened(alias, NAME)
-        verbs = ("drain", "recycle", "pause")
         states = sorted({pool["state"] for pool in pools})
         rows.append(
             Row(
@@ -314,7 +321,11 @@ def _pools(answers: Sequence[Answer], access: Access, link: Link) -> Table:
                     ),
                     Cell(
                         actions=_actions(
-                            access, link, verbs, f"{name}, all workers", alias=alias
+                            access,
+                            link,
+                            _VERBS,
+                            f"{name}, all workers",
+                            alias=alias,
                         )
                     ),
                 ),
@@ -413,7 +424,7 @@ def _workers(answers: Sequence[Answer], access: Access, link: Link) -> Table:
                             actions=_actions(
                                 access,
                                 link,
-                                ("drain", "recycle", "pause", "resume"),
+                                _VERBS_OF_STATE.get(pool["state"], _VERBS),
                                 what,
                                 alias=pool["alias"],
                                 pid=answer.pid,

@@ -36,6 +36,7 @@ from dbpool_mw.dashboard import access as may
 from dbpool_mw.dashboard import actions, charts, limits, presentation
 from dbpool_mw.dashboard.access import Access, from_memory, message, outside
 from dbpool_mw.dashboard.actions import Mistake, Target
+from dbpool_mw.dashboard.limits import Known
 
 #: The request header that a poll has its token in.
 TOKEN = "X-Dbpool-Token"
@@ -89,11 +90,12 @@ class Pages:
     def _poll(self, request: HttpRequest) -> JsonResponse:
         """Return what has changed on an open page; asks no database."""
         try:
-            access, token = may.of_poll(request.headers.get(TOKEN, ""))
+            access, kept, token = may.of_poll(request.headers.get(TOKEN, ""))
         except may.Refused as refused:
             return JsonResponse({"error": str(refused)}, status=403)
         with_charts = "charts" in request.GET
-        context = self._survey(request, access, with_charts=with_charts)
+        known = [Known(*each) for each in kept]
+        context = self._survey(request, access, known, with_charts=with_charts)
         names = ("live", "charts", "more") if with_charts else ("live", "more")
         parts = {
             name: render_to_string(f"{_TEMPLATES}{name}.html", context)
@@ -156,7 +158,12 @@ class Pages:
         return reverse(full, args=args, current_app=match.namespace)
 
     def _survey(
-        self, request: HttpRequest, access: Access, *, with_charts: bool
+        self,
+        request: HttpRequest,
+        access: Access,
+        known: Sequence[Known],
+        *,
+        with_charts: bool,
     ) -> dict[str, Any]:
         """Ask the workers; return what the parts of the page show."""
         # What asked who the user is needs its connection no more.
@@ -174,7 +181,7 @@ class Pages:
             "notices": notices,
             "progress": _progress(request, access, answers),
             "tables": shown.first,
-            "more": [*shown.more, limits.table(pools, len(answers))],
+            "more": [*shown.more, limits.table(pools, len(answers), known)],
             "charts": charts.charts(answers) if with_charts else [],
             "width": charts.WIDTH,
             "height": charts.HEIGHT,
@@ -184,13 +191,14 @@ class Pages:
         self, request: HttpRequest, access: Access, *, is_link: bool
     ) -> HttpResponse:
         query = request.META.get("QUERY_STRING", "")
+        known = limits.remembered()
         context = {
-            **self._survey(request, access, with_charts=True),
+            **self._survey(request, access, known, with_charts=True),
             "title": _TITLE,
             "host": platform.node(),
             "access": access,
             "is_link": is_link,
-            "token": may.poll_token(access),
+            "token": may.poll_token(access, known),
             "poll_url": self._reverse(request, "poll") + (f"?{query}" if query else ""),
             "nonce": may.nonce(request),
         }

@@ -11,9 +11,10 @@ from django.test import RequestFactory, override_settings
 from django.utils.functional import SimpleLazyObject
 
 from dbpool_mw.control.client import Answer
-from dbpool_mw.dashboard import access, actions, charts, presentation
+from dbpool_mw.dashboard import access, actions, charts, limits, presentation
 from dbpool_mw.dashboard.access import Access
 from dbpool_mw.dashboard.actions import Mistake, Target
+from dbpool_mw.dashboard.limits import Known
 from tests.control.fakes import holder, pool, reply
 
 ALL = Access(holders=True, drain=True, cancel=True)
@@ -164,6 +165,17 @@ def test_an_order_counts_down_and_names_who_is_waited_for() -> None:
     assert [a.text for a in cells["Action"].actions] == ["Resume"]
 
 
+def test_what_the_server_allows_is_said_or_that_nobody_knows() -> None:
+    pools = presentation.by_alias([answer(pool(size=3, max=60)), answer(pool(max=50))])
+    (unknown,) = limits.table(pools, 2, []).rows
+    assert [cell.text for cell in unknown.cells[1:4]] == ["3", "110", "not known"]
+    (known,) = limits.table(pools, 2, [Known("default", 97, False)]).rows
+    assert known.cells[3].text == "97"
+    assert known.kind == "dbp-error"
+    (proxy,) = limits.table(pools, 2, [Known("default", 97, True)]).rows
+    assert (proxy.cells[3].text, proxy.kind) == ("not known", "")
+
+
 # --- Charts --------------------------------------------------------------------------
 
 COLUMNS = ["age", "in_use_peak", "idle", "waiting_peak", "wait_p95", "hold_p95"]
@@ -288,9 +300,10 @@ def test_a_cancelled_hold_is_done_when_that_hold_has_ended() -> None:
 
 
 def test_a_poll_token_gives_what_it_was_made_for_and_the_next_one() -> None:
-    may, following = access.of_poll(access.poll_token(ALL))
-    assert may == ALL
-    assert access.of_poll(following)[0] == ALL
+    known = [["default", 97, False]]
+    may, kept, following = access.of_poll(access.poll_token(ALL, known))
+    assert (may, kept) == (ALL, known)
+    assert access.of_poll(following)[:2] == (ALL, known)
 
 
 def test_no_token_is_good_for_another_purpose() -> None:
