@@ -35,6 +35,8 @@ AROUND = [
 ]
 # What reads the figures that the commands print.
 READERS = ["jsonschema>=4.20", *PROMETHEUS]
+# A browser's driver and a judge of accessibility; the browser itself is Debian's.
+BROWSER = ["playwright>=1.60", "axe-playwright-python>=0.1.5"]
 # What traces and profiles requests. It takes half a minute to install, and its tests
 # run on one pair of Python and Django: tox does without.
 TRACERS = [
@@ -71,6 +73,7 @@ TEST = [
     *ENGINES,
     *AROUND,
     *READERS,
+    *BROWSER,
     "hypothesis>=6.100",
 ]
 LINT = ["ruff==0.17.5"]

@@ -26,7 +26,6 @@ from dbpool_mw.dashboard.presentation import (
     rows_of,
     waited_for,
 )
-from dbpool_mw.models import Dashboard
 
 logger = get_logger("dbpool_mw.control")
 
@@ -241,6 +240,8 @@ def _log(user: Any, what: str, text: str) -> None:
         return
     from django.contrib.admin.models import CHANGE, LogEntry
     from django.contrib.contenttypes.models import ContentType
+
+    from dbpool_mw.models import Dashboard
 
     LogEntry.objects.create(
         user_id=user.pk,

@@ -12,7 +12,6 @@ from dataclasses import replace
 from typing import Any
 from urllib.parse import urlencode
 
-from django.contrib.auth.views import redirect_to_login
 from django.core.exceptions import ImproperlyConfigured, PermissionDenied
 from django.http import (
     Http404,
@@ -145,6 +144,9 @@ class Pages:
             )
             return message(request, 403, "Nobody is logged in", text), Access()
         if not user.is_authenticated:
+            # Not before: the routes are for projects without users too.
+            from django.contrib.auth.views import redirect_to_login
+
             return redirect_to_login(request.get_full_path()), Access()
         access = may.of_user(user)
         if access is None:

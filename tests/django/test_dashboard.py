@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
 from django.http import HttpResponse
 from django.test import RequestFactory, override_settings
+from django.urls import resolve, reverse
 from django.utils.functional import SimpleLazyObject
 
+from dbpool_mw import decorators
 from dbpool_mw.control.client import Answer
 from dbpool_mw.dashboard import access, actions, charts, limits, presentation
 from dbpool_mw.dashboard.access import Access
 from dbpool_mw.dashboard.actions import Mistake, Target
 from dbpool_mw.dashboard.limits import Known
 from tests.control.fakes import holder, pool, reply
+from tests.documents import code_block
 
 ALL = Access(holders=True, drain=True, cancel=True)
 
@@ -358,3 +362,18 @@ def test_who_waits_too_long_for_the_one_connection_gets_an_answer(monkeypatch) -
 
 def _response(status: int) -> Any:
     return HttpResponse(status=status)
+
+
+# --- docs/dashboard.rst --------------------------------------------------------------
+
+
+def test_the_routes_of_the_document_need_neither_users_nor_the_admin() -> None:
+    urls = ModuleType("urls_of_the_document")
+    exec(code_block("docs/dashboard.rst", "# urls.py"), vars(urls))
+    with override_settings(ROOT_URLCONF=urls):
+        assert reverse("dbpool_mw:dashboard") == "/dbpool/"
+        found = resolve("/dbpool/poll/").func
+        assert decorators.needs_no_pool(RequestFactory().get("/dbpool/poll/"))
+    decorators.forget_urls()
+    assert found.login_required is False
+    assert "replica" in found._non_atomic_requests

@@ -41,7 +41,11 @@ UNLISTED = {
     "ArgumentTypeError",
     "AttributeError",
     "BadMessage",
+    "Http404",
     "MiddlewareNotUsed",
+    # The page shows both to who has asked for something, with what to do.
+    "Mistake",
+    "Refused",
     "OSError",
     "ValueError",
 }

@@ -396,6 +396,20 @@ def test_the_page_works_under_asgi(site):
             assert visitor.confirm(f"{place}act/recycle/?alias=default").status == 302
 
 
+def test_another_admin_site_takes_the_page_as_the_document_says(site):
+    site.settings["ROOT_URLCONF"] = "tests.process.project.another_site"
+    try:
+        with site.gunicorn() as server:
+            place = "/staff/dbpool_mw/dashboard/"
+            visitor = Visitor(server, "operator")
+            page = visitor.get(place)
+            assert f'href="{place}act/drain/' in page.body.decode()
+            assert "Pools" in Poller(server, page, place).poll()
+            assert visitor.confirm(f"{place}act/recycle/?alias=default").status == 302
+    finally:
+        site.settings["ROOT_URLCONF"] = "tests.process.project.dashboard"
+
+
 def test_switched_off_the_admin_shows_nothing(site):
     site.settings["DBPOOL_MW_ENABLED"] = False
     try:
