@@ -8,11 +8,12 @@ from django.db import models
 class Dashboard(models.Model):
     """What the permissions for the page of the pools, and its entries in logs, name.
 
-    There is no table, and no row. The name of the table is given, because Django would
-    ask the database's library how long it may be.
+    There is no table, and no row. The name of the table is given, and the key is a text,
+    because for others Django would load the database's library, whose absence a check
+    of this app reports.
     """
 
-    id: models.AutoField[int, int] = models.AutoField(primary_key=True)
+    id: models.CharField[str, str] = models.CharField(primary_key=True, max_length=1)
 
     class Meta:
         """No table; the permissions are those that the page asks for."""

@@ -11,7 +11,7 @@ class Migration(migrations.Migration):
     operations = [  # noqa: RUF012
         migrations.CreateModel(
             name="Dashboard",
-            fields=[("id", models.AutoField(primary_key=True, serialize=False))],
+            fields=[("id", models.CharField(max_length=1, primary_key=True))],
             options={
                 "verbose_name": "database pools",
                 "verbose_name_plural": "database pools",
