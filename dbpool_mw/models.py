@@ -8,9 +8,9 @@ from django.db import models
 class Dashboard(models.Model):
     """What the permissions for the page of the pools, and its entries in logs, name.
 
-    There is no table, and no row. The name of the table is given, and the key is a text,
-    because for others Django would load the database's library, whose absence a check
-    of this app reports.
+    There is no table, and no row. The name of the table is given, and the key is a
+    text, because for others Django would load the database's library, whose absence a
+    check of this app reports.
     """
 
     id: models.CharField[str, str] = models.CharField(primary_key=True, max_length=1)
