@@ -325,15 +325,31 @@ def test_a_proxy_that_wants_the_cookies_gets_them(tab):
 )
 def test_the_images_of_the_documents_are_written(site, server, tab, held):
     IMAGES.mkdir(exist_ok=True)
-    for _ in range(40):
-        server.get("/facts/")
-    for name, place, options in (
-        ("dashboard", ALONE, {"color_scheme": "light"}),
-        ("dashboard-dark", ALONE, {"color_scheme": "dark"}),
-        ("dashboard-admin", ADMIN, {"color_scheme": "light"}),
-        ("dashboard-phone", ALONE, PHONE),
-    ):
-        with tab("operator", **options) as window:
-            window.open(place)
-            window.polled(3)
-            window.page.screenshot(path=str(IMAGES / f"{name}.png"))
+    done = threading.Event()
+
+    def requests() -> None:
+        number = 0
+        while not done.is_set():
+            number += 1
+            slow = 0.4 if number % 9 == 0 else 0.02
+            server.get(f"/run/?sql=select+pg_sleep({slow})")
+
+    clients = [threading.Thread(target=requests) for _ in range(5)]
+    for client in clients:
+        client.start()
+    try:
+        for name, place, options in (
+            ("dashboard", ALONE, {"color_scheme": "light"}),
+            ("dashboard-dark", ALONE, {"color_scheme": "dark"}),
+            ("dashboard-admin", ADMIN, {"color_scheme": "light"}),
+            ("dashboard-phone", ALONE, PHONE),
+        ):
+            options.setdefault("viewport", {"width": 1280, "height": 1400})
+            with tab("operator", **options) as window:
+                window.open(place)
+                window.polled(7)
+                window.page.screenshot(path=str(IMAGES / f"{name}.png"))
+    finally:
+        done.set()
+        for client in clients:
+            client.join(20)
