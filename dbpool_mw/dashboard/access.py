@@ -24,7 +24,7 @@ LINK_SECONDS = 900
 POLL_SECONDS = 120
 OPEN_SECONDS = 4 * 3600
 #: Seconds that a request waits for another of this process that asks who its user is.
-_TURN_SECONDS = 2.0
+_TURN_SECONDS = 5.0
 
 _LINK = "dbpool_mw.dashboard.link"
 _OPENED = "dbpool_mw.dashboard.opened"

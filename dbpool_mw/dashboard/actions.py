@@ -12,13 +12,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from django.apps import apps
+from django.db import Error as DatabaseError
 
+from dbpool_mw import conf
 from dbpool_mw.control import client, drain, orders, paths, protocol, render
 from dbpool_mw.control.client import Answer
 from dbpool_mw.control.orders import Order
 from dbpool_mw.control.survey import survey
 from dbpool_mw.core.logs import get_logger
-from dbpool_mw.core.text import ERROR, MESSAGE, NAME, REQUEST, shortened
+from dbpool_mw.core.text import ERROR, MESSAGE, NAME, REQUEST, one_line, shortened
 from dbpool_mw.dashboard.access import Access
 from dbpool_mw.dashboard.presentation import (
     VERBS,
@@ -173,6 +175,7 @@ def _for(seconds: float | None) -> str:
 
 def _order(directory: Path, verb: str, target: Target, seconds: float | None) -> str:
     """Keep an order and send it, as ``dbpool_drain`` does."""
+    _check_alias(directory, target)
     began = time.monotonic()
     is_kept = target.pid is None
     unkept = ""
@@ -192,7 +195,7 @@ def _order(directory: Path, verb: str, target: Target, seconds: float | None) ->
         for path in paths.discover(directory)
         if target.pid in (None, paths.pid_of(path))
     ]
-    if not sockets:
+    if not sockets and target.pid is not None:
         raise Mistake(f"There is no such worker: {target.words}.")
     progress = drain.send(
         verb, sockets, target.aliases, seconds=seconds, began=began, kept=is_kept
@@ -204,6 +207,15 @@ def _order(directory: Path, verb: str, target: Target, seconds: float | None) ->
         )
         said += f"; not confirmed by {failed}"
     return said + unkept
+
+
+def _check_alias(directory: Path, target: Target) -> None:
+    """Refuse an alias that no settings and no worker pool: it would be kept."""
+    known = set(conf.pooled_aliases())
+    if target.alias is None or target.alias in known:
+        return
+    if all(target.alias not in answer.aliases for answer in survey(directory)):
+        raise Mistake(f"No worker has a pool of {shortened(target.alias, NAME)}.")
 
 
 def _cancel(directory: Path, target: Target) -> str:
@@ -243,13 +255,21 @@ def _log(user: Any, what: str, text: str) -> None:
 
     from dbpool_mw.models import Dashboard
 
-    LogEntry.objects.create(
-        user_id=user.pk,
-        content_type_id=ContentType.objects.get_for_model(Dashboard).pk,
-        object_repr=what[:200],
-        action_flag=CHANGE,
-        change_message=shortened(text, MESSAGE),
-    )
+    try:
+        LogEntry.objects.create(
+            user_id=user.pk,
+            content_type_id=ContentType.objects.get_for_model(Dashboard).pk,
+            object_repr=what[:200],
+            action_flag=CHANGE,
+            change_message=shortened(text, MESSAGE),
+        )
+    except DatabaseError as error:
+        # It is done: a server that has become read-only changes nothing about that.
+        logger.warning(
+            "%s: done, and not written to the admin's log: %s",
+            what,
+            one_line(str(error)),
+        )
 
 
 # --- Afterwards -----------------------------------------------------------------------

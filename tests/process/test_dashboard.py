@@ -201,6 +201,8 @@ def test_an_order_for_one_worker_is_for_that_one(site):
     [
         ("act/pause/?alias=default&seconds=x", "Write a number of seconds"),
         ("act/drain/?pid=4x", "The worker is named by the number"),
+        ("act/drain/?alias=nobodys", "No worker has a pool of nobodys"),
+        ("act/drain/?alias=default&pid=1", "There is no such worker"),
         ("act/cancel/", "No hold is named"),
         ("act/cancel/?hold=1-2-3", "This request has ended"),
     ],
@@ -218,6 +220,21 @@ def test_what_is_asked_wrongly_is_refused_with_a_reason(site, server, path, said
     assert said in answer.body.decode()
     assert visitor.get(f"{ALONE}act/kill/").status == 404
     assert {s for found in site.states().values() for s in found} == {"running"}
+
+
+def test_what_a_read_only_database_cannot_log_is_done_all_the_same(site, server):
+    visitor = Visitor(server, "operator")
+    before = logged(site)
+    with site.session() as cursor:
+        name = site.databases.default
+        cursor.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+        try:
+            done = visitor.confirm(f"{ALONE}act/recycle/?alias=default")
+        finally:
+            cursor.execute(f"ALTER DATABASE {name} RESET default_transaction_read_only")
+    assert done.status == 302
+    assert logged(site) == before
+    assert "done, and not written to the admin's log: " in server.text()
 
 
 def test_a_drain_shows_who_is_waited_for_and_then_that_it_is_done(site, server):
