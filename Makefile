@@ -25,7 +25,7 @@ MADE := $(VENV)/.made-$(shell $(PYTHON) -c \
 #: What `make check` runs: no test here needs a web server, PgBouncer or PostGIS.
 QUICK := tests/core tests/django $(wildcard tests/test_layers.py)
 
-.PHONY: check quick test sandbox faults bench matrix lint format types coverage
+.PHONY: check quick test sandbox faults bench grafana matrix lint format types coverage
 .PHONY: clean help
 
 help:
@@ -34,6 +34,7 @@ help:
 	@echo "make sandbox   the main job on a real server under load; SERVE=1 keeps it up"
 	@echo "make faults    break things under traffic; writes docs/reliability.rst"
 	@echo "make bench     the benchmarks of docs/benchmarks.rst"
+	@echo "make grafana   writes the dashboard and the alerts of docs/grafana"
 	@echo "make matrix    the tests on every Python and Django that is installed"
 	@echo "make lint | types | format | coverage | clean"
 
@@ -59,6 +60,10 @@ faults: $(VENV)/.with-test
 
 bench: $(VENV)/.with-sandbox
 	$(HIDING) $(BIN)/python -m sandbox.benchmarks $(ARGS)
+
+# Grafana's library needs Python 3.11.
+grafana: $(VENV)/.with-grafana
+	$(BIN)/python -m sandbox.grafana
 
 matrix: $(VENV)/.with-matrix
 	$(BIN)/python -m tox run-parallel --parallel $(JOBS) --parallel-no-spinner \

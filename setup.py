@@ -60,6 +60,11 @@ OTHER_SERVERS = [
     "pyuwsgi>=2.0.30",
     "waitress>=3",
 ]
+# What makes docs/grafana. Another version may write the same dashboard differently.
+GRAFANA = [
+    "grafana-foundation-sdk==1769699379!11.6.0; python_version >= '3.11'",
+    "pyyaml>=6",
+]
 # Django's own pool is made of it; tests and benchmarks compare with it.
 OTHER_POOLS = ["psycopg-pool>=3.2"]
 TEST = [
@@ -144,7 +149,8 @@ setup(
         "prometheus": PROMETHEUS,
         "otel": OTEL,
         "sandbox": [*SERVERS, *OTHER_POOLS, *OTEL_SDK],
-        "test": [*TEST, *TRACERS, *OTHER_SERVERS, *OTHER_POOLS],
+        "grafana": GRAFANA,
+        "test": [*TEST, *TRACERS, *OTHER_SERVERS, *OTHER_POOLS, *GRAFANA],
         # What the environments of tox.ini install.
         "testenv": TEST,
         "lint": LINT,
@@ -155,6 +161,7 @@ setup(
             *TRACERS,
             *OTHER_SERVERS,
             *OTHER_POOLS,
+            *GRAFANA,
             *LINT,
             *TYPES,
             "coverage>=7.10",

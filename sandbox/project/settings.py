@@ -68,6 +68,9 @@ DBPOOL_MW_EAGER = () if POOLING == "lazy" else ("default",)
 
 DBPOOL_MW_CONTROL_DIR = os.environ.get("SANDBOX_CONTROL_DIR") or None
 
+# Any program of this machine may read /pool/metrics.
+DBPOOL_MW_METRICS_LOOPBACK = True
+
 DEBUG = False
 SECRET_KEY = "the sandbox serves on the loopback interface only"
 ALLOWED_HOSTS = ["127.0.0.1", "localhost", "[::1]"]

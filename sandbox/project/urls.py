@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from django.urls import path
+from django.conf import settings
+from django.urls import include, path
 
 from sandbox.shop import views
 
@@ -17,3 +18,5 @@ urlpatterns = [
     path("async/", views.listing, name="async"),
     path("health/", views.health, name="health"),
 ]
+if "dbpool_mw" in settings.INSTALLED_APPS:
+    urlpatterns.append(path("pool/", include("dbpool_mw.urls")))

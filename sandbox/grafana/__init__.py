@@ -1,0 +1,1 @@
+"""The Grafana dashboard and Prometheus' alert rules, generated into docs/grafana."""
