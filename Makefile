@@ -112,6 +112,8 @@ $(MADE): setup.py
 			"On Debian: apt-get install python3-venv" >&2; \
 		rm -rf $(VENV); \
 		exit 1; }
+	@# The pip that comes with an older Python finds no versions that fit together.
+	@$(BIN)/python -m pip install -qq --upgrade "pip>=25.1"
 	@touch $@
 
 $(VENV)/.with-%: $(MADE)
