@@ -25,7 +25,7 @@ from tests.control.test_render import answered, silent
 PROMTOOL = shutil.which("promtool")
 needs_promtool = pytest.mark.skipif(
     PROMTOOL is None,
-    reason="no promtool on PATH: Debian's package prometheus has it, which needs root",
+    reason="no promtool on PATH. On Debian, root can install it with .ci/debian.",
 )
 
 #: Series of every family, and labels that need escapes.
