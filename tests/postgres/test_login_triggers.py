@@ -8,6 +8,7 @@ from django.http import HttpResponse
 from django.test import override_settings
 
 from dbpool_mw.binding import registry
+from dbpool_mw.binding.usage import Usage
 from dbpool_mw.drivers.postgresql.reset import opening_statement
 from tests.conftest import Databases, aliases_at, fresh_database
 from tests.postgres.conftest import ask, forget_wrappers, stats
@@ -64,6 +65,23 @@ def test_every_request_finds_what_the_trigger_set(requests, administrator, caplo
     (warning,) = [r for r in caplog.records if r.levelname == "WARNING"]
     assert "login trigger does (enter_tenant)" in warning.getMessage()
     assert "Set RESET to a function" in warning.getMessage()
+
+
+def test_that_a_changed_session_will_be_closed_is_foreseen(requests, administrator):
+    found = []
+
+    def view(request):
+        usage = Usage()
+        response = changes(request)
+        usage.stop()
+        found.extend(usage.as_list())
+        return response
+
+    requests(view)
+    (only,) = found
+    assert only["outcome"] == "closed"
+    assert only["reason"] == "no reset undoes a login trigger (enter_tenant)"
+    assert stats()["discarded"] == {"reset refused": 1}
 
 
 def test_sessions_without_changes_keep_their_connection(requests, administrator):

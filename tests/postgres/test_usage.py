@@ -201,3 +201,19 @@ def test_a_hold_that_is_taken_from_its_binding_has_ended(recorded):
 
     (only,) = recorded(answering(loses))
     assert not only["goes_on"]
+
+
+def test_a_hold_that_two_threads_return_has_ended_once(requests):
+    usages = []
+
+    def view(request):
+        usage = Usage()
+        (held,) = thread_state.bindings["default"].held
+        usage.end(held)
+        usage.end(held, goes_on=True)
+        usage.stop()
+        usages.append(usage)
+        return HttpResponse("well")
+
+    assert requests(view).status_code == 200
+    assert [one["goes_on"] for one in usages[0].as_list()] == [False]
