@@ -35,17 +35,17 @@ NO_ANSWER = 4
 
 _NO_OUTPUT = "The output can't be written"
 _WHY_NO_WORKER = """\
-A server is seen about a second after it has loaded the middleware; uWSGI's workers,
-task queues and projects without the middleware from their first request or checkout on.
-A worker isn't seen when
+A server is seen about a second after it has loaded the middleware; uWSGI's
+workers, task queues and projects without the middleware from their first request
+or checkout on. A worker isn't seen when
  - no server is running;
  - it runs as another user than you (uid {uid});
- - it runs with another settings module or from another copy of the project, or its
-   DBPOOL_MW_CONTROL_DIR differs;
+ - it runs with another settings module or from another copy of the project, or
+   its DBPOOL_MW_CONTROL_DIR differs;
  - DBPOOL_MW_ENABLED is False there;
- - it can't write to the directory (its log has a warning of dbpool_mw.control), or has
-   a /tmp of its own (PrivateTmp of systemd, a container): set DBPOOL_MW_CONTROL_DIR to
-   a directory that both see."""
+ - it can't write to the directory (its log has a warning of dbpool_mw.control),
+   or has a /tmp of its own (PrivateTmp of systemd, a container): set
+   DBPOOL_MW_CONTROL_DIR to a directory that both see."""
 
 
 class Stream(Protocol):

@@ -605,7 +605,7 @@ def test_a_drain_and_a_pause_are_kept_and_sent_with_their_time(
     (request,) = worker.requests
     assert (request["seconds"], request["kept"]) == (seconds, True)
     assert "also in workers that start meanwhile" in ended.out
-    assert (" or until you run: manage.py" in ended.out) == (seconds is not None)
+    assert (" or until you run\n  manage.py" in ended.out) == (seconds is not None)
 
 
 def test_an_order_for_aliases_is_kept_for_them(directory: Path, serve: Serve) -> None:

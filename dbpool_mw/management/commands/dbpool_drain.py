@@ -48,10 +48,10 @@ _PAST = {"drain": "drained", "pause": "paused"}
 _ONGOING = {"drain": "draining", "pause": "pausing", "recycle": "recycling"}
 _REMARKS = {
     "drain": """\
-Requests are still served, each on a connection that closes when the request ends.""",
+Requests are still served, each on a connection that closes when it ends.""",
     "pause": """\
-Requests now wait for a connection, at most TIMEOUT seconds (DBPOOL_MW_TIMEOUT); after
-that they get a 503.""",
+Requests now wait for a connection, at most TIMEOUT seconds (DBPOOL_MW_TIMEOUT);
+after that they get a 503.""",
 }
 _WILL_FOLLOW = (
     "The order is in the control directory: a worker that runs follows it within "
@@ -457,7 +457,8 @@ def _remark(verb: str, seconds: float | None, kept: bool) -> str:
     until = "" if seconds is None else f"for {render.duration(seconds)} or "
     return (
         f"{_REMARKS[verb]}\n"
-        f"The {verb} goes on, {where}, {until}until you run: {_RESUME}"
+        f"The {verb} goes on, {where}, {until}until you run\n"
+        f"  {_RESUME}"
     )
 
 
