@@ -21,6 +21,7 @@ from grafana_foundation_sdk.builders import (
     table,
     timeseries,
 )
+from grafana_foundation_sdk.cog.builder import Builder
 from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import dashboard as model
 from grafana_foundation_sdk.models import heatmap as heatmaps
@@ -223,7 +224,7 @@ def _overview() -> list[stat.Panel]:
             "failed connect. See docs/troubleshooting.rst, My requests get 503. "
             "Alert: DbPoolRequestsRefused.",
             {1: RED},
-            _query(f"sum(increase({refused}[$__range]))"),
+            _query(f"sum(increase({refused}[$__range]))").instant(),
         ).decimals(0),
         _stat(
             "Silent workers",
@@ -520,7 +521,7 @@ def _workers() -> table.Panel:
     return panel
 
 
-def _variables() -> list[build.DatasourceVariable | build.QueryVariable]:
+def _variables() -> list[Builder[model.VariableModel]]:
     chosen = [
         ("job", "Job", "label_values(dbpool_mw_worker_up, job)"),
         (
@@ -535,7 +536,7 @@ def _variables() -> list[build.DatasourceVariable | build.QueryVariable]:
         ),
     ]
     source = build.DatasourceVariable("datasource").label("Data source")
-    return [source.type("prometheus")] + [
+    queries = [
         build.QueryVariable(name)
         .label(label)
         .datasource(SOURCE)
@@ -548,6 +549,7 @@ def _variables() -> list[build.DatasourceVariable | build.QueryVariable]:
         .current(model.VariableOption(selected=True, text=["All"], value=["$__all"]))
         for name, label, query in chosen
     ]
+    return [source.type("prometheus"), *queries]
 
 
 class _Marks(model.AnnotationQuery):

@@ -33,7 +33,7 @@ VARIABLES: dict[str, str] = {
 }
 
 
-def filled_in(expr: str, pool: str = ".*", interval: str = "8s") -> str:
+def filled_in(expr: str, pool: str = ".*", interval: str = "10s") -> str:
     """Put values in the place of a query's variables, as Grafana does."""
     values = {
         "$job": ".*",
