@@ -16,7 +16,8 @@ from tests.conftest import fresh_databases
 from tests.process.projects import Project
 from tests.process.servers import Answer, Server
 
-MODULE = "tests.process.project.dashboard"
+URLS = "tests.process.project.dashboard"
+POLICIES = "tests.process.project.policies"
 APPS = [
     "dbpool_mw",
     "django.contrib.admin",
@@ -28,7 +29,7 @@ APPS = [
 ]
 MIDDLEWARE = [
     "dbpool_mw.middleware.ConnectionPoolMiddleware",
-    f"{MODULE}.Policy",
+    f"{POLICIES}.Policy",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
     "django.middleware.csrf.CsrfViewMiddleware",
@@ -43,7 +44,7 @@ PROCESSORS = [
 SETTINGS: dict[str, Any] = {
     "INSTALLED_APPS": APPS,
     "MIDDLEWARE": MIDDLEWARE,
-    "ROOT_URLCONF": MODULE,
+    "ROOT_URLCONF": URLS,
     "STATIC_URL": "/static/",
     "TEMPLATES": [
         {

@@ -12,7 +12,7 @@ import django
 import pytest
 
 from tests.browser.conftest import Tab
-from tests.dashboards import MODULE, made
+from tests.dashboards import POLICIES, made
 from tests.documents import ROOT, WRITE, code_block
 
 ALONE, ADMIN = "/dbpool/", "/admin/dbpool_mw/dashboard/"
@@ -105,7 +105,7 @@ def test_polls_of_a_browser_take_no_connection(site, tab, place):
 
 
 def test_a_policy_of_nonces_and_of_trusted_types_is_obeyed(chromium, site):
-    with served_with(site, f"{MODULE}.Nonces", {}) as server:
+    with served_with(site, f"{POLICIES}.Nonces", {}) as server:
         check_policy(chromium, server, [ALONE], "trusted-types dbpool_mw")
 
 
@@ -132,7 +132,7 @@ def test_the_policy_of_the_document_is_obeyed(chromium, site, with_nonces):
 def served_with(site, middleware: str, settings: dict[str, Any]) -> Iterator[Any]:
     """Serve the site with another middleware that sends the policy."""
     before = dict(site.settings)
-    replaced = f"{MODULE}.Policy"
+    replaced = f"{POLICIES}.Policy"
     site.settings["MIDDLEWARE"] = [
         middleware if one == replaced else one for one in before["MIDDLEWARE"]
     ]

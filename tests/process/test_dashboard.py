@@ -427,6 +427,39 @@ def test_another_admin_site_takes_the_page_as_the_document_says(site):
         site.settings["ROOT_URLCONF"] = "tests.process.project.dashboard"
 
 
+def test_without_the_admin_the_page_shows_and_acts(site):
+    before = dict(site.settings)
+    site.settings["ROOT_URLCONF"] = "tests.process.project.page_alone"
+    site.settings["INSTALLED_APPS"] = [
+        app for app in before["INSTALLED_APPS"] if app != "django.contrib.admin"
+    ]
+    try:
+        with site.gunicorn() as server:
+            visitor = Visitor(server, "operator")
+            entries = logged(site)
+            assert "Pools" in Poller(server, visitor.get(ALONE)).poll()
+            assert visitor.confirm(f"{ALONE}act/recycle/?alias=default").status == 302
+            assert logged(site) == entries
+            assert ": confirmed by " in server.text()
+    finally:
+        site.settings = before
+
+
+def test_in_a_project_that_knows_no_users_a_link_opens_the_page(site):
+    before = dict(site.settings)
+    site.settings["MIDDLEWARE"] = [
+        one for one in before["MIDDLEWARE"] if "Authentication" not in one
+    ]
+    try:
+        with site.gunicorn() as server:
+            refused = Visitor(server).get(ALONE)
+            assert refused.status == 403
+            assert b"manage.py dbpool_dashboard" in refused.body
+            assert Visitor(server).get(link(site)).status == 200
+    finally:
+        site.settings = before
+
+
 def test_switched_off_the_admin_shows_nothing(site):
     site.settings["DBPOOL_MW_ENABLED"] = False
     try:
