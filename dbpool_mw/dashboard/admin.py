@@ -45,5 +45,4 @@ class DashboardAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
 
 def register(site: admin.AdminSite = admin.site) -> None:
     """Have an admin site show the page."""
-    if not site.is_registered(Dashboard):
-        site.register(Dashboard, DashboardAdmin)
+    site.register(Dashboard, DashboardAdmin)

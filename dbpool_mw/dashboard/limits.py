@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connections
-from django.utils.connection import ConnectionDoesNotExist
 
 from dbpool_mw import conf
 from dbpool_mw.checks import capacity
@@ -39,9 +38,8 @@ def remember() -> None:
     except ImproperlyConfigured:
         return
     for alias in aliases:
-        if connections[alias].connection is None:
-            continue
-        server = capacity.query(alias)
+        is_connected = connections[alias].connection is not None
+        server = capacity.query(alias) if is_connected else None
         if server is not None:
             known = Known(alias, server.limit, server.behind_proxy)
             _known[capacity.address(alias)] = known
@@ -94,7 +92,7 @@ def _address(alias: str) -> tuple[Any, ...]:
     """Return the server of an alias, which another process may have."""
     try:
         return capacity.address(alias)
-    except ConnectionDoesNotExist:
+    except KeyError:
         return (alias,)
 
 

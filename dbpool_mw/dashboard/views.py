@@ -170,7 +170,7 @@ class Pages:
         """Ask the workers; return what the parts of the page show."""
         # What asked who the user is needs its connection no more.
         with released():
-            answers, problem = _ask(access, history=with_charts)
+            answers, problem = asked(access, history=with_charts)
 
         def link(verb: str, **target: Any) -> str:
             query = urlencode({k: v for k, v in target.items() if v is not None})
@@ -215,7 +215,7 @@ class Pages:
     ) -> HttpResponse:
         """Say what an action will do, with the button that does it."""
         with released():
-            answers, problem = _ask(Access(holders=True))
+            answers, problem = asked(Access(holders=True))
         tables: Sequence[presentation.Table] = ()
         if target is not None:
             tables = _concerned(verb, target, answers)
@@ -248,7 +248,7 @@ class Pages:
         return render(request, f"{_TEMPLATES}{template}", context, status=status)
 
 
-def _ask(access: Access, *, history: bool = False) -> tuple[list[Answer], str]:
+def asked(access: Access, *, history: bool = False) -> tuple[list[Answer], str]:
     """Return the workers' answers, and why none can be asked, "" if they can."""
     try:
         directory = conf.control_dir()

@@ -2,23 +2,30 @@
 
 from __future__ import annotations
 
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+from django.core.management import call_command
+from django.core.management.base import CommandError
 from django.http import HttpResponse
 from django.test import RequestFactory, override_settings
 from django.urls import resolve, reverse
 from django.utils.functional import SimpleLazyObject
 
-from dbpool_mw import decorators
+from dbpool_mw import conf, decorators
+from dbpool_mw.control import drain, orders
 from dbpool_mw.control.client import Answer
-from dbpool_mw.dashboard import access, actions, charts, limits, presentation
+from dbpool_mw.control.server import ControlServer
+from dbpool_mw.dashboard import access, actions, charts, limits, presentation, views
 from dbpool_mw.dashboard.access import Access
 from dbpool_mw.dashboard.actions import Mistake, Target
 from dbpool_mw.dashboard.limits import Known
-from tests.control.fakes import holder, pool, reply
+from dbpool_mw.management.commands import dbpool_dashboard
+from tests.control.fakes import FakeWorker, holder, pool, reply
 from tests.documents import code_block
 
 ALL = Access(holders=True, drain=True, cancel=True)
@@ -98,7 +105,9 @@ def test_a_holder_is_shown_with_all_that_is_known() -> None:
         leaked=True,
         stack=["views.py:3 in slow", "models.py:4 in sleep"],
     )
-    found = table("holders", answer(pool(), holders=[holder(seconds=0.5), held]))
+    found = table(
+        "holders", answer(pool(), holders=[holder(seconds=0.5, id=None), held])
+    )
     shown = row(found)
     assert shown["Request"] == "GET /slow/"
     assert shown["Route"] == "shop:slow"
@@ -158,7 +167,8 @@ def test_what_needs_a_look_is_noticed() -> None:
 
 def test_an_order_counts_down_and_names_who_is_waited_for() -> None:
     paused = pool(state="paused", state_seconds_left=29.5, stale=2, in_use=1)
-    found = table("orders", answer(paused, holders=[holder(stale=True)]))
+    holders = [holder(stale=True), holder(path="/new/"), holder("b", stale=True)]
+    found = table("orders", answer(paused, holders=holders))
     cells = dict(found.titled_rows[0][1])
     assert cells["Ends in"].seconds == "29.5"
     assert cells["Old connections"].text == "2 left"
@@ -377,3 +387,183 @@ def test_the_routes_of_the_document_need_neither_users_nor_the_admin() -> None:
     decorators.forget_urls()
     assert found.login_required is False
     assert "replica" in found._non_atomic_requests
+
+
+# --- What goes wrong -----------------------------------------------------------------
+
+
+@pytest.fixture
+def worker() -> Iterator[tuple[FakeWorker, Path]]:
+    """Give a worker that answers, and its control directory."""
+    with tempfile.TemporaryDirectory(prefix="dbpool-", dir="/tmp") as name:
+        directory, fake = Path(name) / "control", FakeWorker()
+        server = ControlServer(directory, fake)
+        server.start()
+        yield fake, directory
+        server.stop()
+
+
+def act(directory: Path, verb: str = "drain", **target: Any) -> str:
+    return actions.act(directory, verb, Target(**target), None, "ann")
+
+
+def test_an_order_that_is_not_kept_or_not_confirmed_says_so(
+    worker, monkeypatch
+) -> None:
+    fake, directory = worker
+    assert act(directory, alias="default").startswith("Drain: confirmed by ")
+    assert fake.verbs == ["drain"]
+
+    def keep(*_: Any) -> None:
+        raise orders.OrdersError("the disk is full")
+
+    monkeypatch.setattr(orders, "keep", keep)
+    said = act(directory)
+    assert said.endswith("; not kept for workers that start later: the disk is full")
+    monkeypatch.setattr(
+        actions.drain,
+        "send",
+        lambda verb, *_, **__: drain.Progress(verb, [], [silent(7)], []),
+    )
+    said = act(directory, "recycle")
+    assert "confirmed by no worker; not confirmed by 7 (no answer" in said
+
+
+def test_an_alias_that_no_settings_name_may_be_a_workers(worker) -> None:
+    fake, directory = worker
+    fake.pools[0]["alias"] = "of another release"
+    assert "confirmed by" in act(directory, alias="of another release")
+    with pytest.raises(Mistake, match="No worker has a pool of nobodys"):
+        act(directory, alias="nobodys")
+    assert "drain" not in fake.verbs[2:]
+
+
+def test_a_directory_that_cannot_be_trusted_is_a_mistake(worker) -> None:
+    directory = worker[1]
+    directory.chmod(0o777)
+    with pytest.raises(Mistake, match="No worker could be asked"):
+        act(directory, "cancel", hold="1-2-3")
+    with override_settings(DBPOOL_MW_CONTROL_DIR=str(directory)):
+        assert "may be written by others" in views.asked(ALL)[1]
+    directory.chmod(0o700)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"error": "no answer"}, "hasn't confirmed it: no answer"),
+        ({"reply": reply(cancelled=[], unknown=["1-2-3"])}, "has ended just now"),
+    ],
+)
+def test_a_cancel_that_came_too_late_is_said_to_have_done_nothing(
+    monkeypatch, tmp_path, changes, said
+) -> None:
+    held = answer(pool(), holders=[holder(id="1-2-3")])
+    monkeypatch.setattr(actions, "survey", lambda *_, **__: [held])
+    late = Answer(1, held.path, **changes)
+    monkeypatch.setattr(actions.client, "ask", lambda *_: [late])
+    with pytest.raises(Mistake, match=said):
+        act(tmp_path, "cancel", hold="1-2-3")
+
+
+def test_a_worker_without_a_pool_and_a_holder_without_an_id_are_shown() -> None:
+    assert row(table("workers", answer()))["Alias"] == "no pool open yet"
+    assert table("workers", silent()).rows[0].kind == "dbp-error"
+
+
+def test_routes_are_added_up_those_that_hold_most_first() -> None:
+    def times(count: int, total: float) -> dict[str, Any]:
+        return {"count": count, "sum": total, "max": total, "p95": total}
+
+    def route(name: str, total: float) -> dict[str, Any]:
+        holds, waits = times(2, total), times(2, 0.0)
+        return {"alias": "default", "name": name, "holds": holds, "waits": waits}
+
+    found = table(
+        "routes",
+        answer(pool(), routes=[route("quick", 0.5), route("slow", 2.0)]),
+        answer(pool(), routes=[route("slow", 3.0)], pid=2),
+    )
+    assert [row(found, at)["Route"] for at in (0, 1)] == ["slow", "quick"]
+    assert row(found)["Holds"] == "4"
+    assert row(found)["Held in all"] == "5.0s"
+    assert row(found)["Longest hold"] == "3.0s"
+
+
+def test_recent_figures_are_those_of_all_workers_and_their_longest_times() -> None:
+    times = {"count": 3, "sum": 1.0, "max": 0.9, "p50": 0.1, "p95": 0.8, "p99": 0.9}
+    none = {"count": 0, "sum": 0.0, "max": 0.0, "p50": None, "p95": None, "p99": None}
+    window = {
+        **{"seconds": 60.0, "checkouts": 3, "timeouts": 1, "refused": 0},
+        **{"in_use_peak": 2, "waiting_peak": 1},
+        **{"wait_seconds": times, "hold_seconds": none, "connect_seconds": none},
+    }
+    quick = {**window, "wait_seconds": {**times, "p95": 0.2}}
+    found = table(
+        "recent",
+        answer(pool(recent={"60": window, "900": window})),
+        answer(pool(recent={"60": quick, "900": quick}), pid=2),
+    )
+    shown = row(found)
+    assert (shown["Time"], shown["Checkouts"]) == ("last minute", "6")
+    assert (shown["Most in use"], shown["Wait p95"]) == ("4", "800ms")
+    assert shown["Hold p95"] == "-"
+    without = pool()
+    without.pop("recent", None)
+    assert table("recent", answer(without)).rows == []
+
+
+@pytest.mark.parametrize("did", ["", "nonsense", "cancel", "drain&pid=x"])
+def test_a_page_opened_after_no_action_shows_no_progress(did: str) -> None:
+    request = RequestFactory().get(f"/?did={did}")
+    assert views._progress(request, ALL, [answer(pool())]) is None
+
+
+def test_who_may_not_see_holders_is_not_told_of_a_cancelled_one() -> None:
+    request = RequestFactory().get("/?did=cancel&hold=1-2-3")
+    assert views._progress(request, Access(cancel=True), []) is None
+    assert views._progress(request, ALL, []) is not None
+
+
+def test_a_history_of_other_columns_draws_nothing() -> None:
+    other = {**history(), "columns": ["age", "other"], "rows": [[0.5, 1]]}
+    (chart, *_) = charts.charts([answer(history=[other])])
+    assert [line.points for line in chart.lines] == [[], [], []]
+
+
+def test_wrong_settings_and_unknown_aliases_break_no_page() -> None:
+    with override_settings(DBPOOL_MW_POOLS=[]):
+        conf.reset_cache()
+        limits.remember()
+    conf.reset_cache()
+    pools = presentation.by_alias([answer(pool("of another release"))])
+    assert limits.table(pools, 1, []).rows[0].cells[3].text == "not known"
+
+
+def test_what_needs_no_session_works_in_a_project_without_them() -> None:
+    served = access.from_memory(lambda request: _response(200))
+    assert served(RequestFactory().get("/")).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["shop.example"],
+        ["https://shop.example/path"],
+        ["--valid", "86401"],
+        ["ftp://x"],
+    ],
+)
+def test_the_command_refuses_what_makes_no_link(words: list[str]) -> None:
+    with pytest.raises(CommandError):
+        call_command("dbpool_dashboard", *words)
+
+
+def test_the_command_ends_quietly_when_nobody_reads_its_output(monkeypatch) -> None:
+    written = []
+    monkeypatch.setattr(dbpool_dashboard, "_path", lambda token: "/x/")
+    monkeypatch.setattr(
+        dbpool_dashboard, "write", lambda stream, text: written.append(text)
+    )
+    call_command("dbpool_dashboard")
+    assert written == ["/x/"]
