@@ -25,7 +25,7 @@ from dbpool_mw.dashboard.access import Access
 from dbpool_mw.dashboard.actions import Mistake, Target
 from dbpool_mw.dashboard.limits import Known
 from dbpool_mw.management.commands import dbpool_dashboard
-from tests.control.fakes import FakeWorker, holder, pool, reply
+from tests.control.fakes import FakeWorker, histogram, holder, pool, reply
 from tests.documents import code_block
 
 ALL = Access(holders=True, drain=True, cancel=True)
@@ -491,8 +491,8 @@ def test_routes_are_added_up_those_that_hold_most_first() -> None:
 
 
 def test_recent_figures_are_those_of_all_workers_and_their_longest_times() -> None:
-    times = {"count": 3, "sum": 1.0, "max": 0.9, "p50": 0.1, "p95": 0.8, "p99": 0.9}
-    none = {"count": 0, "sum": 0.0, "max": 0.0, "p50": None, "p95": None, "p99": None}
+    times = {**histogram(0.1, 0.8, 0.9), "p50": 0.1, "p95": 0.8, "p99": 0.9}
+    none = {**histogram(), "p50": None, "p95": None, "p99": None}
     window = {
         **{"seconds": 60.0, "checkouts": 3, "timeouts": 1, "refused": 0},
         **{"in_use_peak": 2, "waiting_peak": 1},
