@@ -510,7 +510,7 @@ def test_recent_figures_are_those_of_all_workers_and_their_longest_times() -> No
     assert shown["Hold p95"] == "-"
     without = pool()
     without.pop("recent", None)
-    assert table("recent", answer(without)).rows == []
+    assert presentation._recent([answer(without)]).rows == []
 
 
 @pytest.mark.parametrize("did", ["", "nonsense", "cancel", "drain&pid=x"])
