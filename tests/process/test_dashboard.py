@@ -392,7 +392,7 @@ def test_in_a_project_with_the_admin_alone_the_link_is_the_admins(site):
 
 
 def test_without_a_url_the_command_says_what_to_do(site):
-    site.settings["ROOT_URLCONF"] = "tests.process.project.urls"
+    site.settings["ROOT_URLCONF"] = "tests.process.project.plain"
     try:
         done = site.manage("dbpool_dashboard")
     finally:

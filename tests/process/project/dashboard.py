@@ -6,7 +6,7 @@ from django.http import HttpResponse
 from django.urls import include, path, re_path
 
 from dbpool_mw.decorators import no_pool
-from tests.process.project.urls import urlpatterns as pages
+from tests.process.project.plain import urlpatterns as pages
 from tests.process.project.users import log_in
 
 

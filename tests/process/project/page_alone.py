@@ -2,7 +2,7 @@
 
 from django.urls import include, path
 
-from tests.process.project.urls import urlpatterns as pages
+from tests.process.project.plain import urlpatterns as pages
 from tests.process.project.users import log_in
 
 urlpatterns = [
