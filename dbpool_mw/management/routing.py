@@ -18,11 +18,6 @@ from dbpool_mw.management.base import (
 
 SWITCHED_OFF = 1
 
-_OFF = (
-    "Nothing is counted by route. Set DBPOOL_MW_ROUTES to the number of names to "
-    "count, such as 50, and reload the workers."
-)
-
 
 def add_argument(parser: Any) -> None:
     """Add the option ``--routes`` to a parser."""
@@ -83,4 +78,8 @@ def show(command: WorkerCommand, options: dict[str, Any]) -> None:
             command.stderr, f"Without the workers that didn't answer:\n{errors(silent)}"
         )
     if limits and not any(limits):
-        raise CommandError(_OFF, returncode=SWITCHED_OFF)
+        raise CommandError(
+            "Nothing is counted by route. Set DBPOOL_MW_ROUTES to the number of names "
+            "to count, such as 50, and reload the workers.",
+            returncode=SWITCHED_OFF,
+        )
