@@ -20,7 +20,7 @@ from tests.core.fakes import InThread, until
 from tests.library import only_psycopg, only_psycopg2
 from tests.postgres.conftest import Requests, ask, stats
 from tests.soak import soaked
-from tests.vocabulary import library
+from tests.vocabulary import driver, library, tracked
 
 pytestmark = pytest.mark.usefixtures("fresh_wrappers", "requests")
 
@@ -326,3 +326,20 @@ def test_what_is_in_a_transaction_is_told_without_asking_the_server() -> None:
         raw.close()
         assert holders()[0]["in_transaction"] is False
         assert holders()[0]["statement"] is None
+
+
+@only_psycopg2
+@pytest.mark.parametrize("slots", [(), ("own",)])
+def test_a_connection_class_of_the_project_may_have_slots(
+    postgres: Any, database: str, slots: tuple[str, ...]
+) -> None:
+    kind = type("Own", (library.extensions.connection,), {"__slots__": slots})
+    made = tracked(postgres.dsn(database), kind)
+    try:
+        assert isinstance(made, kind)
+        assert driver.statement(made) is None
+        with made.cursor() as cursor:
+            cursor.execute("SELECT 1")
+        assert made.statement is None
+    finally:
+        made.close()

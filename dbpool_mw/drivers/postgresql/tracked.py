@@ -78,6 +78,7 @@ class Tracked:
     def begin_tracking(self) -> None:
         """Begin with a session in which nothing was opened."""
         self.lease = 0
+        self.statement = None
         self.open_cursors: set[str] = set()
         # Of the cursors that can't have an attribute for it.
         self._leases: WeakKeyDictionary[Any, int] = WeakKeyDictionary()

@@ -155,6 +155,16 @@ class TrackedConnection(Tracked, Connection):
         super().set_client_encoding(*args, **kwargs)
 
 
+class _Connection(TrackedConnection):
+    """A ``TrackedConnection`` that has its ``statement`` in a slot.
+
+    Each statement sets it twice. To set any other attribute of psycopg2's connections
+    takes eight times as long.
+    """
+
+    __slots__ = ("statement",)
+
+
 def _connect_seconds(dsn: str = "", *args: object) -> int | None:
     """Return the ``connect_timeout`` of a connection string, None for no limit."""
     try:
@@ -173,4 +183,7 @@ def tracked_connection(base: Any = None) -> Any:
     """
     if base is not None and not isinstance(base, type):
         raise TypeError(f"connection_factory must be a class, not {base!r}")
-    return mixed(TrackedConnection, base or Connection)
+    try:
+        return mixed(_Connection, base or Connection)
+    except TypeError:  # it has slots of its own
+        return mixed(TrackedConnection, base or Connection)
