@@ -6,6 +6,7 @@ what comes later counts as OTHER.
 
 from __future__ import annotations
 
+import contextlib
 from collections import deque
 from typing import Any
 
@@ -37,15 +38,17 @@ class Routes:
 
     def fold(self) -> None:
         """Count what was noted since the last call."""
-        # As many as there are now: a finaliser may take some of them, or add some.
-        for _ in range(len(self._ended)):
-            try:
+        found: dict[str, list[tuple[float, float]]] = {}
+        # As many as there are now: other threads go on adding some, and a finaliser may
+        # take them.
+        with contextlib.suppress(IndexError):
+            for _ in range(len(self._ended)):
                 name, wait, hold = self._ended.popleft()
-            except IndexError:
-                return
+                found.setdefault(name, []).append((wait, hold))
+        for name, ended in found.items():
             waits, holds = self._counted_as(shortened(name, REQUEST))
-            waits.record(wait)
-            holds.record(hold)
+            waits.record(*(wait for wait, _ in ended))
+            holds.record(*(hold for _, hold in ended))
 
     def _counted_as(self, name: str) -> tuple[Histogram, Histogram]:
         found = self._by_name.get(name)

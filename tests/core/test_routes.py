@@ -168,6 +168,23 @@ def test_a_pool_that_counts_is_freed_like_any_other():
     assert marks == [1]
 
 
+def test_a_finaliser_may_fold_in_the_middle_of_a_fold():
+    routes = Routes(5)
+
+    class Name(str):
+        def __hash__(self):
+            if not folded:
+                folded.append(routes.rows())
+            return str.__hash__(self)
+
+    folded = []
+    for name in (Name("a/"), Name("b/"), Name("c/")):
+        routes.note(holder(name), 0.0, 1.0)
+    routes.fold()
+    counted = {row["name"]: row["holds"]["count"] for row in routes.rows()}
+    assert counted == {"a/": 1, "b/": 1, "c/": 1}
+
+
 def test_a_finaliser_may_note_in_the_middle_of_a_fold():
     routes = Routes(5)
     for number in range(3):
