@@ -25,7 +25,8 @@ _OPTIONS = [
 ]
 
 
-@pytest.fixture(scope="session")
+# For these tests alone: meanwhile Playwright runs an event loop in this thread.
+@pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
     """Give a running browser, which each test opens a window of its own in."""
     sync_api = pytest.importorskip(
