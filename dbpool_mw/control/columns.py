@@ -22,11 +22,6 @@ from dbpool_mw.core.text import NAME, REQUEST, shortened
 ALL = "all"
 #: The columns that say what a row is about.
 KEYS = ("pid", "alias")
-#: Windows of a report's recent figures: the end of a column's name, by the key.
-WINDOWS = {"60": "60s", "900": "15m"}
-
-_SPANS = {"60": "minute", "900": "quarter of an hour"}
-
 _FIRST = (
     "state", "in_use", "max", "waiting", "idle", "wait_seconds_15m", "timeouts",
     "hold_seconds_15m", "wait_seconds", "hold_seconds", "checkouts", "command", "size",
@@ -44,12 +39,8 @@ RANKED_WATCH = (
     "timeouts/s", "hold_seconds_60s", "refused/s", "connect_errors/s", "opened/s",
     "in_use_peak_60s", "waiting_peak_60s", "command", "size", "waits/s", "uptime",
 )  # fmt: skip
-#: Figures that are a number for each reason.
-BY_REASON = frozenset(("discarded", "refused_by_reason"))
 #: The counters that have a rate.
-COUNTERS = [
-    m for m in metrics.METRICS if m.kind == "counter" and m.key not in BY_REASON
-]
+COUNTERS = [m for m in metrics.METRICS if m.kind == "counter" and not m.label]
 # Numbers that are a sign of trouble when they aren't 0, and those to look at.
 _TROUBLES = frozenset(
     ("timeouts", "refused", "connect_errors", "reclaimed", "leaked", "overdue")
@@ -97,22 +88,15 @@ def _columns() -> dict[str, PoolColumn]:
             _state,
         ),
         _text("address", "ADDRESS", "What the pool connects to.", _address, _LEAST),
-        *map(_figure, _figures()),
+        *map(_figure, metrics.METRICS),
         *map(_rate, COUNTERS),
-        *(_recent(key, window) for window in WINDOWS for key in _RECENT),
+        *(_recent(key, window) for window in metrics.WINDOWS for key in _RECENT),
         PoolColumn(
             Column("uptime", "UPTIME"), "Time since the worker began to serve.", _uptime
         ),
         _text("command", "COMMAND", "The worker's command line.", _command, _LEAST),
     ]
     return {column.column.name: column for column in found}
-
-
-def _figures() -> Iterable[Metric]:
-    figures = {metric.key: metric for metric in metrics.METRICS}
-    reasons = Metric("discarded", "counter", "Connections closed, by reason.")
-    figures.setdefault(reasons.key, reasons)
-    return figures.values()
 
 
 def _text(
@@ -153,7 +137,7 @@ def _state(row: PoolRow) -> Cell:
 
 
 def _figure(metric: Metric) -> PoolColumn:
-    is_text = metric.key in BY_REASON
+    is_text = bool(metric.label)
     column = Column(
         metric.key,
         metric.title,
@@ -199,8 +183,14 @@ _RECENT = {
 }
 
 
+def _span(window: str) -> str:
+    """Return a window of the recent figures as names and titles have it: 60s, 15m."""
+    seconds = int(window)
+    return f"{seconds}s" if seconds <= 60 else f"{seconds // 60}m"
+
+
 def _recent(key: str, window: str) -> PoolColumn:
-    span = WINDOWS[window]
+    span = _span(window)
     is_spread = key in metrics.HISTOGRAMS
     # "MEAN" would make it too wide for a narrow terminal.
     title = f"{_RECENT[key]} {span}" + (" M/P95/MAX" if is_spread else "")
@@ -211,7 +201,7 @@ def _recent(key: str, window: str) -> PoolColumn:
 
     return PoolColumn(
         Column(f"{key}_{span}", title, room=_SPREAD if is_spread else 0),
-        f"{key} of the last {_SPANS[window]}.",
+        f"{key} of the last {window} s.",
         cell,
     )
 
@@ -258,7 +248,7 @@ def _rate_text(rate: float) -> str:
 #: Every column by its name.
 COLUMNS = _columns()
 #: The names of those of the last minute and quarter of an hour.
-RECENT = frozenset(f"{key}_{span}" for key in _RECENT for span in WINDOWS.values())
+RECENT = frozenset(f"{key}_{_span(w)}" for key in _RECENT for w in metrics.WINDOWS)
 #: The names of those that take two looks.
 RATES = frozenset(f"{metric.key}/s" for metric in COUNTERS)
 
