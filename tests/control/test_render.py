@@ -81,22 +81,27 @@ def test_text_from_outside_is_escaped_and_shortened(length: int) -> None:
 def test_holders_are_sorted_the_longest_first() -> None:
     text = render.holders(
         [
-            answered(7, pool(), holders=[holder(path="/quick/", seconds=0.1)]),
+            answered(
+                7, pool(), holders=[holder(id="7-1-3e9", path="/quick/", seconds=0.1)]
+            ),
             answered(
                 11,
                 pool(),
-                holders=[holder(path=None, method=None, seconds=70, stale=True)],
+                holders=[
+                    holder(id="7-1-3e8", path=None, method=None, seconds=70, stale=True)
+                ],
             ),
             silent(13),
         ]
     )
     header, first, second = text.splitlines()
-    assert header.split()[:3] == ["PID", "ALIAS", "BACKEND"]
-    assert header.split()[3:] == ["FOR", "STALE", "REQUEST", "THREAD"]
-    assert first.split() == (
-        ["11", "default", "4242", "1m10s", "yes", "-", "ThreadPoolExecutor-0_1"]
-    )
-    assert second.split()[-4:-1] == ["-", "GET", "/quick/"]
+    titles = "PID ALIAS ID BACKEND FOR STALE REQUEST ROUTE THREAD"
+    assert header.split() == titles.split()
+    assert first.split() == [
+        *("11", "default", "7-1-3e8", "4242", "1m10s", "yes", "-", "slow/"),
+        "ThreadPoolExecutor-0_1",
+    ]
+    assert second.split()[-5:-2] == ["-", "GET", "/quick/"]
 
 
 def test_what_a_newer_worker_says_of_a_holder_has_its_columns() -> None:
@@ -118,7 +123,7 @@ def test_what_a_newer_worker_says_of_a_holder_has_its_columns() -> None:
 
 
 def test_columns_of_holders_that_say_nothing_are_left_out() -> None:
-    quiet = holder(state="in use", stack=[], route=None, statement=None)
+    quiet = holder(id="", state="in use", stack=[], route=None, statement=None)
     text = render.holders([answered(7, pool(), holders=[quiet])])
     header = text.splitlines()[0].split()
     assert header == ["PID", "ALIAS", "BACKEND", "FOR", "REQUEST", "THREAD"]
@@ -145,9 +150,9 @@ def test_the_stack_of_its_checkout_stands_below_a_leaked_connection() -> None:
     leak = holder(seconds=70, leaked=True, stack=stack)
     text = render.holders([answered(7, pool(), holders=[leak, holder()])])
     _, first, *below, last = text.splitlines()
-    assert first.split()[-4:-1] == ["yes", "GET", "/slow/"]
+    assert first.split()[-5:-2] == ["yes", "GET", "/slow/"]
     assert below == ["    " + stack[0], "        \\x1b[2Jcursor()"]
-    assert last.split()[-4:-1] == ["-", "GET", "/slow/"]
+    assert last.split()[-5:-2] == ["-", "GET", "/slow/"]
 
 
 def test_without_holders_a_sentence_says_so() -> None:

@@ -696,6 +696,7 @@ def test_text_that_the_terminals_encoding_lacks_is_escaped(
             columns=None,
             output=None,
             holders=True,
+            routes=False,
             watch=None,
             timeout=5.0,
             alias=None,

@@ -499,13 +499,13 @@ def full_history() -> tuple[History, float]:
 def test_a_reply_with_many_pools_is_below_its_limit(tmp_path: Path) -> None:
     history, now = full_history()
     process = Process(tmp_path)
+    process.pools = [FakePool(f"tenant{number}") for number in range(64)]
     for each in process.pools:
         named = {"alias": each.name, "address": "shop/app@db1:5432"}
         each.history = lambda *limits, named=named: {  # type: ignore[method-assign]
             **named,
             **history.rows(now, *limits),
         }
-    process.pools *= 32
     found = process.ask("stats", history=True)
     assert len(found["history"]) == 64
     assert all(len(each["rows"]) == 12_000 // 64 for each in found["history"])
