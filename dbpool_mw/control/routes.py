@@ -1,4 +1,4 @@
-"""Waits and holds by route: put together, and shown as a table.
+"""Waits and holds by route, put together.
 
 A row is what `core.routes` counted under one name, with the alias of its pool.
 """
@@ -8,15 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from dbpool_mw.control.render import duration
 from dbpool_mw.core import metrics
 from dbpool_mw.core.metrics import OTHER
-from dbpool_mw.core.text import NAME, shortened
 
 #: How many names a worker reports for one alias, whatever its pools have counted.
 MOST = 200
-
-_SPREAD = " MEAN/P95/MAX"
 
 Row = dict[str, Any]
 
@@ -42,41 +38,6 @@ def merged(rows: Iterable[Mapping[str, Any]], most: int = MOST) -> list[Row]:
             number[alias] = number.get(alias, 0) + 1
             kept.append(row)
     return kept + [{**_sum(many), "name": OTHER} for many in others.values()]
-
-
-def table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return a table of merged rows; HELD is the time of all holds together."""
-    if not rows:
-        return "No hold has ended yet."
-    lines = [("ALIAS", "ROUTE", "HOLDS", "HELD", "HOLD" + _SPREAD, "WAIT" + _SPREAD)]
-    for row in rows:
-        holds, waits = row["holds"], row["waits"]
-        lines.append(
-            (
-                shortened(row["alias"], NAME),
-                shortened(row["name"], NAME),
-                str(holds["count"]),
-                duration(holds["sum"]),
-                _spread(holds),
-                _spread(waits),
-            )
-        )
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if number < 2 else cell.rjust(width)
-            for number, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in lines
-    )
-
-
-def _spread(histogram: Mapping[str, Any]) -> str:
-    """Return mean, 95th percentile and maximum, "-" if nothing was counted."""
-    if not histogram["count"]:
-        return "-"
-    mean = metrics.mean(histogram) or 0.0
-    return "/".join(map(duration, (mean, histogram["p95"], histogram["max"])))
 
 
 def _seconds(row: Mapping[str, Any]) -> float:

@@ -24,8 +24,9 @@ _MORE = "..."
 class Column(NamedTuple):
     """A column of a table.
 
-    A text that may be cut keeps at least so many characters (`least`). A column has
-    `room` for so many, even if no cell needs them: it doesn't move while they change.
+    A text that may be cut keeps at least so many characters (`least`), of its beginning
+    or, if it `keeps_end`, of both its ends. A column has `room` for so many, even if no
+    cell needs them: it doesn't move while they change.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Column(NamedTuple):
     is_text: bool = False
     least: int | None = None
     room: int = 0
+    keeps_end: bool = False
 
 
 class Cell(NamedTuple):
@@ -181,7 +183,7 @@ def _lines(
 
 
 def _padded(cell: Cell, column: Column, width: int, paint: Paint) -> str:
-    text = cut(cell.text, width)
+    text = (cut_inside if column.keeps_end else cut)(cell.text, width)
     space = " " * (width - len_shown(text))
     text = paint(text, cell.tone) if cell.tone else text
     return text + space if column.is_text else space + text
@@ -238,9 +240,21 @@ def cut(text: str, width: int) -> str:
     if len_shown(text) <= width:
         return text
     kept = text[:width]
-    while len_shown(kept) > width - len(_MORE):
+    while kept and len_shown(kept) > width - len(_MORE):
         kept = kept[:-1]
     return kept + _MORE[:width]
+
+
+def cut_inside(text: str, width: int) -> str:
+    """Return the text without its middle, in so many characters of a terminal."""
+    # Narrower than that there is no room for both ends.
+    if len_shown(text) <= width or width < 3 * len(_MORE):
+        return cut(text, width)
+    half = (width - len(_MORE)) // 2
+    end = text[-half:]
+    while len_shown(end) > half:
+        end = end[1:]
+    return cut(text, width - len_shown(end)) + end
 
 
 def len_shown(text: str) -> int:

@@ -9,16 +9,18 @@ from typing import Any
 import pytest
 
 from dbpool_mw.control import protocol, routes
+from dbpool_mw.control.route_table import route_table
 from dbpool_mw.control.worker import Worker
 from dbpool_mw.core import metrics
+from tests import schema
 from tests.control.commands import Ended, run
 from tests.control.conftest import Plant, Serve
 from tests.control.fakes import histogram, route
 from tests.core.fakes import HOSTILE, Clock, Holder, make_pool
 
 
-def stats(directory: Path, *args: str) -> Ended:
-    return run(directory, "dbpool_stats", "--routes", *args)
+def stats(directory: Path, *args: str, **options: Any) -> Ended:
+    return run(directory, "dbpool_stats", "--routes", *args, **options)
 
 
 def hold(pool: Any, clock: Clock, name: str, seconds: float) -> None:
@@ -103,7 +105,7 @@ def test_the_table_has_a_row_for_each_route(directory: Path, serve_pool: Any) ->
     title, first, second = ended.out.splitlines()
     assert title.split() == [
         *("ALIAS", "ROUTE", "HOLDS", "HELD"),
-        *("HOLD", "MEAN/P95/MAX", "WAIT", "MEAN/P95/MAX"),
+        *("HOLD", "M/P95/MAX", "WAIT", "M/P95/MAX"),
     ]
     assert first.split() == [
         *("default", "orders/<int:pk>/", "1", "2.0s"),
@@ -118,6 +120,7 @@ def test_the_same_as_json(directory: Path, serve_pool: Any) -> None:
     ended = stats(directory, "--format", "json")
     assert ended.code == 0
     result = json.loads(ended.out)
+    schema.check(result, "dbpool_stats")
     (row,) = result["routes"]
     assert (row["alias"], row["name"]) == ("default", "a/")
     assert row["holds"]["sum"] == 0.25
@@ -153,37 +156,141 @@ def test_a_worker_without_a_pool_does_not_tell_whether_it_is_on(
     assert (ended.code, ended.out) == (0, "No worker has opened a pool.\n")
 
 
-def test_a_worker_that_does_not_answer_is_named(
+def test_a_worker_that_does_not_answer_has_a_row(
     directory: Path, serve_pool: Any, plant: Plant
 ) -> None:
     plant(pid=1)
     pool, clock = serve_pool(routes=5)
     hold(pool, clock, "a/", 1)
     ended = stats(directory, "--timeout", "0.5")
-    assert ended.code == 0
-    assert "a/" in ended.out
-    assert "worker 1: no answer" in ended.err
+    assert (ended.code, ended.err) == (0, "")
+    _, row, silent = ended.out.splitlines()
+    assert row.split()[:2] == ["default", "a/"]
+    assert silent.startswith("worker 1  no answer")
 
 
 def test_if_none_answers_it_ends_with_code_4(directory: Path, plant: Plant) -> None:
     plant(pid=1)
     ended = stats(directory, "--timeout", "0.2")
     assert (ended.code, ended.out) == (4, "")
+    ended = stats(directory, "--timeout", "0.2", "--format", "json")
+    assert ended.code == 4
+    result = json.loads(ended.out)
+    schema.check(result, "dbpool_stats")
+    assert (result["routes"], "error" in result["workers"][0]) == ([], True)
+
+
+# --- On a terminal and in a file ------------------------------------------------------
+
+ROUTES = [
+    "api/v1/organizations/<uuid:organization_pk>/projects/<int:pk>/",
+    "api/v1/organizations/<uuid:organization_pk>/projects/<int:pk>/members/",
+    "a/",
+]
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 100, 200])
+def test_on_a_terminal_the_table_is_as_wide_as_it(
+    directory: Path, serve_pool: Any, monkeypatch: pytest.MonkeyPatch, width: int
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    pool, clock = serve_pool(routes=5)
+    for seconds, name in enumerate(reversed(ROUTES), start=20):
+        hold(pool, clock, name, seconds)
+    ended = stats(directory, terminal=True)
+    title, *rows = ended.out.splitlines()
+    assert max(map(len, [title, *rows])) <= width
+    shown = [row.split()[1] for row in rows]
+    assert len(set(shown)) == len(ROUTES)
+    for name, whole in zip(shown, ROUTES, strict=True):
+        begin, _, end = name.partition("...")
+        assert name == whole or (whole.startswith(begin) and whole.endswith(end))
+    if width >= 80:
+        assert title.split()[2:] == [
+            *("HOLDS", "HELD", "HOLD", "M/P95/MAX", "WAIT", "M/P95/MAX")
+        ]
+    if width == 200:
+        assert shown == ROUTES
+
+
+def test_in_a_pipe_nothing_is_cut(directory: Path, serve_pool: Any) -> None:
+    pool, clock = serve_pool(routes=5)
+    hold(pool, clock, ROUTES[1], 1)
+    assert ROUTES[1] in stats(directory).out
+
+
+def test_a_worker_that_does_not_answer_is_red(
+    directory: Path, plant: Plant, serve_pool: Any
+) -> None:
+    plant(pid=1)
+    serve_pool(routes=5)
+    red = "\x1b[31;1mno answer"
+    ended = stats(directory, "--timeout", "0.3", "--force-color", force_color=True)
+    assert red in ended.out
+    assert red not in stats(directory, "--timeout", "0.3").out
+
+
+@pytest.mark.parametrize("form", ["table", "json"])
+def test_a_file_gets_what_is_printed(
+    directory: Path, serve_pool: Any, tmp_path: Path, form: str
+) -> None:
+    pool, clock = serve_pool(routes=5)
+    hold(pool, clock, ROUTES[1], 1)
+    file = tmp_path / "routes"
+    ended = stats(directory, "--format", form, "--output", str(file), terminal=True)
+    assert (ended.code, ended.out, ended.err) == (0, "", "")
+    assert ROUTES[1] in file.read_text()
+    if form == "json":
+        schema.check(json.loads(file.read_text()), "dbpool_stats")
+
+
+@pytest.mark.parametrize("form", ["table", "json"])
+def test_a_file_says_that_there_is_no_worker_or_that_nothing_is_counted(
+    directory: Path, serve_pool: Any, tmp_path: Path, form: str
+) -> None:
+    file = tmp_path / "routes"
+    file.write_text("old")
+    args = ["--format", form, "--output", str(file)]
+    assert stats(directory, *args).code == 3
+    without = file.read_text()
+    serve_pool()
+    assert stats(directory, *args).code == 1
+    switched_off = file.read_text()
+    if form == "table":
+        assert without.startswith("No running worker found.\n")
+        assert switched_off.startswith("Nothing is counted by route. ")
+    else:
+        assert [json.loads(t)["routes"] for t in (without, switched_off)] == [[], []]
+        assert json.loads(without)["workers"] == []
+
+
+def test_a_file_that_cannot_be_written_ends_it_with_code_5(
+    directory: Path, serve_pool: Any, tmp_path: Path
+) -> None:
+    serve_pool(routes=5)
+    ended = stats(directory, "--output", str(tmp_path / "none" / "file"))
+    assert ended.code == 5
+    assert ended.err.startswith("Can't write ")
 
 
 @pytest.mark.parametrize(
-    "option", [["--holders"], ["--watch"], ["--format", "prometheus"]]
+    "option",
+    [["--holders"], ["--columns", "all"], ["--watch"], ["--format", "prometheus"]],
 )
 def test_what_makes_no_sense_with_it_is_refused(
     directory: Path, option: list[str]
 ) -> None:
     ended = stats(directory, *option)
     assert ended.code == 2
-    assert ended.err == f"--routes can't be combined with {' '.join(option)}."
+    refused = " ".join(option).removesuffix(" all")
+    assert ended.err == f"--routes can't be combined with {refused}."
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_a_row_is_one_printable_line(text: str) -> None:
-    for line in routes.table([route(text, name=text)]).split("\n"):
+@pytest.mark.parametrize("width", [None, 60])
+def test_a_row_is_one_printable_line(text: str, width: int | None) -> None:
+    lines = route_table([route(text, name=text)], width=width).split("\n")
+    assert len(lines) == 2
+    for line in lines:
         assert line.isprintable()
-        assert len(line) < 300
+        assert len(line) < (width or 299) + 1

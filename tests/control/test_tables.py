@@ -102,3 +102,19 @@ def test_lines_below_a_row_keep_their_indent_when_they_are_wrapped() -> None:
         "      File shop.py, line 7, in",
         "      pay, and more of it",
     ]
+
+
+@pytest.mark.parametrize("width", range(40))
+@pytest.mark.parametrize("text", ["orders/<int:pk>/lines/<int:line>/", "注文" * 16])
+def test_a_text_that_keeps_its_end_loses_its_middle(text: str, width: int) -> None:
+    shown = tables.cut_inside(text, width)
+    assert tables.len_shown(shown) <= width
+    begin, more, end = shown.partition("...")
+    if tables.len_shown(text) <= width:
+        assert shown == text
+    elif width >= 9:
+        assert more
+        assert begin
+        assert text.startswith(begin)
+        assert end
+        assert text.endswith(end)
