@@ -22,19 +22,22 @@ def read(name: str) -> dict[str, Any]:
     return found
 
 
-def check(document: Any, name: str) -> None:
-    """Assert that a document is as its command's schema says, without further keys."""
-    stats = read("dbpool_stats")
-    for part, schema in stats["$defs"].items():
+def _strict(name: str) -> dict[str, Any]:
+    """Return a command's schema, in which no object has further keys."""
+    found = read(name)
+    for part, schema in found["$defs"].items():
         if part not in _OPEN and (schema.keys() & {"properties", "allOf"}):
             schema["unevaluatedProperties"] = False
-    schema = stats
-    if name != "dbpool_stats":
-        schema = read(name)
-    schema["unevaluatedProperties"] = False
-    known = [stats] if schema is not stats else []
+    found["unevaluatedProperties"] = False
+    return found
+
+
+def check(document: Any, name: str) -> None:
+    """Assert that a document is as its command's schema says, without further keys."""
+    known = {each: _strict(each) for each in ("dbpool_stats", "dbpool_drain")}
+    schema = known[name]
     registry: Registry[Any] = Registry().with_resources(
-        (each["$id"], Resource.from_contents(each)) for each in known
+        (each["$id"], Resource.from_contents(each)) for each in known.values()
     )
     errors = Draft202012Validator(schema, registry=registry).iter_errors(document)
     found = [f"{error.json_path}: {error.message:.200}" for error in errors]

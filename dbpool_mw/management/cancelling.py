@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import argparse
 import re
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from django.core.management.base import CommandError
 
 from dbpool_mw.control import client, drain, paths, protocol, render
+from dbpool_mw.control.cancel_document import cancel_document
 from dbpool_mw.control.client import Answer
 from dbpool_mw.core.text import NAME, shortened
 from dbpool_mw.management.base import (
     NO_ANSWER,
+    NO_WORKER,
     USAGE,
     WorkerCommand,
     control_dir,
@@ -32,7 +35,7 @@ _WHAT = (
 
 
 def add_argument(parser: Any) -> None:
-    """Add the option ``--cancel`` to a parser, or to a group of one."""
+    """Add the option ``--cancel`` to a parser."""
     parser.add_argument(
         "--cancel",
         nargs="+",
@@ -61,43 +64,64 @@ class _Outcome(NamedTuple):
     silent: list[str]
     answers: list[Answer]
 
+    @property
+    def result(self) -> str:
+        """The result for JSON."""
+        return "incomplete" if self.silent else "unknown" if self.unknown else "done"
+
 
 def cancel(command: WorkerCommand, options: dict[str, Any]) -> None:
     """Cancel holds and print what became of them.
 
-    Raises CommandError: USAGE for ``--for`` or ``--no-wait``, NO_WORKER without any
-    worker, NO_ANSWER if one that has such a hold didn't answer, NOT_DONE if a hold
-    isn't known any more.
+    Raises CommandError: USAGE for the options of a drain, NO_WORKER without any worker,
+    NO_ANSWER if one that has such a hold didn't answer, NOT_DONE if a hold isn't known
+    any more.
     """
-    for option, given in (
-        ("--for", options["for_seconds"]),
-        ("--no-wait", options["no_wait"]),
-    ):
-        if given:
+    for name in ("pause", "recycle", "resume", "for_seconds", "no_wait"):
+        if options[name]:
+            option = "for" if name == "for_seconds" else name.replace("_", "-")
             raise CommandError(
-                f"{option} can't be combined with --cancel.", returncode=USAGE
+                f"--{option} can't be combined with --cancel.", returncode=USAGE
             )
-    outcome = _carry_out(command, options)
-    if options["format"] == "json":
-        text = render.json_text(
-            {
-                **render.document(str(control_dir()), outcome.answers),
-                "verb": "cancel",
-                "done": not (outcome.unknown or outcome.silent),
-                "cancelled": outcome.cancelled,
-                "unknown": outcome.unknown,
-            }
-        )
-    else:
-        text = _text(outcome)
-    if text:
-        write(command.stdout, text)
+    began = time.monotonic()
+    is_json = options["format"] == "json"
+    try:
+        outcome = _carry_out(command, options)
+    except CommandError as error:
+        if is_json and error.returncode == NO_WORKER:
+            nothing = _Outcome([], _holds(options), [], [])
+            write(command.stdout, _json(nothing, "no worker", options, began))
+        raise
+    text = _json(outcome, outcome.result, options, began) if is_json else _text(outcome)
+    unwritten = None
+    try:
+        if text:
+            write(command.stdout, text)
+    except CommandError as error:
+        unwritten = error
     _check(outcome)
+    if unwritten is not None:
+        raise unwritten
+
+
+def _json(outcome: _Outcome, result: str, options: dict[str, Any], began: float) -> str:
+    return render.json_text(
+        cancel_document(
+            outcome.answers,
+            control_dir=str(control_dir()),
+            result=result,
+            aliases=options["alias"],
+            seconds=time.monotonic() - began,
+            cancelled=outcome.cancelled,
+            unknown=outcome.unknown,
+            unconfirmed=outcome.silent,
+        )
+    )
 
 
 def _carry_out(command: WorkerCommand, options: dict[str, Any]) -> _Outcome:
     """Ask the workers that the ids name, and those alone."""
-    directory, holds = control_dir(), list(dict.fromkeys(options["cancel"]))
+    directory, holds = control_dir(), _holds(options)
     wanted = {_pid_of(hold) for hold in holds}
     sockets = [
         path
@@ -122,6 +146,10 @@ def _carry_out(command: WorkerCommand, options: dict[str, Any]) -> _Outcome:
         [hold for hold in left if _pid_of(hold) in silent],
         answers,
     )
+
+
+def _holds(options: dict[str, Any]) -> list[str]:
+    return list(dict.fromkeys(options["cancel"]))
 
 
 def _pid_of(hold: str) -> int:

@@ -129,12 +129,37 @@ def test_the_result_as_json_has_what_the_worker_says_of_the_holders(
     ended = cancel(directory, name, GONE, "--format", "json")
     assert ended.code == 1
     result: dict[str, Any] = json.loads(ended.out)
-    assert result["verb"] == "cancel"
+    assert (result["verb"], result["result"]) == ("cancel", "unknown")
     assert (result["cancelled"], result["unknown"]) == ([name], [GONE])
-    assert result["done"] is False
+    assert (result["unconfirmed"], result["done"]) == ([], False)
     (worker,) = result["workers"]
-    states = {holder["id"]: holder["state"] for holder in worker["holders"]}
-    assert states[name] == "cancelled"
+    assert (worker["pid"], worker["result"]) == (os.getpid(), "answered")
+    (holder,) = worker["holders"]
+    assert (holder["id"], holder["state"]) == (name, "cancelled")
+
+
+def test_the_result_as_json_names_the_workers_that_did_not_answer(
+    directory: Path, served: Served, plant: Plant
+) -> None:
+    plant(pid=1)
+    name = served.ids["/slow/"]
+    ended = cancel(directory, "1-2-3", name, "--format", "json")
+    assert ended.code == 4
+    result = json.loads(ended.out)
+    assert result["result"] == "incomplete"
+    assert (result["cancelled"], result["unconfirmed"]) == ([name], ["1-2-3"])
+    silent, answered = result["workers"]
+    assert (silent["pid"], silent["result"], silent["holders"]) == (1, "failed", [])
+    assert "no answer" in silent["error"]
+    assert "error" not in answered
+
+
+def test_without_a_worker_there_is_a_document_too(directory: Path) -> None:
+    ended = cancel(directory, "1-2-3", "1-2-3", "--format", "json")
+    assert ended.code == 3
+    result = json.loads(ended.out)
+    assert (result["result"], result["unknown"]) == ("no worker", ["1-2-3"])
+    assert result["workers"] == []
 
 
 def test_the_aliases_and_workers_named_are_asked_alone(
@@ -161,20 +186,15 @@ def test_what_is_no_id_is_refused_with_an_example(
     assert worker.requests == []
 
 
-@pytest.mark.parametrize("option", [["--for", "5"], ["--no-wait"]])
+@pytest.mark.parametrize(
+    "option", [["--for", "5"], ["--no-wait"], ["--pause"], ["--resume"], ["--recycle"]]
+)
 def test_what_makes_no_sense_with_it_is_refused(
     directory: Path, option: list[str]
 ) -> None:
     ended = cancel(directory, "1-2-3", *option)
     assert ended.code == 2
     assert ended.err == f"{option[0]} can't be combined with --cancel."
-
-
-@pytest.mark.parametrize("option", ["--pause", "--resume", "--recycle"])
-def test_it_is_no_drain_and_no_pause(directory: Path, option: str) -> None:
-    ended = cancel(directory, "1-2-3", option)
-    assert ended.code != 0
-    assert f"{option}: not allowed with argument --cancel" in ended.err
 
 
 def test_without_a_worker_the_output_says_where_it_looked(directory: Path) -> None:

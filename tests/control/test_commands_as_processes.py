@@ -54,13 +54,23 @@ def test_the_exit_codes_reach_the_shell(
     assert project.run("dbpool_drain", "--timeout", "0.1").code == 1
 
 
-@pytest.mark.parametrize("command", ["dbpool_stats", "dbpool_drain"])
-def test_the_help_shows_examples_line_by_line(project: Project, command: str) -> None:
+@pytest.mark.parametrize(
+    ("command", "others"),
+    [
+        ("dbpool_stats", ["dbpool_drain --cancel"]),
+        ("dbpool_drain", ["dbpool_stats --holders", "dbpool_stats --routes"]),
+    ],
+)
+def test_the_help_shows_examples_line_by_line(
+    project: Project, command: str, others: list[str]
+) -> None:
     ended = project.run(command, "--help")
     assert ended.code == 0
     assert f"\nexamples:\n  manage.py {command} " in ended.out
     assert "\nexit codes:\n  0  " in ended.out
     assert max(map(len, ended.out.splitlines())) <= 80
+    text = " ".join(ended.out.split())
+    assert [other for other in others if other not in text] == []
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import pytest
 from dbpool_mw.control import drain, orders
 from dbpool_mw.control.client import Answer
 from dbpool_mw.control.drain import Progress
+from tests import schema
 from tests.control.commands import Ended, run
 from tests.control.conftest import Plant, Serve, WorkerProcess
 from tests.control.fakes import FakeWorker, holder, pool
@@ -389,6 +390,7 @@ def answered_in_json(directory: Path, *args: str) -> tuple[int, dict[str, Any], 
     assert document["control_dir"] == str(directory)
     assert document["done"] == (document["result"] == "done")
     assert document["seconds"] >= 0
+    schema.check(document, "dbpool_drain")
     assert "buckets" not in ended.out
     return ended.code, document, ended.err
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import textwrap
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from tests.control.commands import Ended, run
 from tests.control.conftest import Plant, Serve
 from tests.control.fakes import histogram, route
 from tests.core.fakes import HOSTILE, Clock, Holder, make_pool
+from tests.documents import ROOT
 
 
 def stats(directory: Path, *args: str, **options: Any) -> Ended:
@@ -178,6 +180,25 @@ def test_if_none_answers_it_ends_with_code_4(directory: Path, plant: Plant) -> N
     result = json.loads(ended.out)
     schema.check(result, "dbpool_stats")
     assert (result["routes"], "error" in result["workers"][0]) == ([], True)
+
+
+def test_the_example_is_what_a_terminal_of_80_characters_shows() -> None:
+    def figures(count: int, total: float, p95: float, most: float) -> dict[str, Any]:
+        return {"count": count, "sum": total, "p95": p95, "max": most}
+
+    rows = [
+        route(
+            name="report/",
+            holds=figures(12, 498.0, 47.6, 51.0),
+            waits=figures(12, 0.0144, 0.0095, 0.0095),
+        ),
+        route(
+            holds=figures(4711, 94.2, 0.048, 0.12),
+            waits=figures(4711, 0.4, 0.00038, 0.0012),
+        ),
+    ]
+    text = (ROOT / "docs/troubleshooting.rst").read_text(encoding="utf-8")
+    assert textwrap.indent(route_table(rows, width=80), "    ") in text
 
 
 # --- On a terminal and in a file ------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -10,17 +11,18 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from dbpool_mw.control import render
+from dbpool_mw.control import drain, render
+from dbpool_mw.control.worker import Worker
 from dbpool_mw.core import metrics
 from tests import schema
 from tests.control.commands import run
-from tests.control.conftest import Serve
+from tests.control.conftest import Plant, Serve
 from tests.control.fakes import FakeWorker, holder, pool
 from tests.control.test_render import answered, silent
-from tests.core.fakes import make_pool
+from tests.core.fakes import Holder, make_pool
 from tests.core.test_history import hold
 from tests.core.test_pool_figures import next_second
-from tests.documents import WRITE
+from tests.documents import ROOT, WRITE
 
 
 def figures() -> dict[str, Any]:
@@ -111,11 +113,93 @@ def test_dbpool_stats_prints_what_its_schema_describes(
     schema.check(json.loads(ended.out), "dbpool_stats")
 
 
+def drained(directory: Path, *args: str) -> tuple[int, str]:
+    """Check the document of dbpool_drain; return the exit code and the result."""
+    ended = run(directory, "dbpool_drain", *args, "--format", "json")
+    document = json.loads(ended.out)
+    schema.check(document, "dbpool_drain")
+    assert document["done"] is (document["result"] == "done")
+    assert "buckets" not in ended.out
+    with pytest.raises(AssertionError):
+        schema.check({**document, "more": 1}, "dbpool_drain")
+    return ended.code, document["result"]
+
+
 @pytest.mark.parametrize("option", [(), ("--pause",), ("--recycle",), ("--resume",)])
 def test_dbpool_drain_prints_what_its_schema_describes(
     directory: Path, serve: Serve, option: tuple[str, ...]
 ) -> None:
     serve_real(serve)
-    ended = run(directory, "dbpool_drain", *option, "--format", "json")
-    assert ended.code == 0, ended.err
-    schema.check(json.loads(ended.out), "dbpool_drain")
+    assert drained(directory, *option) == (0, "done")
+
+
+VERBS = [("--no-wait",), ("--pause", "--no-wait"), ("--resume",)]
+
+
+@pytest.mark.parametrize("option", VERBS)
+def test_so_it_does_without_a_worker_and_if_one_does_not_answer(
+    directory: Path,
+    serve: Serve,
+    plant: Plant,
+    option: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(drain, "ANSWER_SECONDS", 0.5)
+    assert drained(directory, *option) == (3, "no worker")
+    plant(pid=1)
+    serve_real(serve)
+    assert drained(directory, *option) == (4, "incomplete")
+
+
+def test_so_it_does_if_it_is_not_done_or_has_ended(
+    directory: Path, serve: Serve
+) -> None:
+    worker = FakeWorker({**pool(stale=1), "state_seconds_left": 2.5})
+    worker.holders = [holder(stale=True, leaked=False, stack=[])]
+    serve(worker)
+    assert drained(directory, "--timeout", "0.1") == (1, "timeout")
+    assert drained(directory, "--no-wait") == (0, "confirmed")
+    ended = FakeWorker({**pool(stale=1), "state_seconds_left": None})
+
+    def resumed(request: dict[str, Any]) -> dict[str, Any]:
+        reply = ended(request)
+        for each in reply["pools"]:
+            each["state"] = "running"
+        return reply
+
+    serve(resumed)
+    assert drained(directory, "--timeout", "5") == (1, "ended")
+
+
+def test_so_it_does_if_it_cannot_be_kept(directory: Path, serve: Serve) -> None:
+    serve_real(serve)
+    (directory / "orders.json").mkdir()
+    assert drained(directory) == (4, "incomplete")
+
+
+def test_so_does_a_cancel(
+    directory: Path,
+    serve: Serve,
+    plant: Plant,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(drain, "ANSWER_SECONDS", 0.5)
+    gone = f"{os.getpid()}-1-abc"
+    assert drained(directory, "--cancel", gone) == (3, "no worker")
+    made, _, _ = make_pool(max_conns=3)
+    made.checkout(Holder("slow"))
+    made.checkout(Holder("other"))
+    serve(Worker(lambda: directory, lambda: [made]).handle)
+    one, other = [held["id"] for held in made.holders()]
+    assert drained(directory, "--cancel", one) == (0, "done")
+    assert drained(directory, "--cancel", gone, other) == (1, "unknown")
+    plant(pid=1)
+    assert drained(directory, "--cancel", other, "1-2-3", gone) == (4, "incomplete")
+
+
+def test_the_results_of_the_schema_are_those_of_the_document() -> None:
+    text = (ROOT / "docs/commands.rst").read_text(encoding="utf-8")
+    parts = schema.read("dbpool_drain")["$defs"]
+    for part in ("order", "cancel"):
+        for result in parts[part]["properties"]["result"]["enum"]:
+            assert f"\n``{result}``" in text

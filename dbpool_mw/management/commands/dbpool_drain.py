@@ -84,7 +84,11 @@ single workers (--pid) are not kept, and neither is --recycle, which ends a
 drain or a pause as --resume does. When the machine restarts, nothing is kept.
 
 The last order for an alias replaces every one before it, and when it ends, the
-pools of the alias run: a pause of 60 seconds during a drain ends the drain too."""
+pools of the alias run: a pause of 60 seconds during a drain ends the drain too.
+
+--cancel drains nothing: it ends single holds, by the ids that dbpool_stats
+--holders shows. dbpool_stats --routes shows which pages hold connections for
+long."""
 
     examples = f"""\
 examples:
@@ -140,7 +144,7 @@ exit codes:
         verbs.add_argument(
             "--resume", action="store_true", help="End a drain or a pause."
         )
-        cancelling.add_argument(verbs)
+        cancelling.add_argument(parser)
         parser.add_argument(
             "--for",
             dest="for_seconds",

@@ -137,7 +137,8 @@ exit codes:
             "--holders",
             action="store_true",
             help="Also show every connection in use: worker, thread, request, how "
-            "long. For table and json.",
+            "long, and the id by which dbpool_drain --cancel ends this hold. For table "
+            "and json.",
         )
         routing.add_argument(parser)
         parser.add_argument(
