@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from django.db import models
+
+
+class _NoRows(models.Manager[Any]):
+    """Finds nothing, and asks nothing: ``dumpdata`` reads every model there is."""
+
+    def get_queryset(self) -> models.QuerySet[Any]:
+        """Return no row."""
+        return super().get_queryset().none()
 
 
 class Dashboard(models.Model):
@@ -14,11 +24,14 @@ class Dashboard(models.Model):
     """
 
     id: models.CharField[str, str] = models.CharField(primary_key=True, max_length=1)
+    objects = _NoRows()
 
     class Meta:
         """No table; the permissions are those that the page asks for."""
 
         managed = False
+        # What ``dumpdata --all`` reads.
+        base_manager_name = "objects"
         db_table = "dbpool_mw_dashboard"
         default_permissions = ()
         verbose_name = verbose_name_plural = "database pools"

@@ -23,6 +23,7 @@ class Migration(migrations.Migration):
                     ("cancel_holder", "Can cancel what holds a connection"),
                 ),
                 "managed": False,
+                "base_manager_name": "objects",
                 "default_permissions": (),
             },
         ),

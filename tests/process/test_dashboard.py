@@ -505,3 +505,10 @@ def test_the_migration_makes_no_table(site):
     with site.session() as cursor:
         cursor.execute("SELECT to_regclass('dbpool_mw_dashboard')")
         assert cursor.fetchone() == (None,)
+
+
+@pytest.mark.parametrize("option", ["--all", "--indent=1"])
+def test_a_dump_of_all_models_does_not_ask_for_the_table(site, option):
+    done = site.manage("dumpdata", option)
+    assert done.returncode == 0, done.stderr
+    assert '"codename": "view_pools"' in done.stdout
