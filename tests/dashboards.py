@@ -60,6 +60,7 @@ USERS: dict[str, list[str] | None] = {
     "reader": ["view_pools"],
     "watcher": ["view_pools", "view_holders"],
     "operator": ["view_pools", "view_holders", "drain_pools", "cancel_holder"],
+    "canceller": ["view_pools", "cancel_holder"],
     "stranger": [],
 }
 _MAKE_USERS = """\

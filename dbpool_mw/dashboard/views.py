@@ -130,7 +130,7 @@ class Pages:
                 target = actions.target_of(verb, request.POST or request.GET)
             except Mistake:
                 target = None
-        return self._confirmation(request, verb, target, mistake)
+        return self._confirmation(request, access, verb, target, mistake)
 
     # --- What they share --------------------------------------------------------------
 
@@ -211,15 +211,21 @@ class Pages:
         return HttpResponse(render_to_string(f"{_TEMPLATES}page.html", context))
 
     def _confirmation(
-        self, request: HttpRequest, verb: str, target: Target | None, mistake: str
+        self,
+        request: HttpRequest,
+        access: Access,
+        verb: str,
+        target: Target | None,
+        mistake: str,
     ) -> HttpResponse:
         """Say what an action will do, with the button that does it."""
         with released():
             answers, problem = asked(Access(holders=True))
         tables: Sequence[presentation.Table] = ()
         if target is not None:
-            tables = _concerned(verb, target, answers)
-            if verb == "cancel" and not tables:
+            if verb != "cancel" or access.holders:
+                tables = _concerned(verb, target, answers)
+            if verb == "cancel" and actions.hold_of(target, answers) is None:
                 mistake = mistake or "This request has ended: nothing is cancelled."
                 target = None
         name = presentation.VERBS[verb]

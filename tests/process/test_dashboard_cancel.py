@@ -73,3 +73,20 @@ def test_who_may_not_cancel_sees_no_button_and_gets_403(site, server):
         assert watcher.post(f"{ALONE}act/cancel/", **fields).status == 403
         assert site.in_use() == 1
     slow.join(20)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_who_may_cancel_and_not_see_holders_is_shown_none(site, server, place):
+    with site.lock(KEY):
+        slow = threading.Thread(target=server.get, args=[f"/holds/?key={KEY}"])
+        slow.start()
+        site.wait_for_lock(KEY)
+        page = Visitor(server, "operator").get(place).body.decode()
+        path = re.findall(r'href="([^"]*act/cancel/[^"]*)"', page)[0]
+        visitor = Visitor(server, "canceller")
+        shown = visitor.get(path).body.decode()
+        assert "What will happen" in shown
+        assert "/holds/" not in shown
+        assert "pg_advisory" not in shown
+        assert visitor.confirm(path).status == 302
+    slow.join(20)
