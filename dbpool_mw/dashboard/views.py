@@ -9,6 +9,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
@@ -117,10 +118,7 @@ class Pages:
             target = actions.target_of(verb, given)
             if request.method == "POST":
                 seconds = actions.seconds_of(verb, given)
-                directory = conf.control_dir()
-                if directory is None:
-                    raise Mistake("DBPOOL_MW_CONTROL_DIR is False: no worker hears it.")
-                actions.act(directory, verb, target, seconds, request.user)
+                actions.act(_directory(), verb, target, seconds, request.user)
                 query = {"did": verb, **_fields(target)}
                 back = f"{self._reverse(request)}?{urlencode(query)}"
                 return HttpResponseRedirect(back)
@@ -178,9 +176,8 @@ class Pages:
 
         shown = presentation.page(answers, access, link)
         pools = presentation.by_alias(answers)
-        notices = [*([("error", problem)] if problem else []), *shown.notices]
         return {
-            "notices": notices,
+            "notices": [("error", problem)] if problem else shown.notices,
             "progress": _progress(request, access, answers),
             "tables": shown.first,
             "more": [*shown.more, limits.table(pools, len(answers), known)],
@@ -257,14 +254,22 @@ class Pages:
 def asked(access: Access, *, history: bool = False) -> tuple[list[Answer], str]:
     """Return the workers' answers, and why none can be asked, "" if they can."""
     try:
-        directory = conf.control_dir()
-        if directory is None:
-            return [], "DBPOOL_MW_CONTROL_DIR is False: no worker can be asked."
+        directory = _directory()
         flags = {"holders": access.holders, "settings": True}
         flags |= dict.fromkeys(("waiters", "routes"), access.holders)
         return survey(directory, history=history, **flags), ""
-    except (paths.ControlDirError, ImproperlyConfigured) as error:
+    except (paths.ControlDirError, ImproperlyConfigured, Mistake) as error:
         return [], str(error)
+
+
+def _directory() -> Path:
+    """Return where the workers' sockets are; raise Mistake if there are none."""
+    if conf.is_switched_off():
+        raise Mistake("DBPOOL_MW_ENABLED is False, so there are no pools.")
+    directory = conf.control_dir()
+    if directory is None:
+        raise Mistake("DBPOOL_MW_CONTROL_DIR is False: no worker can be asked.")
+    return directory
 
 
 def _concerned(

@@ -460,13 +460,20 @@ def test_in_a_project_that_knows_no_users_a_link_opens_the_page(site):
         site.settings = before
 
 
-def test_switched_off_the_admin_shows_nothing(site):
+def test_switched_off_the_admin_shows_nothing_and_the_page_says_so(site):
     site.settings["DBPOOL_MW_ENABLED"] = False
     try:
         with site.gunicorn() as server:
             visitor = Visitor(server, "root")
             assert b"dbpool_mw" not in visitor.get("/admin/").body
             assert visitor.get(ADMIN).status == 404
+            page = visitor.get(ALONE)
+            assert b"DBPOOL_MW_ENABLED is False, so there are no pools." in page.body
+            assert b"No worker was found" not in page.body
+            done = visitor.confirm(f"{ALONE}act/drain/")
+            assert done.status == 400
+            assert b"DBPOOL_MW_ENABLED is False" in done.body
+        assert not (site.control / "orders.json").exists()
     finally:
         del site.settings["DBPOOL_MW_ENABLED"]
 
@@ -478,6 +485,7 @@ def test_without_control_sockets_the_page_says_so(site):
         with site.gunicorn() as server:
             page = Visitor(server, "root").get(ALONE)
             assert b"DBPOOL_MW_CONTROL_DIR is False" in page.body
+            assert b"No worker was found" not in page.body
             done = Visitor(server, "root").confirm(f"{ALONE}act/drain/")
             assert done.status == 400
     finally:
