@@ -18,8 +18,7 @@ class DashboardAdmin(admin.ModelAdmin):  # type: ignore[type-arg]
     def get_urls(self) -> list[URLPattern]:
         """Return the page's routes, and none of a model's."""
         name = f"{self.opts.app_label}_{self.opts.model_name}"
-        prefix = f"admin:{name}"
-        return Pages(prefix, self.admin_site).urls(f"{name}_changelist")
+        return Pages(name, self.admin_site).urls(f"{name}_changelist")
 
     def has_view_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         """Tell whether a user may see the pools."""

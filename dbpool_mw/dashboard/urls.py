@@ -4,4 +4,4 @@ from __future__ import annotations
 
 from dbpool_mw.dashboard.views import Pages
 
-urlpatterns = Pages("dbpool_mw:dashboard").urls("dashboard")
+urlpatterns = Pages("dashboard").urls("dashboard")

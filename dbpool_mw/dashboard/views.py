@@ -47,16 +47,16 @@ _TITLE = "Database pools"
 class Pages:
     """The views in one place: on their own, or in an admin site.
 
-    ``site`` is None, or the AdminSite; the names of the URLs begin with ``prefix``.
+    ``site`` is None, or the AdminSite; the names of the URLs begin with ``name``.
     """
 
-    def __init__(self, prefix: str, site: Any = None) -> None:
-        self._prefix = prefix
+    def __init__(self, name: str, site: Any = None) -> None:
+        self._name = name
         self._site = site
 
     def urls(self, index: str) -> list[URLPattern]:
         """Return the routes; the page itself is named ``index``."""
-        name = self._prefix.rpartition(":")[2]
+        name = self._name
         page, act = self._page, csrf_protect(self._act)
         if self._site is not None:
             page, act = self._site.admin_view(page), self._site.admin_view(act)
@@ -154,8 +154,9 @@ class Pages:
     def _reverse(self, request: HttpRequest, name: str = "", *args: str) -> str:
         match: Any = request.resolver_match
         index = "changelist" if self._site is not None else ""
-        full = "_".join(filter(None, (self._prefix, name or index)))
-        return reverse(full, args=args, current_app=match.namespace)
+        full = "_".join(filter(None, (self._name, name or index)))
+        # Where this request came in: there may be several, one within another's URLs.
+        return reverse(f"{match.namespace}:{full}", args=args)
 
     def _survey(
         self,

@@ -12,8 +12,8 @@ import pytest
 from django.core.management import call_command
 from django.core.management.base import CommandError
 from django.http import HttpResponse
-from django.test import RequestFactory, override_settings
-from django.urls import resolve, reverse
+from django.test import Client, RequestFactory, override_settings
+from django.urls import include, path, resolve, reverse
 from django.utils.functional import SimpleLazyObject
 
 from dbpool_mw import conf, decorators
@@ -387,6 +387,22 @@ def test_the_routes_of_the_document_need_neither_users_nor_the_admin() -> None:
     decorators.forget_urls()
     assert found.login_required is False
     assert "replica" in found._non_atomic_requests
+
+
+@pytest.mark.parametrize("namespace", ["dbpool_mw", "pools"])
+def test_the_page_works_among_the_urls_of_another_app(namespace: str) -> None:
+    urls = ModuleType("nested_urls")
+    pages = [path("pool/", include("dbpool_mw.urls", namespace=namespace))]
+    urls.urlpatterns = [path("ops/", include((pages, "ops")))]  # type: ignore[attr-defined]
+    engine = "django.template.backends.django.DjangoTemplates"
+    with override_settings(
+        ROOT_URLCONF=urls,
+        DBPOOL_MW_CONTROL_DIR=False,
+        TEMPLATES=[{"BACKEND": engine, "APP_DIRS": True}],
+    ):
+        response = Client().get(f"/ops/pool/link/{access.link_token()}/")
+        assert response.status_code == 200
+        assert b'data-poll="/ops/pool/poll/"' in response.content
 
 
 # --- What goes wrong -----------------------------------------------------------------
