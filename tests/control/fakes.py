@@ -45,6 +45,8 @@ def holder(alias: object = "default", **changes: Any) -> dict[str, Any]:
         "route": "slow/",
         "seconds": 1.25,
         "stale": False,
+        "leaked": False,
+        "stack": [],
         "state": "in use",
         "in_transaction": False,
         "statement": None,

@@ -17,12 +17,14 @@ from typing import Any
 import pytest
 
 from dbpool_mw.management.commands import dbpool_drain, dbpool_stats
+from tests import schema
 from tests.conftest import Databases
 from tests.documents import ROOT, code_block
 from tests.process.projects import MANAGE, Project
 from tests.process.servers import Server
 
 DOCUMENT = "docs/commands.rst"
+_HOLD = re.compile(r"\d+-\d+-[0-9a-f]+")
 _MANAGE = re.compile(r"^ *(?:\$ python )?(manage\.py (?:.*\\\n)*.*)$", re.MULTILINE)
 
 
@@ -40,8 +42,7 @@ def examples() -> list[str]:
         lines += [
             re.sub(r"(?<=\S)  +(?=\w).*", "", line) for line in _MANAGE.findall(shown)
         ]
-    # The id of a hold is in no example of these servers.
-    lines = [line.replace("\\\n", " ") for line in lines if "--cancel" not in line]
+    lines = [line.replace("\\\n", " ") for line in lines]
     return list(dict.fromkeys(lines))
 
 
@@ -51,6 +52,7 @@ def served(_databases: Databases) -> Iterator[tuple[Project, Server]]:
     with tempfile.TemporaryDirectory(prefix="dbpool-", dir="/tmp") as directory:
         project = Project(_databases, Path(directory))
         project.settings["DBPOOL_MW_EAGER"] = ("default", "replica")
+        project.settings["DBPOOL_MW_ROUTES"] = 50
         with project.gunicorn("--threads", "2", workers=2) as server:
             project.serve_by_all(server, 2)
             yield project, server
@@ -59,13 +61,14 @@ def served(_databases: Databases) -> Iterator[tuple[Project, Server]]:
 def test_there_are_examples_of_every_kind():
     found = examples()
     assert len(found) > 20
-    for option in ("--watch", "--columns", "--output", "--holders", "--pause"):
+    options = ["--watch", "--columns", "--output", "--holders", "--routes"]
+    for option in [*options, "--pause", "--cancel"]:
         assert any(option in line for line in found)
 
 
 @pytest.mark.parametrize("line", examples())
 def test_every_example_runs(served, tmp_path, line):
-    project, _ = served
+    project, server = served
     words = shlex.split(line, comments=True)[1:]
     if ">" in words or ">>" in words:
         words = words[: next(i for i, word in enumerate(words) if ">" in word)]
@@ -76,11 +79,34 @@ def test_every_example_runs(served, tmp_path, line):
         words[at] = str(file := tmp_path / Path(words[at]).name)
     if "--watch" in words:
         watched(project, words, file)
+    elif "--cancel" in words:
+        cancelled(project, server, words)
     else:
         done = project.manage(*words)
         assert done.returncode == 0, done.stderr
     if file is not None:
         assert file.read_text()
+
+
+def cancelled(project: Project, server: Server, words: list[str]) -> None:
+    """Run an example with the ids of real holds, which it ends."""
+    at = [number for number, word in enumerate(words) if _HOLD.fullmatch(word)]
+    assert at
+    assert project.manage("dbpool_drain", "--resume").returncode == 0
+    with ThreadPoolExecutor() as clients, project.lock(5):
+        held = [clients.submit(server.get, "/holds/?key=5") for _ in at]
+        project.wait_for_lock(5, len(at))
+        found = [h for h in project.holders("/holds/") if h["alias"] == "default"]
+        for number, holder in zip(at, found, strict=True):
+            words[number] = holder["id"]
+        done = project.manage(*words)
+        assert (done.returncode, done.stderr) == (0, "")
+        assert [request.result(20).status for request in held] == [500] * len(at)
+    if "json" in words:
+        document = json.loads(done.stdout)
+        schema.check(document, "dbpool_drain")
+        shown = json.loads(code_block(DOCUMENT, '"unconfirmed"', "json"))
+        assert shape(document) == {**shape(shown), "unknown": []}
 
 
 def watched(project: Project, words: list[str], file: Path | None) -> None:

@@ -24,6 +24,7 @@ def workers(project: Project) -> Iterator[Server]:
     A request checks a connection of both aliases out.
     """
     project.settings["DBPOOL_MW_EAGER"] = ("default", "replica")
+    project.settings["DBPOOL_MW_ROUTES"] = 50
     # A paused request waits as long as two commands take to start, on a busy machine.
     project.settings["DBPOOL_MW_TIMEOUT"] = 30
     with project.gunicorn("--threads", "4", workers=2) as server:
@@ -74,7 +75,17 @@ def test_json_output_is_what_the_schemas_describe(workers, project):
         schema.check(json.loads(done.stdout), "dbpool_stats")
         done = project.manage("dbpool_drain", "--no-wait", "--format", "json")
         schema.check(json.loads(done.stdout), "dbpool_drain")
-    assert held.result(20).status == 200
+        (holder,) = [h for h in project.holders("/holds/") if h["alias"] == "default"]
+        words = ["dbpool_drain", "--cancel", holder["id"], "--format", "json"]
+        done = project.manage(*words)
+        schema.check(json.loads(done.stdout), "dbpool_drain")
+        assert held.result(20).status == 500
+    done = project.manage("dbpool_drain", "--resume", "--format", "json")
+    schema.check(json.loads(done.stdout), "dbpool_drain")
+    done = project.manage("dbpool_stats", "--routes", "--format", "json")
+    document = json.loads(done.stdout)
+    schema.check(document, "dbpool_stats")
+    assert document["routes"]
 
 
 def test_a_burst_is_in_the_peak_the_recent_figures_and_the_history(workers, project):
