@@ -162,7 +162,9 @@ def outside(view: Callable[..., HttpResponseBase]) -> Callable[..., Any]:
             return _unavailable(request, text)
         try:
             with outside_pools():
-                return view(request, *args, **kwargs)
+                response = view(request, *args, **kwargs)
+            _save_outside(request)
+            return response
         except DatabaseError:
             text = "The database can't be asked who you are, and what you may see."
             return _unavailable(request, text)
@@ -170,6 +172,28 @@ def outside(view: Callable[..., HttpResponseBase]) -> Callable[..., Any]:
             _turn.release()
 
     return _marked(wrapped)
+
+
+def _save_outside(request: HttpRequest) -> None:
+    """Have the session's middleware save the session outside of the pools too.
+
+    It does so after the view: with ``SESSION_SAVE_EVERY_REQUEST`` each time.
+    """
+    session: Any = getattr(request, "session", None)
+    if session is None:
+        return
+    save = session.save
+
+    def saved(*args: Any, **kwargs: Any) -> Any:
+        if not _turn.acquire(timeout=_TURN_SECONDS):
+            return save(*args, **kwargs)
+        try:
+            with outside_pools():
+                return save(*args, **kwargs)
+        finally:
+            _turn.release()
+
+    session.save = saved
 
 
 def _marked(view: Callable[..., Any]) -> Callable[..., Any]:

@@ -291,10 +291,12 @@ def backend_starts(project: Project) -> list[tuple[int, str]]:
         return list(cursor.fetchall())
 
 
+@pytest.mark.parametrize("saves", [False, True])
 @pytest.mark.parametrize("place", PLACES)
-def test_with_every_place_held_the_page_opens_polls_and_acts(site, place):
-
+def test_with_every_place_held_the_page_opens_polls_and_acts(site, place, saves):
+    before = dict(site.settings)
     site.settings |= {"DBPOOL_MW_MAX_CONNS": 1, "DBPOOL_MW_TIMEOUT": 1.0}
+    site.settings["SESSION_SAVE_EVERY_REQUEST"] = saves
     try:
         with site.gunicorn("--threads", "8") as server:
             visitor = Visitor(server, "operator")
@@ -312,7 +314,7 @@ def test_with_every_place_held_the_page_opens_polls_and_acts(site, place):
                 assert done.status == 302
             slow.join(20)
     finally:
-        del site.settings["DBPOOL_MW_MAX_CONNS"], site.settings["DBPOOL_MW_TIMEOUT"]
+        site.settings = before
 
 
 def test_with_the_database_stopped_an_open_page_and_a_link_go_on(own_postgres):
