@@ -81,6 +81,7 @@ class ConnectionPoolMiddleware:
         return response
 
     async def _handle_async(self, request: HttpRequest) -> HttpResponseBase:
+        number = None
         try:
             # In the request's own thread, which has the wrappers and may block.
             response = await sync_to_async(self._begin)(request)
@@ -89,6 +90,8 @@ class ConnectionPoolMiddleware:
                 if response.streaming:
                     note_stream(request, response)
                     await sync_to_async(release_request)(request)
+            number = next(_numbers)
+            response._dbpool_mw_request = number  # type: ignore[union-attr]
         except (CancelledError, GeneratorExit):
             # The request's thread may wait for a connection, which nobody wants any
             # more, or be in the middle of a query. After the query, request_finished
@@ -102,7 +105,7 @@ class ConnectionPoolMiddleware:
             await sync_to_async(end_request)()
             raise
         finally:
-            request._dbpool_mw_answered = None  # type: ignore[attr-defined]
+            request._dbpool_mw_answered = number  # type: ignore[attr-defined]
         return response
 
     def process_exception(

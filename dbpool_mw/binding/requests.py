@@ -27,6 +27,14 @@ from dbpool_mw.binding.testing import (
 )
 from dbpool_mw.core.errors import ConnectFailed, PoolClosed
 
+#: The functions that are on the stack of a thread while it serves a request: the
+#: middleware's, or where that is a coroutine under WSGI, because one behind it is
+#: asynchronous only, the handler's.
+_SERVING = (
+    ("dbpool_mw.middleware", "__call__"),
+    ("django.core.handlers.base", "get_response"),
+)
+
 
 def begin_request(request: Any, aliases: Iterable[str], eager: Container[str]) -> None:
     """Check a connection out for each alias that is in ``eager``.
@@ -145,10 +153,9 @@ def _is_on_stack(request: Any) -> bool:
     frame: FrameType | None = sys._getframe()
     while frame is not None:
         if (
-            frame.f_globals.get("__name__") == "dbpool_mw.middleware"
-            and frame.f_code.co_name == "__call__"
-            and frame.f_locals.get("request") is request
-        ):
+            frame.f_globals.get("__name__"),
+            frame.f_code.co_name,
+        ) in _SERVING and frame.f_locals.get("request") is request:
             return True
         frame = frame.f_back
     return False

@@ -10,14 +10,18 @@ from __future__ import annotations
 
 import sys
 import weakref
+from collections.abc import Iterator
 from inspect import isasyncgen, isgenerator
 from types import FrameType
 from typing import Any
 
 from django.core.handlers.asgi import ASGIRequest
+from django.http import StreamingHttpResponse
 
 #: The attribute of a request with a weak reference to its response, if that streams.
 _KEY = "_dbpool_mw_stream"
+
+_ITER = StreamingHttpResponse.__iter__.__code__
 
 
 def note_stream(request: Any, response: Any) -> None:
@@ -33,7 +37,9 @@ def streams(request: Any) -> bool:
 def is_streaming(request: Any) -> bool:
     """Tell whether this thread runs the stream of the response to a request.
 
-    It can be told of generators. An ``async`` one's thread serves no other request.
+    It can be told of generators. Under ASGI an ``async`` one's thread serves no other
+    request; under WSGI Django reads it to its end when the server asks for its first
+    item.
     """
     reference = getattr(request, _KEY, None)
     return reference is not None and _runs_here(reference(), request)
@@ -42,12 +48,24 @@ def is_streaming(request: Any) -> bool:
 def _runs_here(response: Any, request: Any) -> bool:
     stream = getattr(response, "_iterator", None)
     if isasyncgen(stream):
-        return stream.ag_running and isinstance(request, ASGIRequest)
-    return isgenerator(stream) and stream.gi_running and _is_on_stack(stream.gi_frame)
+        return stream.ag_running and (
+            isinstance(request, ASGIRequest)
+            or any(_reads(frame, response) for frame in _frames())
+        )
+    return (
+        isgenerator(stream)
+        and stream.gi_running
+        and any(frame is stream.gi_frame for frame in _frames())
+    )
 
 
-def _is_on_stack(wanted: FrameType | None) -> bool:
+def _reads(frame: FrameType, response: Any) -> bool:
+    return frame.f_code is _ITER and frame.f_locals.get("self") is response
+
+
+def _frames() -> Iterator[FrameType]:
+    """Yield the frames of this thread, from the innermost on."""
     frame: FrameType | None = sys._getframe()
-    while frame is not None and frame is not wanted:
+    while frame is not None:
+        yield frame
         frame = frame.f_back
-    return frame is not None

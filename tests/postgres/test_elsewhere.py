@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from django.conf import settings
 from django.core.handlers.wsgi import WSGIHandler
 from django.core.signals import request_finished, request_started
 from django.http import HttpResponse, StreamingHttpResponse
@@ -74,6 +75,23 @@ def test_a_response_closed_in_another_thread_returns_the_requests_connection(
     found = stats()
     assert (found["timeouts"], found["reclaimed"]) == (0, 0)
     assert found["discarded"] == {} or path == "/?dirty"
+
+
+@pytest.mark.parametrize("path", ["/", "/?dirty"])
+def test_a_response_closed_elsewhere_where_the_middleware_is_async(
+    requests: Requests, path: str
+) -> None:
+    requests.urls.view = view
+    asynchronous = "tests.postgres.test_nested.awaits"
+    with (
+        override_settings(MIDDLEWARE=[*settings.MIDDLEWARE, asynchronous]),
+        threads(1) as call,
+    ):
+        response = call(serve, requests, path)
+        assert stats()["in_use"] == 1
+        response.close()
+        until(lambda: stats()["in_use"] == 0)
+        assert call(serve, requests).content == b""
 
 
 def test_a_stray_close_elsewhere_leaves_the_next_request_of_the_thread_alone(

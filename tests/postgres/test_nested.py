@@ -19,6 +19,7 @@ from django.test import (
     RequestFactory,
     override_settings,
 )
+from django.utils.decorators import async_only_middleware
 
 from dbpool_mw import pooled
 from dbpool_mw.binding import registry
@@ -84,6 +85,29 @@ def test_a_nested_stream_or_error_gives_nothing_of_the_outers_back(requests, sta
         return HttpResponse("well")
 
     assert requests(view).content == b"well"
+    assert stats()["in_use"] == 0
+
+
+@async_only_middleware
+def awaits(get_response):
+    """Have every middleware before it run as a coroutine, under WSGI as well."""
+
+    async def middleware(request):
+        return await get_response(request)
+
+    return middleware
+
+
+@override_settings(
+    MIDDLEWARE=[*settings.MIDDLEWARE, f"{__name__}.awaits"],
+    DBPOOL_MW_MAX_CONNS=1,
+    DBPOOL_MW_TIMEOUT=1,
+)
+def test_an_outer_request_keeps_its_session_where_the_middleware_is_async(requests):
+    assert requests(nested()).content == b"42"
+    assert requests(lambda request: HttpResponse(ask(TENANT) or "none")).content == (
+        b"none"
+    )
     assert stats()["in_use"] == 0
 
 
@@ -239,6 +263,28 @@ def test_a_stream_that_runs_in_another_thread_shares_nothing_with_the_next_reque
     assert stream.result() == b"well"
     response.close()
     assert stats()["in_use"] == 0
+
+
+@pytest.mark.filterwarnings("ignore:StreamingHttpResponse must consume")
+def test_a_request_inside_of_an_async_stream_under_wsgi_leaves_its_session_alone(
+    requests,
+):
+    async def lines():
+        yield await sync_to_async(ask)(TENANT)
+        yield (await sync_to_async(Client().get)("/?inner")).content
+        yield await sync_to_async(ask)(TENANT)
+
+    def view(request):
+        if "inner" in request.GET:
+            return tenant(request)
+        sets_tenant(request)
+        return StreamingHttpResponse(lines())
+
+    response = requests.begin(view)
+    assert list(response) == [b"42", b"42", b"42"]
+    response.close()
+    assert (stats()["in_use"], stats()["checkouts"]) == (0, 1)
+    assert requests(tenant).content == b"none"
 
 
 @pytest.mark.parametrize("client", ["sync", "async"])
