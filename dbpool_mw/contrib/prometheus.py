@@ -28,8 +28,8 @@ class PoolCollector(Collector):
     """
 
     def describe(self) -> Iterable[Metric]:
-        """Return nothing: registering doesn't collect."""
-        return []
+        """Return the metrics' names alone: registering doesn't collect."""
+        return text_string_to_metric_families(prometheus([]))
 
     def collect(self) -> Iterable[Metric]:
         """Return the metrics of this process at this moment."""

@@ -76,6 +76,20 @@ def test_registering_and_scraping_makes_no_pool_and_no_checkout() -> None:
     assert stats()["opened"] == 1
 
 
+def test_a_registry_knows_the_names_so_that_none_is_there_twice() -> None:
+    collectors = CollectorRegistry(auto_describe=True)
+    collectors.register(PoolCollector())
+    assert registry.pools() == []
+    with pytest.raises(ValueError, match="Duplicated timeseries"):
+        collectors.register(PoolCollector())
+    with pooled():
+        ask("SELECT 1")
+    names = ["dbpool_mw_checkouts_total", f"{OTEL}count"]
+    chosen = collectors.restricted_registry(names)
+    found = samples(text_string_to_metric_families(generate_latest(chosen).decode()))
+    assert {name for name, _ in found} == set(names)
+
+
 def test_a_scrape_in_openmetrics_has_the_same_figures() -> None:
     collectors = CollectorRegistry()
     collectors.register(PoolCollector())
