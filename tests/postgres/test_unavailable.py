@@ -10,7 +10,7 @@ import pytest
 from django.db import OperationalError, transaction
 from django.http import HttpResponse
 from django.template import Library
-from django.test import override_settings
+from django.test import Client, override_settings
 
 from dbpool_mw import pooled
 from dbpool_mw.binding.binding import thread_state
@@ -103,6 +103,20 @@ def view(request):
 
 def refusal(alias):
     return f"pool '{alias}': no query can be made while a 503 is rendered"
+
+
+def queries_too(request, exception):
+    return HttpResponse(ask("SELECT 1"), status=404)
+
+
+@override_settings(DBPOOL_MW_EAGER=(), DBPOOL_MW_UNAVAILABLE_VIEW=None)
+def test_a_page_for_errors_that_gets_no_connection_is_djangos_500(requests):
+    requests.urls.handler404 = queries_too
+    client = Client(raise_request_exception=False)
+    with held("default"):
+        assert client.get("/nowhere").status_code == 500
+    assert client.get("/nowhere").status_code == 404
+    assert stats()["in_use"] == 0
 
 
 @pytest.mark.parametrize("lazy", [False, True])
