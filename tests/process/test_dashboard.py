@@ -464,6 +464,7 @@ def test_in_a_project_that_knows_no_users_a_link_opens_the_page(site):
 
 def test_switched_off_the_admin_shows_nothing_and_the_page_says_so(site):
     site.settings["DBPOOL_MW_ENABLED"] = False
+    (site.control / "orders.json").unlink(missing_ok=True)
     try:
         with site.gunicorn() as server:
             visitor = Visitor(server, "root")
