@@ -11,6 +11,7 @@ from typing import Any
 from asgiref.sync import markcoroutinefunction, sync_to_async
 from django.conf import settings
 from django.core.exceptions import MiddlewareNotUsed
+from django.core.handlers.asgi import ASGIRequest
 from django.http import HttpRequest
 from django.http.response import HttpResponseBase
 from django.urls import get_resolver
@@ -90,8 +91,11 @@ class ConnectionPoolMiddleware:
                 if response.streaming:
                     note_stream(request, response)
                     await sync_to_async(release_request)(request)
-            number = next(_numbers)
-            response._dbpool_mw_request = number  # type: ignore[union-attr]
+            if not isinstance(request, ASGIRequest):
+                # Behind it is asynchronous middleware under WSGI, whose server may
+                # close the response in another thread.
+                number = next(_numbers)
+                response._dbpool_mw_request = number  # type: ignore[union-attr]
         except (CancelledError, GeneratorExit):
             # The request's thread may wait for a connection, which nobody wants any
             # more, or be in the middle of a query. After the query, request_finished

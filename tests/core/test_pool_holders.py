@@ -155,6 +155,7 @@ def test_the_settings_in_force_are_plain_data_under_their_names():
         "LEAK_AFTER": None,
         "MAX_HOLD": 30.0,
         "ROUTES": 0,
+        "STUCK_AFTER": 10.0,
     }
 
 
