@@ -67,6 +67,9 @@ class PoolMachine(RuleBasedStateMachine):
             entry = self.pool.checkout(Holder())
         except PoolTimeout:
             self.timeouts += 1
+            # It may have connected in vain, and then waited for the one in use.
+            if self.pool.stats()["connect_errors"] > before["connect_errors"]:
+                self.failed = True
             # Full, paused, or after a failed connect.
             assert (
                 before["size"] == before["max"]

@@ -460,10 +460,13 @@ def traced(get_response: Any) -> Any:
 def test_the_wait_of_a_request_under_asgi_is_in_its_trace(
     spans: InMemorySpanExporter, requests: Requests
 ) -> None:
+    async def get() -> Any:
+        return await AsyncClient().get("/")
+
     tracers[:] = [provider_of(spans).get_tracer("test")]
     middleware = [f"{__name__}.traced", *settings.MIDDLEWARE]
     with override_settings(MIDDLEWARE=middleware), held() as done:
-        sent = InThread(async_to_sync(AsyncClient().get), "/")
+        sent = InThread(async_to_sync(get))
         until(lambda: stats()["waiting"] == 1)
         threading.Event().wait(0.01)
         done.set()
