@@ -187,8 +187,9 @@ def test_a_cancel_is_encrypted_as_its_connection_is(databases, tmp_path, times):
                 holder.result()
             # The server said so: nothing was shut down.
             assert caught.value.__cause__.__cause__.sqlstate == "57014"
-        # Each connection, and each cancel.
-        assert proxy.beginnings == [SSL_REQUEST] * 2 * times
+        # Each connection, and each cancel, of which there may be two.
+        assert set(proxy.beginnings) == {SSL_REQUEST}
+        assert 2 * times <= len(proxy.beginnings) <= 3 * times
         forget_wrappers()
         registry.close()
     connection.settings_dict["OPTIONS"] = {}
