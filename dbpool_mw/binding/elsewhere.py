@@ -9,15 +9,14 @@ kept, pickled and closed again.
 from __future__ import annotations
 
 import contextlib
-import sys
 import threading
-from types import FrameType
 
 from django.http.response import HttpResponseBase
 
 from dbpool_mw.binding.binding import Binding, all_bindings, number_of
 from dbpool_mw.core.entry import PoolEntry
 from dbpool_mw.core.pool import ConnectionPool
+from dbpool_mw.core.stack import frames
 
 
 def end_request() -> None:
@@ -34,13 +33,11 @@ def end_request() -> None:
 
 def _closing_number() -> int | None:
     """Return the number of the request whose response this thread is closing."""
-    frame: FrameType | None = sys._getframe()
-    while frame is not None:
+    for frame in frames():
         if frame.f_code.co_name == "close":
             response = frame.f_locals.get("self")
             if isinstance(response, HttpResponseBase):
                 return getattr(response, "_dbpool_mw_request", None)
-        frame = frame.f_back
     return None
 
 

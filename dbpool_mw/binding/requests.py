@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Container, Iterable
-from types import FrameType
 from typing import Any
 
 from django.core.handlers.asgi import ASGIRequest
@@ -26,6 +24,7 @@ from dbpool_mw.binding.testing import (
     may_forbid_connecting,
 )
 from dbpool_mw.core.errors import ConnectFailed, PoolClosed
+from dbpool_mw.core.stack import frames
 
 #: The functions that are on the stack of a thread while it serves a request: the
 #: middleware's, or where that is a coroutine under WSGI, because one behind it is
@@ -150,12 +149,8 @@ def _goes_on(binding: Binding, work: Any) -> bool:
 
 
 def _is_on_stack(request: Any) -> bool:
-    frame: FrameType | None = sys._getframe()
-    while frame is not None:
-        if (
-            frame.f_globals.get("__name__"),
-            frame.f_code.co_name,
-        ) in _SERVING and frame.f_locals.get("request") is request:
-            return True
-        frame = frame.f_back
-    return False
+    return any(
+        (frame.f_globals.get("__name__"), frame.f_code.co_name) in _SERVING
+        and frame.f_locals.get("request") is request
+        for frame in frames()
+    )

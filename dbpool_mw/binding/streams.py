@@ -8,15 +8,15 @@ So the stack has to tell, where it can: see ``requests``.
 
 from __future__ import annotations
 
-import sys
 import weakref
-from collections.abc import Iterator
 from inspect import isasyncgen, isgenerator
 from types import FrameType
 from typing import Any
 
 from django.core.handlers.asgi import ASGIRequest
 from django.http import StreamingHttpResponse
+
+from dbpool_mw.core.stack import frames
 
 #: The attribute of a request with a weak reference to its response, if that streams.
 _KEY = "_dbpool_mw_stream"
@@ -50,22 +50,14 @@ def _runs_here(response: Any, request: Any) -> bool:
     if isasyncgen(stream):
         return stream.ag_running and (
             isinstance(request, ASGIRequest)
-            or any(_reads(frame, response) for frame in _frames())
+            or any(_reads(frame, response) for frame in frames())
         )
     return (
         isgenerator(stream)
         and stream.gi_running
-        and any(frame is stream.gi_frame for frame in _frames())
+        and any(frame is stream.gi_frame for frame in frames())
     )
 
 
 def _reads(frame: FrameType, response: Any) -> bool:
     return frame.f_code is _ITER and frame.f_locals.get("self") is response
-
-
-def _frames() -> Iterator[FrameType]:
-    """Yield the frames of this thread, from the innermost on."""
-    frame: FrameType | None = sys._getframe()
-    while frame is not None:
-        yield frame
-        frame = frame.f_back

@@ -12,6 +12,7 @@ import sys
 import sysconfig
 import threading
 import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from types import CodeType, FrameType
 
@@ -36,6 +37,14 @@ _OTHERS = (
 #: those of their queues.
 _EXECUTORS = ("concurrent.futures.thread", "asgiref.current_thread_executor")
 _QUEUES = ("queue", "threading")
+
+
+def frames() -> Iterator[FrameType]:
+    """Yield the frames of the running thread, from the innermost on."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        yield frame
+        frame = frame.f_back
 
 
 def capture() -> Stack:
