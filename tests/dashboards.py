@@ -148,3 +148,12 @@ class Visitor:
             self.cookies[name] = rest.partition(";")[0]
         found = {name.title(): value for name, value in response.getheaders()}
         return Answer(response.status, found, content)
+
+
+@contextmanager
+def serving(site: Project) -> Iterator[Server]:
+    """Have one worker with threads serve the page; no order is kept afterwards."""
+    with site.gunicorn("--threads", "8") as server:
+        site.serve_by_all(server, 1)
+        yield server
+    (site.control / "orders.json").unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.dashboards import made
+from tests.dashboards import made, serving
 from tests.process.projects import Project
 from tests.process.servers import Server
 
@@ -53,10 +53,8 @@ def site(postgres) -> Iterator[Project]:
 
 @pytest.fixture
 def server(site: Project) -> Iterator[Server]:
-    with site.gunicorn("--threads", "8") as server:
-        site.serve_by_all(server, 1)
+    with serving(site) as server:
         yield server
-    (site.control / "orders.json").unlink(missing_ok=True)
 
 
 class Tab:

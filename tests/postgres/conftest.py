@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import pytest
+from celery.signals import task_postrun, task_prerun, worker_process_shutdown
+from django.apps import AppConfig
 from django.core.handlers.wsgi import WSGIHandler
 from django.core.signals import request_started
 from django.db import connections
@@ -15,11 +18,12 @@ from django.http import HttpResponse
 from django.test import RequestFactory, override_settings
 from django.urls import path
 
-from dbpool_mw import conf
+from dbpool_mw import conf, pooled
 from dbpool_mw.binding import registry
 from dbpool_mw.binding.binding import thread_state
 from sandbox.postgres import Server
 from tests.conftest import Databases
+from tests.core.fakes import InThread
 from tests.postgres.wire import CountingProxy
 from tests.vocabulary import driver, tracked
 
@@ -148,3 +152,41 @@ def ask(sql: str, alias: str = "default") -> Any:
     with connections[alias].cursor() as cursor:
         cursor.execute(sql)
         return cursor.fetchone()[0] if cursor.description else None
+
+
+@contextmanager
+def held(*statements: str) -> Iterator[threading.Event]:
+    """Hold a connection in another thread, until the event or the end of the block.
+
+    The statements are executed on it first.
+    """
+    begun, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with pooled("default"):
+            ask("SELECT 1")
+            for statement in statements:
+                ask(statement)
+            begun.set()
+            assert done.wait(30)
+
+    thread = InThread(hold)
+    assert begun.wait(30)
+    try:
+        yield done
+    finally:
+        done.set()
+        thread.result()
+
+
+@pytest.fixture
+def celery_receivers() -> Iterator[None]:
+    """Have Celery's signals received as where the app of the contrib is installed."""
+    AppConfig.create("dbpool_mw.contrib.celery").ready()
+    yield
+    for signal, name in (
+        (task_prerun, "begin"),
+        (task_postrun, "end"),
+        (worker_process_shutdown, "close"),
+    ):
+        assert signal.disconnect(dispatch_uid=f"dbpool_mw.{name}")

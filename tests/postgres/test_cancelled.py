@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from contextlib import contextmanager
 
 import pytest
 from asgiref.sync import ThreadSensitiveContext, sync_to_async
@@ -19,8 +18,7 @@ from dbpool_mw import pooled
 from dbpool_mw.binding import registry
 from dbpool_mw.core.errors import PoolError
 from dbpool_mw.middleware import ConnectionPoolMiddleware
-from tests.core.fakes import InThread
-from tests.postgres.conftest import ask, stats
+from tests.postgres.conftest import ask, held, stats
 
 pytestmark = pytest.mark.usefixtures("fresh_wrappers")
 
@@ -30,26 +28,6 @@ def one_connection(requests):
     """Have one connection, and waits that end by themselves only after a minute."""
     with override_settings(DBPOOL_MW_MAX_CONNS=1, DBPOOL_MW_TIMEOUT=60):
         yield
-
-
-@contextmanager
-def all_in_use():
-    """Hold the one connection in another thread; give what ends that."""
-    begun, done = threading.Event(), threading.Event()
-
-    def hold():
-        with pooled():
-            ask("SELECT 1")
-            begun.set()
-            assert done.wait(30)
-
-    thread = InThread(hold)
-    assert begun.wait(30)
-    try:
-        yield done.set
-    finally:
-        done.set()
-        thread.result()
 
 
 class Gate:
@@ -128,7 +106,7 @@ def test_a_request_that_is_cancelled_leaves_the_queue_at_once(caplog, lazy):
         await finish_request()
 
     with override_settings(DBPOOL_MW_EAGER=() if lazy else ("default",)):
-        with all_in_use():
+        with held():
             run(work)
         assert stats()["idle"] == stats()["checkouts"] == stats()["cancelled"] == 1
         assert stats()["timeouts"] == 0
@@ -150,7 +128,7 @@ def test_a_request_whose_coroutine_is_closed_leaves_the_queue_at_once(caplog, la
         await finish_request()
 
     with override_settings(DBPOOL_MW_EAGER=() if lazy else ("default",)):
-        with all_in_use():
+        with held():
             run(work)
         assert stats()["idle"] == stats()["checkouts"] == stats()["cancelled"] == 1
     # The error of the view's own query has nobody to retrieve it, says asyncio.
@@ -172,7 +150,7 @@ def test_a_request_that_is_cancelled_before_it_queues_never_does(caplog):
         gate.opened.set()
         await finish_request()
 
-    with all_in_use():
+    with held():
         run(work)
     assert stats()["waits"] == 0
     assert stats()["cancelled"] == stats()["checkouts"] == 1
@@ -206,7 +184,7 @@ def test_a_request_inside_of_one_that_is_cancelled_leaves_the_queue(requests, ea
     def ask_for_another_page():
         requests.urls.view = lambda request: HttpResponse(ask("SELECT 1"))
         connections["default"].close()
-        with all_in_use():
+        with held():
             assert Client().get("/").status_code == 503
         ended.set()
 
@@ -242,7 +220,7 @@ def test_an_error_page_of_a_request_that_is_cancelled_leaves_the_queue(caplog):
 
     urls = type("Urls", (), {"urlpatterns": [], "handler500": staticmethod(page)})
     with override_settings(DBPOOL_MW_EAGER=(), ROOT_URLCONF=urls):
-        with all_in_use():
+        with held():
             run(work)
         assert stats()["cancelled"] == 1
 
@@ -252,7 +230,7 @@ def test_a_request_that_was_not_cancelled_gets_its_503(caplog):
         assert (await start(ConnectionPoolMiddleware(view))).status_code == 503
 
     with override_settings(DBPOOL_MW_TIMEOUT=0.05):
-        with all_in_use():
+        with held():
             run(work)
         assert (stats()["timeouts"], stats()["cancelled"]) == (1, 0)
     (problem,) = problems(caplog)
@@ -278,7 +256,7 @@ def test_a_block_that_is_cancelled_leaves_the_queue_and_ends(caplog, work):
         await cancel(task)
         assert stats()["waiting"] == 0
 
-    with all_in_use():
+    with held():
         run(main)
     assert stats()["idle"] == stats()["checkouts"] == stats()["cancelled"] == 1
     assert problems(caplog) == []
@@ -301,12 +279,12 @@ def test_a_block_that_is_cancelled_does_not_end_the_wait_of_another_in_its_threa
         # Its end comes after the other's wait: both need the thread.
         await asyncio.sleep(0.05)
         assert stats()["waiting"] == 1
-        give_back()
+        done.set()
         await other
         with pytest.raises(asyncio.CancelledError):
             await cancelled
 
-    with all_in_use() as give_back:
+    with held() as done:
         run(main)
     assert stats()["cancelled"] == 0
     assert stats()["checkouts"] == 2
@@ -335,6 +313,6 @@ def test_tasks_that_outlive_a_cancelled_block_wait_as_others_do():
             await tasks[0]
 
     with override_settings(DBPOOL_MW_TIMEOUT=1):
-        with all_in_use():
+        with held():
             run(main)
         assert (stats()["cancelled"], stats()["timeouts"]) == (1, 1)

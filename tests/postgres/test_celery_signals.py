@@ -9,7 +9,7 @@ import pytest
 from celery import Celery
 from celery.app.trace import build_tracer
 from celery.exceptions import SoftTimeLimitExceeded
-from celery.signals import task_postrun, task_prerun, worker_process_shutdown
+from celery.signals import task_prerun
 from django.apps import AppConfig, apps
 from django.core.exceptions import ImproperlyConfigured
 from django.db import connection
@@ -20,20 +20,8 @@ from dbpool_mw.binding import registry, scope
 from dbpool_mw.binding.binding import KEY
 from tests.postgres.conftest import ask, stats
 
-pytestmark = pytest.mark.usefixtures("fresh_wrappers", "receivers")
+pytestmark = pytest.mark.usefixtures("fresh_wrappers", "celery_receivers")
 app = Celery("tests", broker="memory://", fixups=[], set_as_current=False)
-
-
-@pytest.fixture
-def receivers():
-    AppConfig.create("dbpool_mw.contrib.celery").ready()
-    yield
-    for signal, name in (
-        (task_prerun, "begin"),
-        (task_postrun, "end"),
-        (worker_process_shutdown, "close"),
-    ):
-        assert signal.disconnect(dispatch_uid=f"dbpool_mw.{name}")
 
 
 @app.task

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 
 import pytest
 from django.db import connections
@@ -12,7 +11,7 @@ from django.test import override_settings
 
 from dbpool_mw import pooled
 from tests.core.fakes import InThread, until
-from tests.postgres.conftest import ask, run, stats
+from tests.postgres.conftest import ask, held, run, stats
 from tests.vocabulary import connect, driver
 
 pytestmark = pytest.mark.usefixtures("fresh_wrappers", "databases")
@@ -28,28 +27,6 @@ STATES = (
 def two_connections():
     with override_settings(DBPOOL_MW_MAX_CONNS=2, DBPOOL_MW_TIMEOUT=60):
         yield
-
-
-@contextmanager
-def held(*statements):
-    """Hold a connection in another thread, which runs these statements at first."""
-    begun, done = threading.Event(), threading.Event()
-
-    def hold():
-        with pooled("default"):
-            ask("SELECT 1")
-            for statement in statements:
-                ask(statement)
-            begun.set()
-            assert done.wait(60)
-
-    thread = InThread(hold)
-    try:
-        assert begun.wait(60)
-        yield
-    finally:
-        done.set()
-        thread.result()
 
 
 def wait_and_hold():

@@ -25,8 +25,7 @@ from dbpool_mw import pooled
 from dbpool_mw.binding import registry
 from dbpool_mw.middleware import ConnectionPoolMiddleware
 from tests.core.fakes import InThread
-from tests.postgres.conftest import ask, on_engine, stats
-from tests.postgres.test_cancelled import all_in_use
+from tests.postgres.conftest import ask, held, on_engine, stats
 
 pytestmark = pytest.mark.usefixtures("fresh_wrappers")
 
@@ -415,7 +414,7 @@ def test_a_request_inside_that_is_refused_leaves_every_alias_alone(requests):
     def view(request):
         ask("SET app.tenant = '42'", "replica")
         connections["default"].close()
-        with all_in_use():
+        with held():
             assert Client().get("/?inner").status_code == 503
         return HttpResponse(ask(TENANT, "replica"))
 

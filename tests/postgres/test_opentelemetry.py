@@ -8,7 +8,6 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -34,7 +33,7 @@ from dbpool_mw.contrib import opentelemetry as pools_telemetry
 from dbpool_mw.core.errors import PoolTimeout
 from tests.core.fakes import InThread, until
 from tests.documents import code_block
-from tests.postgres.conftest import Requests, ask, stats
+from tests.postgres.conftest import Requests, ask, held, stats
 
 pytestmark = pytest.mark.usefixtures("databases", "fresh_wrappers")
 
@@ -213,26 +212,6 @@ def test_the_histograms_tell_milliseconds_from_seconds(
     assert point.explicit_bounds == (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10)
     assert point.bucket_counts[:3] == (0, 0, 0)
     assert 0.02 <= point.sum < 10
-
-
-@contextmanager
-def held() -> Iterator[threading.Event]:
-    """Hold a connection in another thread, until the event or the end of the block."""
-    begun, done = threading.Event(), threading.Event()
-
-    def hold() -> None:
-        with pooled():
-            ask("SELECT 1")
-            begun.set()
-            assert done.wait(30)
-
-    thread = InThread(hold)
-    assert begun.wait(30)
-    try:
-        yield done
-    finally:
-        done.set()
-        thread.result()
 
 
 @override_settings(DBPOOL_MW_MAX_CONNS=1, DBPOOL_MW_TIMEOUT=0.05)

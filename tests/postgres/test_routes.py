@@ -10,8 +10,6 @@ import pytest
 from asgiref.sync import sync_to_async
 from celery import Celery
 from celery.app.trace import build_tracer
-from celery.signals import task_postrun, task_prerun, worker_process_shutdown
-from django.apps import AppConfig
 from django.http import Http404, HttpResponse, StreamingHttpResponse
 from django.test import Client, override_settings
 from django.urls import include, path, re_path
@@ -163,19 +161,7 @@ def send_mails() -> None:
     ask("SELECT 1")
 
 
-@pytest.fixture
-def receivers() -> Iterator[None]:
-    AppConfig.create("dbpool_mw.contrib.celery").ready()
-    yield
-    for signal, name in (
-        (task_prerun, "begin"),
-        (task_postrun, "end"),
-        (worker_process_shutdown, "close"),
-    ):
-        assert signal.disconnect(dispatch_uid=f"dbpool_mw.{name}")
-
-
-@pytest.mark.usefixtures("receivers")
+@pytest.mark.usefixtures("celery_receivers")
 def test_a_task_counts_under_its_name() -> None:
     trace = build_tracer(send_mails.name, send_mails, app=app)
     trace("an id", (), {}, {"id": "an id", "delivery_info": {}})

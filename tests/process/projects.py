@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -277,3 +278,13 @@ class Project:
         """Run a server's command, in which {fd} or {port} says where it listens."""
         log = self.directory / "server.log"
         return Server([*self.run_by, *command], self.environ, log, binds_itself)
+
+
+@contextmanager
+def served(project: Project, asgi: bool) -> Iterator[tuple[Server, ThreadPoolExecutor]]:
+    """Serve a project by uvicorn or by gunicorn with threads; give it with clients."""
+    with (
+        project.uvicorn() if asgi else project.gunicorn("--threads", "8") as server,
+        ThreadPoolExecutor() as clients,
+    ):
+        yield server, clients

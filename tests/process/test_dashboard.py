@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.dashboards import Visitor, made
+from tests.dashboards import Visitor, made, serving
 from tests.process.projects import Project
 from tests.process.servers import Answer, Server, wait_until
 
@@ -28,10 +28,8 @@ def site(postgres) -> Iterator[Project]:
 
 @pytest.fixture
 def server(site: Project) -> Iterator[Server]:
-    with site.gunicorn("--threads", "8") as server:
-        site.serve_by_all(server, 1)
+    with serving(site) as server:
         yield server
-    (site.control / "orders.json").unlink(missing_ok=True)
 
 
 def token_of(page: Answer) -> str:

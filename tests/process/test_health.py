@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import time
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 
 import django
 import pytest
 from django.conf import settings
 
-from tests.process.projects import Project
+from tests.process.projects import Project, served
 from tests.process.servers import Server, traffic, wait_until
 
 #: A probe's default ``timeoutSeconds`` in Kubernetes.
@@ -51,15 +49,6 @@ def ask(server: Server, page: str) -> tuple[int, str]:
 
 
 READY, LIVE = (200, "ready"), (200, "ok")
-
-
-@contextmanager
-def served(project: Project, asgi: bool):
-    with (
-        project.uvicorn() if asgi else project.gunicorn("--threads", "8") as server,
-        ThreadPoolExecutor() as clients,
-    ):
-        yield server, clients
 
 
 @pytest.mark.parametrize("asgi", [False, True])

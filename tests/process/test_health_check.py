@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 
@@ -18,7 +16,7 @@ import pytest
 from django.conf import settings
 
 from tests.documents import code_block
-from tests.process.projects import Project
+from tests.process.projects import Project, served
 from tests.process.servers import Server, wait_until
 
 HEALTH = "docs/health.rst"
@@ -96,15 +94,6 @@ def write_urls(project: Project, text: str) -> None:
     (project.directory / "checked_urls.py").write_text(
         f"{text}\n{others}urlpatterns += others\n"
     )
-
-
-@contextmanager
-def served(project: Project, asgi: bool):
-    with (
-        project.uvicorn() if asgi else project.gunicorn("--threads", "8") as server,
-        ThreadPoolExecutor() as clients,
-    ):
-        yield server, clients
 
 
 def ask(server: Server) -> tuple[int, list[str]]:
