@@ -151,11 +151,7 @@ def _temporary_wrapper(
         yield temporary
     finally:
         try:
-            opened += [
-                other
-                for other in connections.all(initialized_only=True)
-                if other.connection is not None and other not in connected
-            ]
+            opened += _connected_besides(connected)
         finally:
             # Twice, because an exception may come before the first or in its middle.
             try:
@@ -165,6 +161,20 @@ def _temporary_wrapper(
         for other in opened:
             if other is not temporary:
                 other.close()
+
+
+def _connected_besides(connected: list[Any]) -> list[Any]:
+    """Return this thread's other wrappers that have a connection.
+
+    A function, because no ``finally`` runs for an exception of a signal that comes at
+    the jump to the next round of a comprehension with a condition: from 3.12 on Python
+    inlines it, and leaves that jump out of the table of the function's handlers.
+    """
+    return [
+        other
+        for other in connections.all(initialized_only=True)
+        if other.connection is not None and other not in connected
+    ]
 
 
 def _put_back(alias: str, before: list[Any]) -> None:
