@@ -23,6 +23,7 @@ from types import FrameType
 from typing import NamedTuple
 
 from .entry import IDLE, IN_USE, PoolEntry
+from .stack import Call, of_threads
 
 #: The modules in which a thread can be about to hold an entry, or to give it back.
 _POOL = "dbpool_mw.core.pool"
@@ -110,29 +111,26 @@ def _find_worked_on(
     suspects: Collection[PoolEntry], waiting: Container[int]
 ) -> set[PoolEntry]:
     """Return the entries whose threads execute a checkout, a checkin or a close."""
-    frames: dict[int, FrameType | None] = {**sys._current_frames()}
+    calls = of_threads()
     # Of the running thread, what called the search.
-    frames[threading.get_ident()] = _caller_of("maintain")
-    innermost = {ident: _innermost(frame) for ident, frame in frames.items()}
+    ident = threading.get_ident()
+    calls[ident] = _callers_of("maintain", calls.get(ident, []))
+    innermost = {ident: _innermost(found) for ident, found in calls.items()}
     working = {
         ident
-        for ident, frame in innermost.items()
-        if frame is not None and ident not in waiting
+        for ident, call in innermost.items()
+        if call is not None and ident not in waiting
     }
     found = {e for e in suspects if not working.isdisjoint(_threads_of(e))}
     # Whoever takes an idle entry without the lock isn't noted in it for a moment.
-    if any(
-        frame and frame.f_code.co_name == "checkout" for frame in innermost.values()
-    ):
+    if any(call and call.code.co_name == "checkout" for call in innermost.values()):
         found.update(entry for entry in suspects if entry.state is IDLE)
     return found
 
 
-def _innermost(frame: FrameType | None) -> FrameType | None:
-    """Return the innermost frame of a stack that executes such a call, if any."""
-    while frame is not None and frame.f_globals.get("__name__") not in _WORKING:
-        frame = frame.f_back
-    return frame
+def _innermost(calls: list[Call]) -> Call | None:
+    """Return the innermost of a thread's calls that is such a call, if any."""
+    return next((call for call in calls if call.module in _WORKING), None)
 
 
 def _threads_of(entry: PoolEntry) -> set[int]:
@@ -141,11 +139,10 @@ def _threads_of(entry: PoolEntry) -> set[int]:
     return {entry.worker} if holder is None else {entry.worker, holder.thread_id}
 
 
-def _caller_of(name: str) -> FrameType | None:
-    frame: FrameType | None = sys._getframe()
-    while frame is not None and frame.f_code.co_name != name:
-        frame = frame.f_back
-    return None if frame is None else frame.f_back
+def _callers_of(name: str, calls: list[Call]) -> list[Call]:
+    """Return what called the innermost function of a name."""
+    names = [call.code.co_name for call in calls]
+    return calls[names.index(name) + 1 :] if name in names else []
 
 
 def is_in_pool(frame: FrameType | None) -> bool:

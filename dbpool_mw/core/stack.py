@@ -6,6 +6,8 @@ checkout; that is done here when the stack is shown, which is rare.
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
 import site
 import sys
@@ -15,6 +17,7 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from types import CodeType, FrameType
+from typing import NamedTuple
 
 from .text import printable
 
@@ -38,6 +41,24 @@ _OTHERS = (
 _EXECUTORS = ("concurrent.futures.thread", "asgiref.current_thread_executor")
 _QUEUES = ("queue", "threading")
 
+#: Held while the collector of cycles is switched off. A fork waits for it: its child
+#: would have none for good.
+_no_collector = threading.RLock()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(
+        before=_no_collector.acquire,
+        after_in_parent=_no_collector.release,
+        after_in_child=_no_collector.release,
+    )
+
+
+class Call(NamedTuple):
+    """What a thread executes: a module's name, a code, and the position in it."""
+
+    module: object
+    code: CodeType
+    position: int
+
 
 def frames() -> Iterator[FrameType]:
     """Yield the frames of the running thread, from the innermost on."""
@@ -57,6 +78,14 @@ def capture() -> Stack:
     return tuple(found)
 
 
+def of_threads() -> dict[int, list[Call]]:
+    """Return what each thread executes now, by its ident, the innermost call first."""
+    with _kept_from_collecting():
+        return {
+            ident: list(_calls(frame)) for ident, frame in sys._current_frames().items()
+        }
+
+
 def of_thread(ident: int) -> Stack:
     """Return where another thread is now, from the project's own code on.
 
@@ -67,24 +96,51 @@ def of_thread(ident: int) -> Stack:
     """
     if ident == threading.get_ident():
         return ()
-    innermost = frame = sys._current_frames().get(ident)
-    found: list[tuple[CodeType, int]] = []
+    with _kept_from_collecting():
+        calls = list(_calls(sys._current_frames().get(ident)))
     own = 0
-    while frame is not None:
-        found.append((frame.f_code, frame.f_lasti))
-        if not frame.f_code.co_filename.startswith(_OTHERS):
-            own = len(found)
-        frame = frame.f_back
-    if not own and _waits_for_calls(innermost):
+    for depth, call in enumerate(calls, 1):
+        if not call.code.co_filename.startswith(_OTHERS):
+            own = depth
+    if not own and _waits_for_calls(calls):
         return ()
-    return tuple(found[: own or len(found)][:DEPTH])
+    shown = calls[: own or len(calls)][:DEPTH]
+    return tuple((call.code, call.position) for call in shown)
 
 
-def _waits_for_calls(frame: FrameType | None) -> bool:
-    """Tell whether a thread has nothing to do but calls that others will ask for."""
-    while frame is not None and frame.f_globals.get("__name__") in _QUEUES:
+def _calls(frame: FrameType | None) -> Iterator[Call]:
+    while frame is not None:
+        yield Call(frame.f_globals.get("__name__"), frame.f_code, frame.f_lasti)
         frame = frame.f_back
-    return frame is not None and frame.f_globals.get("__name__") in _EXECUTORS
+
+
+@contextlib.contextmanager
+def _kept_from_collecting() -> Iterator[None]:
+    """Switch the collector of cycles off where another thread's frames are walked.
+
+    CPython 3.11 makes a frame's object when it is asked for, and may collect cycles
+    while it does: a finaliser lets the other thread run and leave the frame, and what
+    ``f_back`` then returns lies in memory that is used for something else. From 3.12 on
+    cycles are collected between two instructions only; up to 3.10 each frame has its
+    object from the start.
+    """
+    if sys.version_info[:2] != (3, 11):
+        yield
+        return
+    with _no_collector:
+        collects = gc.isenabled()
+        try:
+            gc.disable()
+            yield
+        finally:
+            if collects:
+                gc.enable()
+
+
+def _waits_for_calls(calls: list[Call]) -> bool:
+    """Tell whether a thread has nothing to do but calls that others will ask for."""
+    outer = (call.module for call in calls if call.module not in _QUEUES)
+    return next(outer, None) in _EXECUTORS
 
 
 def where(ident: int, stack: Stack) -> list[str]:

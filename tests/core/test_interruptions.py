@@ -308,6 +308,7 @@ def test_a_connection_that_closes_in_the_background_is_not_taken_for_lost():
 def test_the_search_reads_no_variables_of_another_threads_frames(monkeypatch):
     class Frame:
         f_back = None
+        f_lasti = 0
         f_globals: ClassVar = {"__name__": "dbpool_mw.core.pool"}
         f_code = SimpleNamespace(co_name="checkin")
 
