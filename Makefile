@@ -22,6 +22,9 @@ HIDING := $(if $(filter psycopg2,$(LIBRARY)),PYTHONPATH="$(CURDIR)/sandbox/hidde
 MADE := $(VENV)/.made-$(shell $(PYTHON) -c \
 	'import sys; print("%d.%d.%d" % sys.version_info[:3])' 2>/dev/null || echo none)
 
+#: What the tests, the types and the benchmarks need of what users may install.
+EXTRAS := binary,psycopg-binary,celery,gevent,prometheus,otel
+
 #: What `make check` runs: no test here needs a web server, PgBouncer or PostGIS.
 QUICK := tests/core tests/django $(wildcard tests/test_layers.py)
 
@@ -96,8 +99,8 @@ clean:
 	rm -rf $(VENV) .tox build dist *.egg-info .coverage .coverage.* htmlcov
 	rm -rf .mypy_cache .pytest_cache .ruff_cache
 
-# setup.py has the requirements: when setup.py changes, .venv is made anew.
-$(MADE): setup.py
+# pyproject.toml has the requirements: when it changes, .venv is made anew.
+$(MADE): pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { \
 		echo "$(PYTHON) not found. Name a Python: make PYTHON=/path/to/python3" >&2; \
 		exit 1; }
@@ -118,5 +121,5 @@ $(MADE): setup.py
 
 $(VENV)/.with-%: $(MADE)
 	@echo "Installing what $* needs"
-	@$(BIN)/python -m pip install -qq -e ".[binary,psycopg-binary,$*]"
+	@$(BIN)/python -m pip install -qq -e ".[$(EXTRAS)]" --group $*
 	@touch $@

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-pytest.importorskip("debug_toolbar", reason="pip install -e '.[test]'")
+pytest.importorskip("debug_toolbar", reason="pip install --group test")
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from tests.process.projects import Project
 from tests.process.servers import Answer, Server, wait_until
 
 if find_spec("debug_toolbar") is None:
-    pytest.skip("no debug_toolbar: pip install -e '.[test]'", allow_module_level=True)
+    pytest.skip("no debug_toolbar: pip install --group test", allow_module_level=True)
 
 MAJOR = int(version("django-debug-toolbar").partition(".")[0])
 DOCUMENT = "docs/debug-toolbar.rst"

@@ -7,7 +7,7 @@ from importlib.util import find_spec
 import pytest
 
 pytestmark = pytest.mark.skipif(
-    find_spec("eventlet") is None, reason="no eventlet: pip install -e '.[test]'"
+    find_spec("eventlet") is None, reason="no eventlet: pip install --group test"
 )
 
 TEXT = "eventlet has patched Python, and a pool can't run in its greenlets."

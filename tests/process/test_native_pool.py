@@ -34,7 +34,7 @@ def pool(request: pytest.FixtureRequest, project: Project) -> str:
     if django.VERSION < (5, 1):
         pytest.skip("Django has a pool since 5.1")
     if find_spec("psycopg_pool") is None:
-        pytest.skip("no psycopg_pool: pip install -e '.[test]'")
+        pytest.skip("no psycopg_pool: pip install --group test")
     project.settings["INSTALLED_APPS"] = ["django.contrib.contenttypes"]
     project.settings["MIDDLEWARE"] = []
     options = {"min_size": 1, "max_size": 2, "timeout": 1.0}

@@ -21,7 +21,7 @@ from tests.process.projects import APPLICATION, GUNICORN, UWSGI, Project
 from tests.process.servers import Server, wait_until
 
 pytestmark = pytest.mark.skipif(
-    find_spec("hypercorn") is None, reason="no hypercorn: pip install -e '.[test]'"
+    find_spec("hypercorn") is None, reason="no hypercorn: pip install --group test"
 )
 
 MAX_CONNS = 3

@@ -147,7 +147,7 @@ def runs(
 @pytest.mark.parametrize("name", TRACERS)
 def test_requests_are_pooled_and_the_pools_statements_make_no_spans(name, runs):
     if name not in runs:
-        pytest.skip(f"no {TRACERS[name].module}: pip install -e '.[test]'")
+        pytest.skip(f"no {TRACERS[name].module}: pip install --group test")
     found = runs[name].result()
     answers = found["answers"]
     by_page = {answer["page"]: answer for answer in answers}

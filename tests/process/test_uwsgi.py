@@ -19,7 +19,7 @@ from tests.process.projects import Project
 from tests.process.servers import Server, wait_until
 
 pytestmark = pytest.mark.skipif(
-    find_spec("pyuwsgi") is None, reason="no pyuwsgi: pip install -e '.[test]'"
+    find_spec("pyuwsgi") is None, reason="no pyuwsgi: pip install --group test"
 )
 
 #: A module that sets uWSGI's hook itself, after the application was loaded.
