@@ -261,6 +261,10 @@ if IS_PSYCOPG:
         ask("LISTEN somebody")
         ask("NOTIFY somebody")
 
+    def wait_for_statement(raw: Any) -> None:
+        raw.pgconn.send_query(b"SET app.user_id = '42'")
+        raw.wait(psycopg.generators.execute(raw.pgconn))
+
     def number_of_handlers(raw: Any) -> tuple[int, int]:
         return len(raw._notice_handlers), len(raw._notify_handlers)
 
@@ -274,7 +278,7 @@ if IS_PSYCOPG:
             attribute("cursor_factory", psycopg.Cursor),
             lambda raw: type(raw.cursor()),
         ),
-        "``adapters.register_loader(…)``": (
+        "a loader registered": (
             lambda raw: raw.adapters.register_loader("text", Shouts),
             "SELECT 'a'::text",
         ),
@@ -313,6 +317,11 @@ if IS_PSYCOPG:
             ),
             status,
         ),
+        "a statement by ``pgconn``": (
+            lambda raw: raw.pgconn.exec_(b"SET app.user_id = '42'"),
+            USER,
+        ),
+        "a statement by ``wait()``": (wait_for_statement, USER),
     }
 else:
     #: What only psycopg2 offers.

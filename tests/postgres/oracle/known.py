@@ -54,12 +54,10 @@ NOT_SEEN: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }
 
-#: The same that only the library offers.
+#: The same that only the library offers, by the rows of docs/drivers.rst.
 NOT_SEEN_OF_THE_LIBRARY: dict[str, dict[str, tuple[str, ...]]] = {}
 if IS_PSYCOPG:
     NOT_SEEN_OF_THE_LIBRARY = {
-        "a statement by ``connection.pgconn``, or by ``connection.wait()``": {
-            "a statement that libpq sends": AUTO,
-            "wait() of a generator": AUTO,
-        },
+        "a statement by ``pgconn``": {"a statement that libpq sends": AUTO},
+        "a statement by ``wait()``": {"wait() of a generator": AUTO},
     }
