@@ -178,6 +178,15 @@ def own_settings(alias: str) -> dict[str, object]:
     return {**pool_options(alias), **(value("POOLS").get(alias) or {})}
 
 
+def source(alias: str, key: str) -> str:
+    """Return where an alias's value of a pool setting is written, or has to be."""
+    if key in pool_options(alias):
+        return f"DATABASES[{alias!r}]['OPTIONS'][{key!r}]"
+    if key in own_settings(alias):
+        return f"{PREFIX}POOLS[{alias!r}][{key!r}]"
+    return f"{PREFIX}{key}"
+
+
 def pool_problems(alias: str) -> list[Problem]:
     """Return the problems in the settings of one alias.
 

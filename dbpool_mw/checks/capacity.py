@@ -65,12 +65,13 @@ def _messages(databases: Sequence[str]) -> Iterator[CheckMessage]:
                 "RDS Proxy.",
             )
         elif total > server.limit:
+            sources = dict.fromkeys(conf.source(one, "MAX_CONNS") for one in sharing)
             yield message(
                 "capacity",
                 f"{names}: {workers} worker process{'es' if workers > 1 else ''} may "
                 f"open {total} connections ({per_worker} each), and the server accepts "
                 f"{server.limit}.",
-                f"Lower {conf.PREFIX}MAX_CONNS (to {max(server.limit // workers, 1)} "
+                f"Lower {' or '.join(sources)} (to {max(server.limit // workers, 1)} "
                 "for these aliases together), run fewer workers, or raise the server's "
                 f"max_connections. {conf.PREFIX}WORKERS is the number of workers.",
             )

@@ -144,6 +144,23 @@ def test_aliases_on_one_server_share_its_limit(server: Any, project: Project) ->
     assert [wrapper.queries for wrapper in made.values()] == [1, 0, 1]
 
 
+def test_each_size_is_counted_and_named_where_it_is_written(
+    server: Any, project: Project
+) -> None:
+    own = {"ENGINE": "dbpool_mw.backends.postgresql", "OPTIONS": {"MAX_CONNS": 40}}
+    project(one={**POSTGRESQL, **own}, two=POSTGRESQL, three=POSTGRESQL)
+    server(default=FakeConnection(SMALL))
+    with override_settings(
+        DBPOOL_MW_MAX_CONNS=20, DBPOOL_MW_POOLS={"two": {"MAX_CONNS": 30}}
+    ):
+        (message,) = capacity("default")
+    assert "may open 110 connections (110 each)" in message.msg
+    assert str(message.hint).startswith(
+        "Lower DBPOOL_MW_MAX_CONNS or DATABASES['one']['OPTIONS']['MAX_CONNS'] or "
+        "DBPOOL_MW_POOLS['two']['MAX_CONNS'] (to 95 for these aliases together), run"
+    )
+
+
 def test_only_the_given_databases_are_queried(server: Any) -> None:
     made = FakeConnection(SMALL)
     server(default=made)
