@@ -36,7 +36,8 @@ def no_pool(view: Callable[..., Any]) -> Callable[..., Any]:
 
     The view then works while the pool is exhausted or the database is down. A query in
     the view still works: it checks a connection out. For a class-based view, decorate
-    what ``as_view()`` returns, or ``dispatch`` with ``method_decorator``. A decorated
+    what ``as_view()`` returns, or ``dispatch`` with ``method_decorator``; for instances
+    that are views, such as Django's feeds, their class's ``__call__()``. A decorated
     ``get()`` raises ImproperlyConfigured: the connection was checked out before it.
     """
     global used
@@ -120,7 +121,12 @@ def _leads_to_no_pool(path: str, urlconf: Any, language: str | None) -> bool:
             match: Any = resolve(path, urlconf)
     except Resolver404:
         return False
-    return getattr(match.func, _NO_POOL, False)
+    view = match.func
+    while isinstance(view, partial):
+        view = view.func
+    # The view may be an instance, with a decorated __call__().
+    called = getattr(type(view), "__call__", None)  # noqa: B004
+    return any(getattr(one, _NO_POOL, False) for one in (view, called))
 
 
 @lru_cache(maxsize=64)

@@ -16,6 +16,7 @@ from asgiref.sync import async_to_sync
 from django.apps import apps
 from django.conf import settings
 from django.conf.urls.i18n import i18n_patterns
+from django.contrib.syndication.views import Feed
 from django.core.exceptions import ImproperlyConfigured
 from django.core.handlers import base
 from django.core.signals import got_request_exception, request_finished
@@ -53,6 +54,30 @@ class Exempt(View):
         return HttpResponse("well")
 
 
+@method_decorator(no_pool, name="__call__")
+class ExemptFeed(Feed):
+    def __call__(self, request):
+        return HttpResponse("well")
+
+
+class Exempts:
+    """Views that are methods."""
+
+    @no_pool
+    def well(self, request):
+        return HttpResponse("well")
+
+
+def logged(view):
+    """Decorate a view as projects do."""
+
+    @functools.wraps(view)
+    def wrapped(*args, **kwargs):
+        return view(*args, **kwargs)
+
+    return wrapped
+
+
 def plain(request):
     return HttpResponse("well")
 
@@ -62,6 +87,12 @@ urlpatterns = [
     path("async/", exempt_async),
     path("class/", Exempt.as_view()),
     path("wrapped/", no_pool(Exempt.as_view())),
+    path("logged/", logged(logged(exempt))),
+    path("partial/", functools.partial(exempt)),
+    path("partials/", functools.partial(functools.partial(Exempt.as_view()))),
+    path("logged-partial/", logged(no_pool(functools.partial(plain)))),
+    path("instance/", ExemptFeed()),
+    path("method/", Exempts().well),
     path("plain/", plain),
 ]
 
@@ -96,7 +127,9 @@ def is_eager(monkeypatch):
     return is_eager
 
 
-@pytest.mark.parametrize("url", ["/exempt/", "/async/", "/class/", "/wrapped/"])
+@pytest.mark.parametrize(
+    "url", [f"/{entry.pattern}" for entry in urlpatterns if entry.callback != plain]
+)
 def test_a_decorated_view_is_served_without_a_checkout(is_eager, url):
     assert decorators.needs_no_pool(RequestFactory().get(url))
     assert not is_eager(url)
