@@ -26,7 +26,7 @@ MADE := $(VENV)/.made-$(shell $(PYTHON) -c \
 EXTRAS := binary,psycopg-binary,celery,gevent,prometheus,otel
 
 #: What `make check` runs: no test here needs a web server, PgBouncer or PostGIS.
-QUICK := tests/core tests/django $(wildcard tests/test_layers.py)
+QUICK := tests/core tests/django tests/project $(wildcard tests/test_layers.py)
 
 .PHONY: check quick test sandbox faults bench grafana matrix lint format types coverage
 .PHONY: clean help
@@ -75,6 +75,13 @@ matrix: $(VENV)/.with-matrix
 lint: $(VENV)/.with-lint
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/check-jsonschema -q --builtin-schema vendor.github-workflows .github/workflows/*.yml
+	$(BIN)/check-jsonschema -q --builtin-schema vendor.github-issue-forms \
+		.github/ISSUE_TEMPLATE/bug.yml .github/ISSUE_TEMPLATE/feature.yml
+	$(BIN)/check-jsonschema -q --builtin-schema vendor.github-issue-config \
+		.github/ISSUE_TEMPLATE/config.yml
+	$(BIN)/check-jsonschema -q --builtin-schema vendor.dependabot .github/dependabot.yml
+	$(BIN)/zizmor --offline --quiet .github
 
 format: $(VENV)/.with-lint
 	$(BIN)/ruff check --fix .
@@ -93,6 +100,7 @@ coverage: $(VENV)/.with-dev
 	DBPOOL_MW_TEST_LIBRARY=psycopg2 $(BIN)/coverage run -m pytest $(ARGS)
 	DBPOOL_MW_TEST_LIBRARY=psycopg $(BIN)/coverage run -m pytest $(ARGS)
 	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage html --quiet
 	$(BIN)/coverage report
 
 clean:
