@@ -29,7 +29,7 @@ EXTRAS := binary,psycopg-binary,celery,gevent,prometheus,otel
 QUICK := tests/core tests/django tests/project $(wildcard tests/test_layers.py)
 
 .PHONY: check quick test sandbox faults bench grafana matrix lint format types coverage
-.PHONY: clean help
+.PHONY: package readme clean help
 
 help:
 	@echo "make check     lint, types and the quick tests, in minutes"
@@ -38,6 +38,8 @@ help:
 	@echo "make faults    break things under traffic; writes docs/reliability.rst"
 	@echo "make bench     the benchmarks of docs/benchmarks.rst"
 	@echo "make grafana   writes the dashboard and the alerts of docs/grafana"
+	@echo "make package   builds the sdist and the wheel into dist/, and checks both"
+	@echo "make readme    follows README.rst in new projects, with that wheel"
 	@echo "make matrix    the tests on every Python and Django that is installed"
 	@echo "make lint | types | format | coverage | clean"
 
@@ -67,6 +69,15 @@ bench: $(VENV)/.with-sandbox
 # Grafana's library needs Python 3.11.
 grafana: $(VENV)/.with-grafana
 	$(BIN)/python -m sandbox.grafana
+
+# pyroma asks for the authors' mail address too: there is none, the project has Issues.
+package: $(VENV)/.with-package
+	$(BIN)/python -m sandbox.package
+	$(BIN)/twine check --strict dist/*
+	$(BIN)/pyroma --min 10 --skip-tests AuthorEmail dist/*.tar.gz
+
+readme: package
+	$(BIN)/python -m sandbox.readme dist/*.whl
 
 matrix: $(VENV)/.with-matrix
 	$(BIN)/python -m tox run-parallel --parallel $(JOBS) --parallel-no-spinner \
