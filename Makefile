@@ -28,8 +28,8 @@ EXTRAS := binary,psycopg-binary,celery,gevent,prometheus,otel
 #: What `make check` runs: no test here needs a web server, PgBouncer or PostGIS.
 QUICK := tests/core tests/django tests/project $(wildcard tests/test_layers.py)
 
-.PHONY: check quick test sandbox faults bench grafana matrix lint format types coverage
-.PHONY: package readme clean help
+.PHONY: check quick test sandbox faults bench grafana docs matrix lint format types
+.PHONY: coverage package readme clean help
 
 help:
 	@echo "make check     lint, types and the quick tests, in minutes"
@@ -40,6 +40,7 @@ help:
 	@echo "make grafana   writes the dashboard and the alerts of docs/grafana"
 	@echo "make package   builds the sdist and the wheel into dist/, and checks both"
 	@echo "make readme    follows README.rst in new projects, with that wheel"
+	@echo "make docs      the site of docs/, in build/docs; a warning is an error"
 	@echo "make matrix    the tests on every Python and Django that is installed"
 	@echo "make lint | types | format | coverage | clean"
 
@@ -78,6 +79,9 @@ package: $(VENV)/.with-package
 
 readme: package
 	$(BIN)/python -m sandbox.readme dist/*.whl
+
+docs: $(VENV)/.with-docs
+	$(BIN)/python -m sphinx -q -n -W --keep-going docs build/docs $(ARGS)
 
 matrix: $(VENV)/.with-matrix
 	$(BIN)/python -m tox run-parallel --parallel $(JOBS) --parallel-no-spinner \

@@ -336,9 +336,9 @@ def pools() -> list[ConnectionPool]:
 def stats() -> list[dict[str, Any]]:
     """Return the figures of each pool of this process, as plain data at one moment.
 
-    One dict a pool, under the keys that ``dbpool_stats --format json`` has too; see
-    ``core.metrics.METRICS``. Empty before the first checkout. May be called from any
-    thread; makes no round trip.
+    One dict a pool, under the keys that ``dbpool_stats --format json`` has too;
+    docs/metrics.rst says what each means. Empty before the first checkout. May be
+    called from any thread; makes no round trip.
     """
     return [pool.stats() for pool in pools()]
 
