@@ -11,6 +11,8 @@ import signal
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from http.client import HTTPException
 from importlib.util import find_spec
 from typing import NamedTuple
 from urllib.parse import quote
@@ -133,10 +135,26 @@ def test_each_request_is_answered_right_within_max_conns(kind, server, project):
     assert {pid for pid, _ in served} <= set(project.pids())
     project.check_no_place_is_lost()
     assert project.totals()["reclaimed"] == 0
+    check_streams_that_raise(kind, server, project)
     if kind == "daphne":
         check_consumers(server, project)
     assert server.stop() == KINDS[kind].code
     wait_until(lambda: project.backends() == [], "no connection is left")
+
+
+def check_streams_that_raise(kind: str, server: Server, project: Project) -> None:
+    """Have streams raise: their connections come back without another request."""
+    for path in ("/raises_in_stream/", "/raises_in_async_stream/"):
+        # Servers differ in whether they cut the answer off or end it early.
+        with suppress(HTTPException, OSError):
+            server.get(path)
+        if (kind, path) == ("granian wsgi", "/raises_in_async_stream/"):
+            # It doesn't close this response: the thread's next request does.
+            wait_until(
+                lambda: server.get("/facts/").status == 200 and not project.in_use(),
+                "the connection came back",
+            )
+        project.check_no_place_is_lost()
 
 
 def check_consumers(server: Server, project: Project) -> None:

@@ -66,6 +66,7 @@ __all__ = [
     "no_database",
     "nothing",
     "raises",
+    "raises_in_async_stream",
     "raises_in_stream",
     "run",
     "slow_call",
@@ -419,6 +420,15 @@ def stream(request):
 def raises_in_stream(request):
     def content():
         yield from rows(3)
+        raise ValueError("on purpose")
+
+    return StreamingHttpResponse(content())
+
+
+async def raises_in_async_stream(request):
+    async def content():
+        await sync_to_async(backend_pid)()
+        yield "0"
         raise ValueError("on purpose")
 
     return StreamingHttpResponse(content())
