@@ -24,7 +24,7 @@ from django.core.management.base import (
 )
 
 from dbpool_mw import conf
-from dbpool_mw.control import client, orders, paths, protocol, render, sweeping
+from dbpool_mw.control import client, drain, orders, paths, protocol, render, sweeping
 from dbpool_mw.control.client import Answer
 from dbpool_mw.core.text import ERROR, NAME, shortened
 from dbpool_mw.management.output import NO_OUTPUT
@@ -147,6 +147,18 @@ class WorkerCommand(BaseCommand):
                 returncode=USAGE,
             )
         return [answer.only(aliases or None) for answer in answers]
+
+    def check_aliases(
+        self, directory: Path, aliases: Sequence[str] | None, pids: Sequence[int] | None
+    ) -> None:
+        """Refuse an alias that no settings and no worker pool. Raises as `ask` does.
+
+        A misspelt one would be kept, and do nothing. No worker is asked if the settings
+        pool all `aliases`.
+        """
+        if set(aliases or ()) - set(conf.pooled_aliases()):
+            stats, seconds = protocol.request("stats"), drain.ANSWER_SECONDS
+            self.ask(directory, stats, seconds, aliases=aliases, pids=pids)
 
 
 def check_pids(

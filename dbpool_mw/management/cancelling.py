@@ -73,7 +73,8 @@ class _Outcome(NamedTuple):
 def cancel(command: WorkerCommand, options: dict[str, Any]) -> None:
     """Cancel holds and print what became of them.
 
-    Raises CommandError: USAGE for the options of a drain, NO_WORKER without any worker,
+    Raises CommandError: USAGE for the options of a drain and for an alias or a pid that
+    no worker has, NO_WORKER without any worker,
     NO_ANSWER if one that has such a hold didn't answer, NOT_DONE if a hold isn't known
     any more.
     """
@@ -122,6 +123,7 @@ def _json(outcome: _Outcome, result: str, options: dict[str, Any], began: float)
 def _carry_out(command: WorkerCommand, options: dict[str, Any]) -> _Outcome:
     """Ask the workers that the ids name, and those alone."""
     directory, holds = control_dir(), _holds(options)
+    command.check_aliases(directory, options["alias"], options["pid"])
     wanted = {_pid_of(hold) for hold in holds}
     sockets = [
         path

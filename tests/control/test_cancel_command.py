@@ -172,6 +172,16 @@ def test_the_aliases_and_workers_named_are_asked_alone(
     assert cancel(directory, name, "--pid", "1").code == 2
 
 
+def test_an_alias_that_no_worker_has_is_wrong_usage_and_cancels_nothing(
+    directory: Path, served: Served
+) -> None:
+    name = served.ids["/slow/"]
+    ended = cancel(directory, name, "--alias", "defualt")
+    assert ended.code == 2
+    assert ended.err.startswith("No worker has a pool for 'defualt'; open there: def")
+    assert aborted(served.driver) == []
+
+
 @pytest.mark.parametrize(
     "text", ["", "4711", "4711-3", "4711-3-", "4711-3-xyz", "a-b-c", "1-2-3 ", "-1-2-3"]
 )

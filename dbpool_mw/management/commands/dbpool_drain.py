@@ -13,7 +13,6 @@ from typing import Any
 
 from django.core.management.base import CommandError, CommandParser
 
-from dbpool_mw import conf
 from dbpool_mw.control import drain, orders, paths, protocol, render
 from dbpool_mw.control.drain import Progress
 from dbpool_mw.control.drain_document import drain_document
@@ -210,7 +209,7 @@ exit codes:
 
     def _carry_out(self, given: _Given, options: dict[str, Any]) -> Progress:
         """Keep and send the verb and wait; raise CommandError without a worker."""
-        self._check_aliases(given.directory, options)
+        self.check_aliases(given.directory, options["alias"], options["pid"])
         given.keep()
         progress = drain.send(
             given.verb,
@@ -235,21 +234,6 @@ exit codes:
             return error
         text = f"{error}\n{_NOT_KEPT.format(given.unkept)}"
         return CommandError(text, returncode=error.returncode)
-
-    def _check_aliases(self, directory: Path, options: dict[str, Any]) -> None:
-        """Refuse an alias that no settings and no worker pool. Raises like `ask`.
-
-        A misspelt one would be kept, and do nothing.
-        """
-        aliases = options["alias"]
-        if aliases and set(aliases) - set(conf.pooled_aliases()):
-            self.ask(
-                directory,
-                protocol.request("stats"),
-                drain.ANSWER_SECONDS,
-                aliases=aliases,
-                pids=options["pid"],
-            )
 
     def _wait(
         self, given: _Given, progress: Progress, options: dict[str, Any]
