@@ -278,6 +278,31 @@ def test_polls_take_no_connection(site, place):
         del site.settings["SESSION_SAVE_EVERY_REQUEST"]
 
 
+@pytest.mark.parametrize("place", PLACES)
+def test_where_each_request_reads_its_session_a_link_and_polls_take_no_place(
+    site, place
+):
+    before = dict(site.settings)
+    site.settings |= {"DBPOOL_MW_MAX_CONNS": 1, "DBPOOL_MW_TIMEOUT": 1.0}
+    site.settings["CSRF_USE_SESSIONS"] = True
+    try:
+        with site.gunicorn("--threads", "8") as server:
+            visitor = Visitor(server, "operator")
+            poller = Poller(server, visitor.get(place), place)
+            with site.lock(KEY):
+                slow = threading.Thread(target=server.get, args=[f"/holds/?key={KEY}"])
+                slow.start()
+                site.wait_for_lock(KEY)
+                # Django's answer to what middleware raises.
+                assert visitor.get(place).status == 500
+                assert "/holds/" in poller.poll()
+                assert b"/holds/" in Visitor(server).get(link(site)).body
+            slow.join(20)
+            assert visitor.confirm(f"{place}act/recycle/?alias=default").status == 302
+    finally:
+        site.settings = before
+
+
 def backend_starts(project: Project) -> list[tuple[int, str]]:
     """Return every session on the project's databases, by its beginning."""
     with project.session() as cursor:
