@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -14,8 +15,12 @@ from django.views.decorators.http import require_safe
 from dbpool_mw import conf
 from dbpool_mw.views.unaided import unaided
 
-#: Headers that a proxy adds, beside those that begin with ``X-Forwarded-``.
-_FROM_PROXY = ("Forwarded", "Via", "X-Real-Ip", "X-Client-Ip", "True-Client-Ip")
+#: Headers that proxies and CDNs add: Forwarded and Via of RFC 7239 and RFC 9110, the
+#: X-Forwarded-... of most, and what has the client's address, by many names.
+_OF_PROXY = re.compile(
+    r"via|.*forwarded.*|.*(-|client|socket)ip|.*-(external|viewer)-address",
+    re.IGNORECASE,
+)
 
 _FORBIDDEN = """\
 Forbidden. To see this page, do one of these:
@@ -74,9 +79,7 @@ def _is_local(request: HttpRequest) -> bool:
     if not conf.permits_loopback():
         return False
     headers: Any = request.headers
-    if any(name in headers for name in _FROM_PROXY) or any(
-        name.lower().startswith("x-forwarded-") for name in headers
-    ):
+    if any(map(_OF_PROXY.fullmatch, headers)):
         return False
     try:
         address = ipaddress.ip_address(request.META.get("REMOTE_ADDR", ""))

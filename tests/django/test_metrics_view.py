@@ -157,21 +157,47 @@ def test_loopback_is_told_by_the_address(address: str, allowed: bool) -> None:
 @pytest.mark.parametrize(
     "header",
     [
-        "HTTP_FORWARDED",
-        "HTTP_VIA",
-        "HTTP_X_FORWARDED_FOR",
-        "HTTP_X_FORWARDED_HOST",
-        "HTTP_X_FORWARDED_PROTO",
-        "HTTP_X_REAL_IP",
-        "HTTP_X_CLIENT_IP",
-        "HTTP_TRUE_CLIENT_IP",
+        "Forwarded",
+        "Via",
+        "X-Forwarded-For",
+        "X-Forwarded-Host",
+        "X-Forwarded-Proto",
+        "X-Original-Forwarded-For",  # ingress-nginx
+        "X-Real-IP",  # nginx, Traefik
+        "X-Client-IP",  # Azure App Service
+        "Client-IP",
+        "True-Client-IP",  # Akamai
+        "CF-Connecting-IP",  # Cloudflare, whose tunnel ends on the host
+        "DO-Connecting-IP",  # DigitalOcean
+        "Fastly-Client-IP",
+        "Fly-Client-IP",
+        "X-Appengine-User-IP",
+        "X-Azure-ClientIP",
+        "X-Azure-SocketIP",
+        "X-Cluster-Client-IP",
+        "WL-Proxy-Client-IP",
+        "X-Envoy-External-Address",
+        "CloudFront-Viewer-Address",
     ],
 )
 @override_settings(DBPOOL_MW_METRICS_LOOPBACK=True)
 def test_what_a_proxy_passed_on_is_not_from_loopback(header: str) -> None:
-    headers = {"REMOTE_ADDR": "127.0.0.1", header: "127.0.0.1"}
+    name = f"HTTP_{header.upper().replace('-', '_')}"
+    headers = {"REMOTE_ADDR": "127.0.0.1", name: "127.0.0.1"}
     assert not allows(**headers)
     assert allows(**headers, **BEARER)
+
+
+@override_settings(DBPOOL_MW_METRICS_LOOPBACK=True)
+def test_what_prometheus_sends_from_loopback_is_no_proxys() -> None:
+    assert allows(
+        REMOTE_ADDR="127.0.0.1",
+        HTTP_HOST="127.0.0.1:8000",
+        HTTP_ACCEPT="application/openmetrics-text;version=1.0.0,*/*;q=0.1",
+        HTTP_ACCEPT_ENCODING="gzip",
+        HTTP_USER_AGENT="Prometheus/3.7.0",
+        HTTP_X_PROMETHEUS_SCRAPE_TIMEOUT_SECONDS="10",
+    )
 
 
 def test_staff_may_see_it_and_other_users_may_not() -> None:
