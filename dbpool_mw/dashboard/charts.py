@@ -8,10 +8,11 @@ from typing import Any, NamedTuple
 from dbpool_mw.control import render
 from dbpool_mw.control.client import Answer
 from dbpool_mw.core.text import NAME, shortened
+from dbpool_mw.dashboard.presentation import WINDOWS
 
 WIDTH, HEIGHT = 600, 120
-#: The seconds of each chart, how many of them are one point, and what they are called.
-_WINDOWS = ((60, 1, "the last minute"), (900, 6, "the last quarter of an hour"))
+#: How many seconds are one point, by those that a chart covers.
+_STEPS = {60: 1, 900: 6}
 #: The most aliases that charts are drawn for.
 _ALIASES = 6
 
@@ -63,20 +64,20 @@ def charts(answers: Iterable[Answer]) -> list[Chart]:
         for history in (answer.reply or {}).get("history") or ():
             histories.setdefault(history["alias"], []).append(history)
     return [
-        _chart(alias, found, window, chart)
+        _chart(alias, found, seconds, chart)
         for alias, found in sorted(histories.items())[:_ALIASES]
         for chart in _CHARTS
-        for window in _WINDOWS
+        for seconds in WINDOWS
     ]
 
 
 def _chart(
     alias: str,
     histories: Sequence[Mapping[str, Any]],
-    window: tuple[int, int, str],
+    length: int,
     chart: tuple[str, Sequence[tuple[str, str]], bool],
 ) -> Chart:
-    length, step, called = window
+    step, called = _STEPS[length], f"the {WINDOWS[length]}"
     title, columns, is_seconds = chart
     values = {column: _series(histories, column, length, step) for column, _ in columns}
     every = [value for found in values.values() for value in found]

@@ -65,7 +65,8 @@ _COUNTERS = ("checkouts", "timeouts", "refused")
 _VERBS = ("drain", "recycle", "pause")
 #: What can be done beside a pool in these states.
 _VERBS_OF_STATE = dict.fromkeys(("draining", "paused"), (*_VERBS, "resume"))
-_WINDOWS = (("60", "last minute"), ("900", "last quarter of an hour"))
+#: What recent figures and charts cover: the seconds, and what they are called.
+WINDOWS = {60: "last minute", 900: "last quarter of an hour"}
 
 
 class Action(NamedTuple):
@@ -356,7 +357,8 @@ def _recent(answers: Sequence[Answer]) -> Table:
     """
     rows = []
     for alias, pools in by_alias(answers).items():
-        for window, title in _WINDOWS:
+        for seconds, title in WINDOWS.items():
+            window = str(seconds)
             recent = [
                 p["recent"][window] for p in pools if window in p.get("recent", {})
             ]
