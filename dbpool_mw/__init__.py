@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from dbpool_mw.core.errors import PoolTimeout as PoolTimeout
     from dbpool_mw.core.errors import TooManyRequests as TooManyRequests
 
-__version__ = "0.1.0"
+__version__ = "1.0.0.dev0"
 __all__ = [
     "ConnectFailed",
     "HoldCancelled",
