@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.documents import ROOT
+from tests.documents import ROOT, sections
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -56,6 +56,11 @@ def pairs() -> set[str]:
     return {name for line in lines for name in expanded(line) if name.startswith("py")}
 
 
+def as_numbers(version: str) -> list[int]:
+    """Return what sorts 3.9 before 3.10."""
+    return [int(part) for part in version.split(".")]
+
+
 def dotted(version: str) -> str:
     """Return ``310`` as ``3.10``, ``52`` as ``5.2``."""
     return f"{version[0]}.{version[1:]}"
@@ -71,15 +76,15 @@ def test_every_target_that_a_workflow_makes_exists(name: str) -> None:
     assert made - targets() == set()
 
 
-def test_the_scripts_that_a_workflow_runs_exist() -> None:
-    run = [
-        script
+def test_the_files_that_a_workflow_runs_exist() -> None:
+    named = [
+        name
         for path in WORKFLOWS
         for command in commands(path.stem)
-        for script in re.findall(r"\.ci/\S+", command)
+        for name in re.findall(r"(?:\.ci|tests)/[\w./]+", command)
     ]
-    assert run
-    assert [script for script in run if not (ROOT / script).is_file()] == []
+    assert named
+    assert [name for name in named if not (ROOT / name).exists()] == []
 
 
 def test_the_tests_run_on_every_pair_of_tox() -> None:
@@ -101,3 +106,16 @@ def test_the_classifiers_are_the_versions_of_tox() -> None:
     assert set(re.findall(r"Django :: (\S+)$", classified, re.MULTILINE)) == {
         dotted(django) for _, django in versions
     }
+
+
+def test_what_is_supported_is_what_is_tested() -> None:
+    text = sections("docs/versions.rst")["What is supported"]
+    rows = re.findall(r"^(\w+)  +(\S.*?)  ", text, re.MULTILINE)
+    numbers = [re.findall(r"\d+", name) for name in pairs()]
+    pythons = sorted((dotted(python) for python, _ in numbers), key=as_numbers)
+    djangos = sorted({dotted(django) for _, django in numbers})
+    servers = workflow("ci")["jobs"]["server"]["strategy"]["matrix"]["postgres"]
+    said = dict(rows)
+    assert said["Python"] == f"{pythons[0]} to {pythons[-1]}"
+    assert said["Django"] == ", ".join(djangos)
+    assert said["PostgreSQL"] == f"{servers[0]} to {servers[-1]}"
