@@ -1,8 +1,8 @@
 """Build the sdist and the wheel into dist/, and check them: ``make package``.
 
 Both are built twice, from two copies of the files that git knows, in other directories,
-at other times and in other environments, and have to be the same bytes. The times in them
-are those of the last commit, or ``SOURCE_DATE_EPOCH``.
+at other times and in other environments, and have to be the same bytes. The times in
+them are that of the last commit, or ``SOURCE_DATE_EPOCH``.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ def build(
             words, env=env, umask=0o022, text=True, capture_output=True, check=False
         )
         if done.returncode:
-            raise PackageError(f"The {kind} can't be built:\n{done.stdout}{done.stderr}")
+            output = done.stdout + done.stderr
+            raise PackageError(f"The {kind} can't be built:\n{output}")
         (archive,) = dist.glob("*.tar.gz" if kind == "sdist" else "*.whl")
         return archive
 
