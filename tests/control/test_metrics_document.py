@@ -130,4 +130,4 @@ def test_promtool_understands_the_query(query: str, tmp_path: Path) -> None:
 
 
 def test_the_readme_names_the_document() -> None:
-    assert "docs/metrics.rst" in (ROOT / "README.rst").read_text(encoding="utf-8")
+    assert "/metrics.html>" in (ROOT / "README.rst").read_text(encoding="utf-8")

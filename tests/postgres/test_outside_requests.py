@@ -10,7 +10,7 @@ from django.conf import settings
 
 from dbpool_mw import conf
 from dbpool_mw.binding import registry
-from tests.documents import ROOT, code_block, code_blocks
+from tests.documents import ROOT, code_blocks
 from tests.postgres.conftest import ask, forget_wrappers, stats
 
 DOCUMENT = "docs/outside-requests.rst"
@@ -83,12 +83,5 @@ def test_threads_on_the_engine_give_back_by_close_old_connections(names, monkeyp
         forget_wrappers()
 
 
-def test_the_readmes_block_gives_back_at_its_end(names):
-    exec(code_block("README.rst", "expire_carts"), names)
-    assert names["seen"] == [(1, 1)]
-    assert stats()["in_use"] == 0
-
-
 def test_the_postgis_engine_is_the_one_named():
-    for document in (DOCUMENT, "README.rst"):
-        assert "dbpool_mw.backends.postgis" in (ROOT / document).read_text()
+    assert "dbpool_mw.backends.postgis" in (ROOT / DOCUMENT).read_text()
