@@ -51,7 +51,7 @@ def build(
     for name in files:
         copy = source / name
         copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(ROOT / name, copy)
+        shutil.copy(ROOT / name, copy)
     env = {**os.environ, **environment, "SOURCE_DATE_EPOCH": epoch}
 
     def run(kind: str, where: Path) -> Path:
@@ -91,7 +91,8 @@ def normalise(sdist: Path, epoch: int) -> None:
             for member, content in members:
                 member.mtime, member.uid, member.gid = epoch, 0, 0
                 member.uname = member.gname = ""
-                member.mode = 0o755 if member.isdir() else 0o644
+                executable = member.isdir() or member.mode & 0o100
+                member.mode = 0o755 if executable else 0o644
                 out.addfile(member, content)
     new.replace(sdist)
 
@@ -99,8 +100,7 @@ def normalise(sdist: Path, epoch: int) -> None:
 def check_contents(sdist: Path, wheel: Path, files: list[str]) -> None:
     """Raise PackageError where an archive lacks a file, or has one that it shouldn't.
 
-    The sdist has all that git knows but what only a checkout needs, whose name begins
-    with a dot. The wheel has the package dbpool_mw.
+    The sdist has all that git knows, so that its tests run. The wheel has the package.
     """
     with tarfile.open(sdist) as archive:
         names = [each.name.partition("/")[2] for each in archive if each.isfile()]
@@ -108,7 +108,7 @@ def check_contents(sdist: Path, wheel: Path, files: list[str]) -> None:
     compare(
         sdist,
         {name for name in names if not name.startswith(generated)},
-        {name for name in files if not name.startswith(".")},
+        set(files),
     )
     with zipfile.ZipFile(wheel) as archive_of_wheel:
         names = archive_of_wheel.namelist()
