@@ -12,6 +12,7 @@ from django.db import connections
 
 from dbpool_mw import conf
 from dbpool_mw.checks.messages import message
+from dbpool_mw.core import docs
 
 
 class Server(NamedTuple):
@@ -61,8 +62,8 @@ def _messages(databases: Sequence[str]) -> Iterator[CheckMessage]:
                 "In session mode the proxy needs one server connection per client "
                 f"connection: let it open {total}. In transaction mode set "
                 f"{conf.PREFIX}RESET = 'never' and 'DISABLE_SERVER_SIDE_CURSORS': "
-                "True; docs/migrating.rst lists the limitations, and what holds for "
-                "RDS Proxy.",
+                "True. It has limitations, and RDS Proxy has others. "
+                f"{docs.see('migrating', 'together-with-pgbouncer')}",
             )
         elif total > server.limit:
             sources = dict.fromkeys(conf.source(one, "MAX_CONNS") for one in sharing)

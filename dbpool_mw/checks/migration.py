@@ -17,13 +17,12 @@ from dbpool_mw import conf
 from dbpool_mw.checks import other_pools
 from dbpool_mw.checks.messages import message
 from dbpool_mw.checks.other_pools import PoolPackage
+from dbpool_mw.core import docs
 from dbpool_mw.core.config import POOL_KEYS, problems
 
 _POSTGRESQL = "django.db.backends.postgresql"
 _POSTGIS = "django.contrib.gis.db.backends.postgis"
 _DJANGO_ENGINES = (_POSTGRESQL, f"{_POSTGRESQL}_psycopg2", _POSTGIS)
-
-_SEE = "docs/migrating.rst lists the differences."
 
 
 def with_other_pool(aliases: Iterable[str]) -> list[str]:
@@ -68,7 +67,8 @@ def check_django_persistence(aliases: Iterable[str]) -> Iterator[CheckMessage]:
                 "native_pool",
                 f"DATABASES[{alias!r}] enables Django's own pool as well.",
                 f'Remove "pool" from OPTIONS{_prefixed(" and write ", instead)}, or '
-                f"keep Django's own pool with {_no_pool(alias)}.{size} {_SEE}",
+                f"keep Django's own pool with {_no_pool(alias)}.{size} "
+                f"{docs.see('migrating', 'django-s-own-pool')}",
             )
         if age != 0:
             values = other_pools.valid_only({"MAX_LIFETIME": age})
@@ -122,7 +122,8 @@ def _replace_engine(package: PoolPackage, alias: str) -> CheckMessage:
         "other_pool_engine",
         f"DATABASES[{alias!r}]: the ENGINE {name!r} {relation} {package.name}, which "
         "pools connections itself.",
-        f"{steps} {_SEE} To keep {package.name}, set {_no_pool(alias)}.",
+        f"{steps} To keep {package.name}, set {_no_pool(alias)}. "
+        f"{docs.see('migrating', package.name)}",
     )
 
 
@@ -181,7 +182,8 @@ def _unread_pool_options(alias: str) -> Iterator[CheckMessage]:
             "other_pool_setting",
             f"DATABASES[{alias!r}] has {other_pools.POOL_OPTIONS} of {package.name}, "
             "which nothing reads.",
-            f"Remove it{_prefixed(' and write ', _assignment(alias, values))}. {_SEE}",
+            f"Remove it{_prefixed(' and write ', _assignment(alias, values))}. "
+            f"{docs.see('migrating', package.name)}",
         )
 
 
@@ -195,7 +197,7 @@ def _unread_pool_args() -> Iterator[CheckMessage]:
             yield message(
                 "other_pool_setting",
                 f"{name} is a setting of {package.name}, which nothing reads.",
-                f"Remove it.{instead} {_SEE}",
+                f"Remove it.{instead} {docs.see('migrating', package.name)}",
             )
 
 
@@ -224,7 +226,8 @@ def _persistent_engine(alias: str) -> Iterator[CheckMessage]:
             f"seems to keep connections itself: {', and '.join(reasons)}.",
             f"Write 'ENGINE': {replacement!r}, or 'ENGINE': {django_engine!r} with the "
             f"middleware. To keep the ENGINE, set {_no_pool(alias)}. Silence this "
-            f"warning if the ENGINE opens a new connection on every connect. {_SEE}",
+            "warning if the ENGINE opens a new connection on every connect. "
+            f"{docs.see('migrating', 'a-persistent-engine-of-your-own')}",
         )
 
 

@@ -37,8 +37,8 @@ PSYCOPG_POOL_SIZE = 4
 CONNECTION_POOL = PoolPackage("django-db-connection-pool", POOL_OPTIONS, 10, 10)
 POSTGRESPOOL2 = PoolPackage("django-postgrespool2", POOL_ARGS, 5, 10)
 
-# The key is the package part with which the names of its ENGINEs begin.
-_PACKAGES = {
+#: The key is the package part with which the names of its ENGINEs begin.
+PACKAGES = {
     "dbpool.db.backends": PoolPackage("django-db-pool", OPTIONS, 1, 0),
     "django_db_geventpool.backends": PoolPackage("django-db-geventpool", OPTIONS, 4, 0),
     "django_postgrespool": PoolPackage("django-postgrespool", POOL_ARGS, 5, 10),
@@ -85,7 +85,7 @@ def engine_classes(alias: str) -> tuple[type, ...]:
 
 def package_of_module(module: str) -> PoolPackage | None:
     """Return the pool package that a module belongs to, if any."""
-    for prefix, package in _PACKAGES.items():
+    for prefix, package in PACKAGES.items():
         if f"{module}.".startswith(f"{prefix}."):
             return package
     return None

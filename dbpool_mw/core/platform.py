@@ -8,6 +8,8 @@ import signal
 import socket
 import sys
 
+from . import docs
+
 #: Windows, for example, doesn't have them.
 _NEEDED = (
     (os, "geteuid"),
@@ -24,7 +26,7 @@ def problem() -> tuple[str, str] | None:
         return (
             "eventlet has patched Python, and a pool can't run in its greenlets.",
             "Use gevent instead, or threads: gunicorn's workers gevent and gthread, "
-            "Celery's pools gevent and threads. See docs/gevent.rst.",
+            f"Celery's pools gevent and threads. {docs.see('gevent', 'gevent')}",
         )
     missing = [
         f"{module.__name__}.{name}"

@@ -7,13 +7,12 @@ from typing import Any
 
 import yaml
 
+from dbpool_mw.core import docs
+
 #: The label that names a pool.
 POOL = "db_client_connection_pool_name"
 POOLS = f"job, instance, {POOL}"
 WORKERS = "job, instance, pid"
-
-#: The document that says what to do; it has a section for each alert.
-RUNBOOK = "docs/troubleshooting.rst"
 
 _OF_POOL = "Pool {{ $labels." + POOL + " }} of {{ $labels.instance }}: "
 _NUMBER = '{{ $value | printf "%.0f" }}'
@@ -50,7 +49,8 @@ class Alert:
             "labels": {"severity": self.severity},
             "annotations": {
                 "summary": self.summary,
-                "runbook": f"{RUNBOOK}#{self.name.lower()}",
+                # Each alert has a section that says what to do.
+                "runbook_url": docs.address("troubleshooting", self.name.lower()),
             },
         }
 

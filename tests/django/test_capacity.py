@@ -243,7 +243,7 @@ def test_a_server_behind_a_proxy_is_not_compared(server: Any) -> None:
     assert message.id == checks.IDS["proxy"]
     assert message.msg.startswith("'default': a proxy, such as PgBouncer, is between")
     assert "let it open 1000." in str(message.hint)
-    assert "docs/migrating.rst" in str(message.hint)
+    assert "migrating.html#together-with-pgbouncer" in str(message.hint)
 
 
 @needs_pgbouncer

@@ -200,7 +200,7 @@ def test_a_value_without_an_equivalent_is_not_translated(
     with override_settings(DATABASE_POOL_ARGS=arguments):
         message = only("other_pool_setting")
     assert isinstance(message, Warning)
-    assert str(message.hint).startswith("Remove it. docs/")
+    assert str(message.hint).startswith("Remove it. See https://")
 
 
 def test_a_pool_class_that_nothing_reads_is_a_warning(project: Project) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 from dbpool_mw.control.prometheus import families
 from dbpool_mw.core import metrics
+from dbpool_mw.core.docs import SITE
 from tests.control.fakes import pool
 from tests.control.test_render import answered
 from tests.documents import WRITE, sections, table, write_table, written_table
@@ -187,4 +188,5 @@ def test_every_alert_has_an_entry_that_says_what_to_do() -> None:
     entries = re.findall(r"^(\w+)\n-+$", text, re.MULTILINE)
     assert entries == alert_names()
     for name in entries:
-        assert f"runbook: docs/troubleshooting.rst#{name.lower()}\n" in ALERTS
+        address = f"{SITE}troubleshooting.html#{name.lower()}"
+        assert f"runbook_url: {address}\n" in ALERTS

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import pytest
 
+from dbpool_mw.core import docs
 from tests.documents import code_block
 from tests.grafana.generated import DIRECTORY, alert_names
 from tests.grafana.scraper import PROMTOOL, needs_prometheus
@@ -289,7 +290,7 @@ def run(directory: Path, series: Series, expected: dict[str, list[Fault]]) -> No
                     "exp_labels": fault.labels | {"severity": fault.severity},
                     "exp_annotations": {
                         "summary": fault.summary,
-                        "runbook": f"docs/troubleshooting.rst#{alert.lower()}",
+                        "runbook_url": docs.address("troubleshooting", alert.lower()),
                     },
                 }
                 for fault in faults
