@@ -28,8 +28,8 @@ EXTRAS := binary,psycopg-binary,celery,gevent,prometheus,otel
 #: What `make check` runs: no test here needs a web server, PgBouncer or PostGIS.
 QUICK := tests/core tests/django tests/project $(wildcard tests/test_layers.py)
 
-.PHONY: check quick test sandbox faults bench grafana docs matrix lint format types
-.PHONY: coverage package readme clean help
+.PHONY: check quick test sandbox faults bench compare grafana docs matrix lint format
+.PHONY: types coverage package readme clean help
 
 help:
 	@echo "make check     lint, types and the quick tests, in minutes"
@@ -37,6 +37,7 @@ help:
 	@echo "make sandbox   the main job on a real server under load; SERVE=1 keeps it up"
 	@echo "make faults    break things under traffic; writes docs/reliability.rst"
 	@echo "make bench     the benchmarks of docs/benchmarks.rst"
+	@echo "make compare   other pools and PgBouncer beside this one; docs/comparison.rst"
 	@echo "make grafana   writes the dashboard and the alerts of docs/grafana"
 	@echo "make package   builds the sdist and the wheel into dist/, and checks both"
 	@echo "make readme    follows README.rst in new projects, with that wheel"
@@ -66,6 +67,9 @@ faults: $(VENV)/.with-test
 
 bench: $(VENV)/.with-sandbox
 	$(HIDING) $(BIN)/python -m sandbox.benchmarks $(ARGS)
+
+compare: $(VENV)/.with-compare
+	$(BIN)/python -m sandbox.compare $(ARGS)
 
 # Grafana's library needs Python 3.11.
 grafana: $(VENV)/.with-grafana
@@ -140,6 +144,14 @@ $(MADE): pyproject.toml
 		exit 1; }
 	@# The pip that comes with an older Python finds no versions that fit together.
 	@$(BIN)/python -m pip install -qq --upgrade "pip>=25.1"
+	@touch $@
+
+# PostgreSQL's drivers and Django come from the environment itself.
+$(VENV)/.with-compare: $(MADE)
+	@echo "Installing what compare needs"
+	@$(BIN)/python -m pip install -qq -e ".[$(EXTRAS)]" --group compare
+	@$(BIN)/python -m pip install -qq --no-deps --target $(VENV)/postgrespool2 \
+		--group postgrespool2 || echo "django-postgrespool2 can't be installed."
 	@touch $@
 
 $(VENV)/.with-%: $(MADE)

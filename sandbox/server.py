@@ -121,11 +121,13 @@ class GunicornServer:
         *,
         workers: int = WORKERS,
         threads: int = THREADS,
+        worker_class: str = "gthread",
     ) -> None:
         self._env = env
         self._log = log
         self._workers = workers
         self._threads = threads
+        self._worker_class = worker_class
         self._process: subprocess.Popen[bytes] | None = None
         self.port = 0
 
@@ -183,6 +185,7 @@ class GunicornServer:
                     f"--bind=fd://{listener.fileno()}",
                     f"--workers={self._workers}",
                     f"--threads={self._threads}",
+                    f"--worker-class={self._worker_class}",
                 ],
                 cwd=ROOT,
                 env=self._env,

@@ -50,9 +50,9 @@ class Server:
         url = f"postgresql://{account}@{quote(self.host, safe='')}:{self.port}/{name}"
         return f"{url}?sslmode={self.sslmode}" if self.sslmode else url
 
-    def create_database(self, name: str) -> None:
-        """Create an empty database."""
-        self._execute(f"CREATE DATABASE {_quoted(name)}")
+    def create_database(self, name: str, template: str = "template1") -> None:
+        """Create a database, a copy of ``template`` that nobody may be connected to."""
+        self._execute(f"CREATE DATABASE {_quoted(name)} TEMPLATE {_quoted(template)}")
 
     def drop_database(self, name: str) -> None:
         """Drop a database if it exists, and end the sessions that still use it."""

@@ -1,0 +1,1 @@
+"""Measure this project beside other pools: ``python -m sandbox.compare``."""

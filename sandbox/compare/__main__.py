@@ -1,0 +1,125 @@
+"""Compare; print the tables, or write them and their plots into docs/comparison.rst."""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+
+from sandbox.benchmarks.report import surroundings
+from sandbox.compare import report
+from sandbox.compare.run import Run
+from sandbox.compare.served import postgres
+from sandbox.compare.subjects import (
+    CONNECTIONS,
+    SUBJECTS,
+    WORKERS,
+    Subject,
+    bouncer_version,
+    installed,
+    versions,
+)
+from sandbox.database import Observer
+from sandbox.server import ROOT, THREADS, stop_in_order
+
+PAGE = ROOT / "docs" / "comparison.rst"
+IMAGES = ROOT / "docs" / "images"
+
+#: The modules of this folder whose ``measure`` returns tables, in their order.
+PARTS = ("load", "wire")
+
+
+def main() -> int:
+    """Compare; what a subject does badly is a figure and doesn't fail the run."""
+    options = _parse()
+    stop_in_order()
+    try:
+        return _run(options)
+    except KeyboardInterrupt:
+        print("Stopped; everything that was started has been stopped.")
+        return 130
+
+
+def _run(options: argparse.Namespace) -> int:
+    chosen = [each for each in SUBJECTS if each.key in options.subjects]
+    missing = {each: why for each in chosen if (why := installed(each))}
+    tables = [_compared(chosen)]
+    with (
+        postgres() as server,
+        tempfile.TemporaryDirectory(prefix="dbpool_mw-compare-") as folder,
+    ):
+        run = Run(
+            [each for each in chosen if each not in missing],
+            server,
+            Path(folder),
+            options.quick,
+            options.rounds,
+        )
+        observer = Observer(server.dsn(), "")
+        about = surroundings(observer.version()) | {"PgBouncer": bouncer_version()}
+        observer.close()
+        for name in options.only:
+            run.tell(f"{name} ...")
+            part = import_module(f"sandbox.compare.{name}")
+            for table in part.measure(run):
+                for subject, why in missing.items():
+                    table.add(subject, why)
+                tables.append(table)
+    print(report.as_text(about, tables))
+    if options.json:
+        options.json.write_text(report.as_json(about, tables))
+    if options.write_docs:
+        from sandbox.compare.plots import draw
+
+        draw(tables, IMAGES)
+        report.write_into(PAGE, report.restructured_text(about, tables))
+        run.tell(f"Wrote the figures into {PAGE} and the plots into {IMAGES}.")
+    return 0
+
+
+def _compared(subjects: Sequence[Subject]) -> report.Table:
+    table = report.Table(
+        "What is compared",
+        f"Each under gunicorn with {WORKERS} workers, of {THREADS} threads each or on "
+        f"gevent, and with {WORKERS * CONNECTIONS} connections at most: "
+        f"{CONNECTIONS} in a worker's pool, one for each thread without a pool, "
+        f"{WORKERS * CONNECTIONS} in PgBouncer. What isn't named is the default.",
+        ("Versions", "Settings"),
+    )
+    for subject in subjects:
+        table.add(subject, (versions(subject), subject.best))
+    return table
+
+
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m sandbox.compare", description=__doc__
+    )
+    parser.add_argument("--only", choices=PARTS, action="append", help="a part")
+    parser.add_argument(
+        "--subjects",
+        type=lambda text: text.split(","),
+        default=[each.key for each in SUBJECTS],
+        help="their keys, separated by commas",
+        metavar="KEY,...",
+    )
+    parser.add_argument("--rounds", type=int, help="rounds of each measurement")
+    parser.add_argument("--quick", action="store_true", help="a few short rounds")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write JSON too")
+    parser.add_argument(
+        "--write-docs", action="store_true", help=f"rewrite the figures in {PAGE.name}"
+    )
+    options = parser.parse_args()
+    known = {each.key for each in SUBJECTS}
+    if unknown := set(options.subjects) - known:
+        parser.error(f"no such subject: {', '.join(sorted(unknown))}")
+    if options.rounds is not None and options.rounds < 1:
+        parser.error("--rounds must be 1 or more")
+    options.only = options.only or PARTS
+    return options
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

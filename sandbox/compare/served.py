@@ -1,0 +1,117 @@
+"""A subject under gunicorn, behind it PgBouncer where the subject has one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from sandbox.compare.subjects import CONNECTIONS, WORKERS, Subject, path
+from sandbox.pgbouncer import pgbouncer
+from sandbox.postgres import PostgresServer, Server
+from sandbox.server import HIDDEN, THREADS, GunicornServer, environment, set_up
+
+#: The database that every subject's own is a copy of.
+TEMPLATE = "compare"
+
+
+@dataclass(frozen=True)
+class Served:
+    """A subject that serves pages.
+
+    ``dsn`` is the subject's database at PostgreSQL itself, for who looks from outside;
+    ``front`` is the address that the subject connects to.
+    """
+
+    subject: Subject
+    gunicorn: GunicornServer
+    dsn: str
+    front: str
+    log: Path
+
+    @property
+    def url(self) -> str:
+        """Return the root of the subject's pages, without a slash at the end."""
+        return self.gunicorn.url
+
+    @property
+    def pids(self) -> list[int]:
+        """Return the process id of every worker ever started."""
+        return self.gunicorn.worker_pids()
+
+
+@contextmanager
+def postgres() -> Iterator[PostgresServer]:
+    """Run a PostgreSQL with the template of the subjects' databases."""
+    with PostgresServer({"max_connections": 400}) as server:
+        server.create_database(TEMPLATE)
+        env = environment(server.dsn(TEMPLATE), "none")
+        set_up(env)
+        yield server
+
+
+def own_database(subject: Subject, server: Server) -> str:
+    """Make the subject's own copy of the template; return its URL.
+
+    pg_stat_activity then tells whose a connection is, whatever it came through.
+    """
+    server.drop_database(subject.database)
+    server.create_database(subject.database, template=TEMPLATE)
+    return server.dsn(subject.database)
+
+
+@contextmanager
+def connected(subject: Subject, server: Server) -> Iterator[str]:
+    """Yield the address that a subject connects to; PgBouncer's, where it uses one."""
+    if subject.via is None:
+        yield server.dsn(subject.database)
+        return
+    size = WORKERS * CONNECTIONS
+    with pgbouncer(server, subject.via, size, auth_type="scram-sha-256") as front:
+        yield front.dsn(subject.database)
+
+
+def environment_of(
+    subject: Subject, front: str, connections: int = CONNECTIONS
+) -> dict[str, str]:
+    """Return the environment of a process of the subject's.
+
+    ``connections`` is how many a pool may open in that process.
+    """
+    env = environment(front, "none")
+    folders = [env["PYTHONPATH"], path(subject)]
+    if subject.library == "psycopg2":
+        folders.insert(0, str(HIDDEN))
+    return env | {
+        "DJANGO_SETTINGS_MODULE": subject.settings,
+        "COMPARE_SUBJECT": subject.key,
+        "COMPARE_CONNECTIONS": str(connections),
+        "PYTHONPATH": os.pathsep.join(filter(None, folders)),
+    }
+
+
+@contextmanager
+def serve(
+    subject: Subject, server: Server, directory: Path, *, front: str | None = None
+) -> Iterator[Served]:
+    """Serve a subject for the block, on a new database of its own.
+
+    2 workers, of 4 threads each or on gevent. ``front`` is where it connects to instead
+    of PostgreSQL or its PgBouncer. Raises sandbox.server.ServerError, or RuntimeError.
+    """
+    with ExitStack() as stack:
+        dsn = own_database(subject, server)
+        front = front or stack.enter_context(connected(subject, server))
+        log = directory / f"{subject.key}.log"
+        control = {"SANDBOX_CONTROL_DIR": str(directory / "control")}
+        gunicorn = GunicornServer(
+            environment_of(subject, front) | control,
+            log,
+            workers=WORKERS,
+            threads=THREADS,
+            worker_class=subject.worker,
+        )
+        stack.enter_context(gunicorn)
+        yield Served(subject, gunicorn, dsn, front, log)
