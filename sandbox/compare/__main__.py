@@ -28,7 +28,7 @@ PAGE = ROOT / "docs" / "comparison.rst"
 IMAGES = ROOT / "docs" / "images"
 
 #: The modules of this folder whose ``measure`` returns tables, in their order.
-PARTS = ("load", "wire", "cost")
+PARTS = ("load", "waits", "wire", "cost")
 
 
 def main() -> int:
@@ -82,10 +82,10 @@ def _run(options: argparse.Namespace) -> int:
 def _compared(subjects: Sequence[Subject]) -> report.Table:
     table = report.Table(
         "What is compared",
-        f"Each under gunicorn with {WORKERS} workers, of {THREADS} threads each or on "
-        f"gevent, and with {WORKERS * CONNECTIONS} connections at most: "
-        f"{CONNECTIONS} in a worker's pool, one for each thread without a pool, "
-        f"{WORKERS * CONNECTIONS} in PgBouncer. What isn't named is the default.",
+        f"Each under gunicorn with {WORKERS} workers, of {THREADS} threads each unless "
+        f"a table says otherwise, or on gevent. A worker's pool has {CONNECTIONS} "
+        f"connections, and PgBouncer {WORKERS * CONNECTIONS}; without a pool a thread "
+        "has one. What isn't named is the default.",
         ("Versions", "Settings"),
     )
     for subject in subjects:

@@ -65,9 +65,9 @@ def measure(run: Run) -> list[Table]:
         "Microseconds of one thread, without a web server: the signal request_started, "
         "the middleware that the subject adds, a view that calls ensure_connection() "
         "and asks nothing, and the signal request_finished. A process for each "
-        f"subject, {rounds} rounds of {number} cycles each, in turn; {number // 10} for "
-        "those that connect for each request. The ratio is that of each round to "
-        "CONN_MAX_AGE = None.",
+        f"subject, {rounds} rounds of {number} cycles each, in turn, and of "
+        f"{number // 10} for those that connect for each request. The ratio is that of "
+        "each round to CONN_MAX_AGE = None.",
         ("A cycle", "Ratio"),
         plot=Plot("comparison-cost", "Cost of a cycle", "microseconds", ("A cycle",)),
     )

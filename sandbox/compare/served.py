@@ -8,6 +8,8 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from psycopg2.extensions import connection as Connection
+
 from sandbox.compare.subjects import CONNECTIONS, WORKERS, Subject, path
 from sandbox.pgbouncer import pgbouncer
 from sandbox.postgres import PostgresServer, Server
@@ -63,14 +65,32 @@ def own_database(subject: Subject, server: Server) -> str:
 
 
 @contextmanager
-def connected(subject: Subject, server: Server) -> Iterator[str]:
-    """Yield the address that a subject connects to; PgBouncer's, where it uses one."""
+def connected(
+    subject: Subject, server: Server, threads: int = THREADS
+) -> Iterator[str]:
+    """Yield the address that a subject connects to; PgBouncer's, where it uses one.
+
+    In session mode a client that stays occupies a connection, so that there PgBouncer
+    may open one for each of the workers' threads.
+    """
     if subject.via is None:
         yield server.dsn(subject.database)
         return
-    size = WORKERS * CONNECTIONS
+    stay = subject.via == "session" and subject.keeps
+    size = WORKERS * (threads if stay else CONNECTIONS)
     with pgbouncer(server, subject.via, size, auth_type="scram-sha-256") as front:
         yield front.dsn(subject.database)
+
+
+def connections(observer: Connection, subject: Subject) -> int:
+    """Return how many connections to PostgreSQL a subject has open now."""
+    with observer.cursor() as cursor:
+        cursor.execute(
+            "SELECT count(*) FROM pg_stat_activity WHERE datname = %s",
+            [subject.database],
+        )
+        ((number,),) = cursor.fetchall()
+    return int(number)
 
 
 def environment_of(
@@ -94,23 +114,29 @@ def environment_of(
 
 @contextmanager
 def serve(
-    subject: Subject, server: Server, directory: Path, *, front: str | None = None
+    subject: Subject,
+    server: Server,
+    directory: Path,
+    *,
+    front: str | None = None,
+    threads: int = THREADS,
 ) -> Iterator[Served]:
     """Serve a subject for the block, on a new database of its own.
 
-    2 workers, of 4 threads each or on gevent. ``front`` is where it connects to instead
-    of PostgreSQL or its PgBouncer. Raises sandbox.server.ServerError, or RuntimeError.
+    2 workers, of ``threads`` threads each or on gevent. ``front`` is where it connects
+    to instead of PostgreSQL or its PgBouncer. Raises sandbox.server.ServerError, or
+    RuntimeError.
     """
     with ExitStack() as stack:
         dsn = own_database(subject, server)
-        front = front or stack.enter_context(connected(subject, server))
+        front = front or stack.enter_context(connected(subject, server, threads))
         log = directory / f"{subject.key}.log"
         control = {"SANDBOX_CONTROL_DIR": str(directory / "control")}
         gunicorn = GunicornServer(
             environment_of(subject, front) | control,
             log,
             workers=WORKERS,
-            threads=THREADS,
+            threads=threads,
             worker_class=subject.worker,
         )
         stack.enter_context(gunicorn)

@@ -122,7 +122,8 @@ SUBJECTS = (
         "PgBouncer, session mode, CONN_MAX_AGE = None",
         "psycopg",
         ("Django", "psycopg"),
-        f"CONN_MAX_AGE = None; {_BOUNCER}.",
+        "CONN_MAX_AGE = None; default_pool_size is the number of threads, as each "
+        "keeps its connection.",
         via="session",
     ),
     Subject(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from urllib.request import urlopen
 
-from sandbox.compare.load import load
+from sandbox.compare.pages import PAGES, load
 from sandbox.compare.proxy import CountingProxy
 from sandbox.compare.report import Figure, Table
 from sandbox.compare.run import Run
@@ -12,7 +12,7 @@ from sandbox.compare.served import connected, serve
 from sandbox.compare.subjects import Subject
 from sandbox.postgres import Server
 
-PAGES = ("selects", "plain", "outside")
+ASKED = ("selects", "plain", "outside")
 
 #: Requests that are counted, and seconds of eight clients until all threads and pools
 #: have their connections.
@@ -62,15 +62,15 @@ def _count(run: Run, subject: Subject) -> tuple[list[float], float]:
             with serve(
                 subject, run.server, run.directory, front=front.dsn(subject.database)
             ) as served:
-                load(served, "selects", 8, WARM_UP)
+                load(run, served, "selects", 8, WARM_UP)
                 trips: list[float] = []
                 connects = 0
-                for page in PAGES:
+                for page in ASKED:
                     before = proxy.round_trips, proxy.connects
-                    _ask(f"{served.url}/{page}/", COUNTED)
+                    _ask(served.url + PAGES[page][1].path, COUNTED)
                     trips.append((proxy.round_trips - before[0]) / COUNTED)
                     connects += proxy.connects - before[1]
-    return trips, connects / COUNTED / len(PAGES)
+    return trips, connects / COUNTED / len(ASKED)
 
 
 def _ask(url: str, times: int) -> None:

@@ -22,6 +22,10 @@ from sandbox.project.settings import DATABASES, INSTALLED_APPS, MIDDLEWARE
 SUBJECT = os.environ["COMPARE_SUBJECT"]
 SIZE = int(os.environ.get("COMPARE_CONNECTIONS") or CONNECTIONS)
 
+#: Around what a page waits for outside of the database; it changes nothing, unless a
+#: subject has something for it.
+AWAY = "contextlib.nullcontext"
+
 ROOT_URLCONF = "sandbox.compare.project.urls"
 
 _default = DATABASES["default"]
@@ -49,4 +53,6 @@ elif SUBJECT.startswith("dbpool-"):
     INSTALLED_APPS = ["dbpool_mw", *INSTALLED_APPS]
     MIDDLEWARE = ["dbpool_mw.middleware.ConnectionPoolMiddleware", *MIDDLEWARE]
     DBPOOL_MW_MAX_CONNS = SIZE
+    if SUBJECT == "dbpool-released":
+        AWAY = "dbpool_mw.released"
     DBPOOL_MW_EAGER = () if SUBJECT == "dbpool-lazy" else ("default",)

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import time
 
+from django.conf import settings
 from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.utils.module_loading import import_string
 
 from sandbox.shop.models import Category, Product, Review
-
-#: Seconds that the other service takes to answer.
-OUTSIDE = 0.02
 
 
 def selects(request: HttpRequest) -> HttpResponse:
@@ -21,9 +20,10 @@ def selects(request: HttpRequest) -> HttpResponse:
 
 
 def outside(request: HttpRequest) -> HttpResponse:
-    """Select, wait for another service, which is a sleep here, and select again."""
+    """Select, wait ``?seconds=`` for another service, by a sleep, and select again."""
     before = Category.objects.count()
-    time.sleep(OUTSIDE)
+    with import_string(settings.AWAY)():
+        time.sleep(float(request.GET["seconds"]))
     after = Product.objects.count()
     return HttpResponse(f"{before} shelves, {after} products\n", "text/plain")
 
