@@ -35,12 +35,6 @@ def test_every_folder_of_tests_is_in_the_table() -> None:
     assert sorted(table) == sorted(folders)
 
 
-def test_every_target_exists() -> None:
-    named = set(
-        re.findall(
-            r"make (\w+)",
-            "\n".join(re.findall(r"``make \w+|^    make \w+", TEXT, re.M)),
-        )
-    )
-    assert len(named) > 8
-    assert named - targets() == set()
+def test_the_targets_are_those_of_the_makefile() -> None:
+    named = re.findall(r"(?:``|^    )make (\w+)", TEXT, re.MULTILINE)
+    assert set(named) == targets() - {"clean", "help", "quick"}
