@@ -22,6 +22,9 @@ from tests.grafana.scraper import PROMTOOL, needs_prometheus
 
 pytestmark = needs_prometheus
 
+GRAFANA = "docs/grafana/README.rst"
+OBSERVABILITY = "docs/observability.rst"
+
 #: Prometheus scrapes four times a minute, for half an hour.
 STEP, SAMPLES, ONSET = 15, 121, 40
 
@@ -334,14 +337,22 @@ def test_promtool_takes_the_rules() -> None:
     assert f"{len(alert_names())} rules found" in said
 
 
-def test_promtool_takes_the_documented_configuration(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (code_block(GRAFANA, "scrape_configs", "yaml"), "1 rule files found"),
+        (code_block(OBSERVABILITY, "scrape_configs", "yaml"), "SUCCESS"),
+    ],
+)
+def test_promtool_takes_the_documented_configuration(
+    tmp_path: Path, text: str, said: str
+) -> None:
     shutil.copy(DIRECTORY / "alerts.yml", tmp_path)
     token = tmp_path / "shop.token"
     token.write_text("a token that nobody guesses")
-    text = code_block("docs/grafana/README.rst", "scrape_configs", "yaml")
     config = tmp_path / "prometheus.yml"
     config.write_text(text.replace("/etc/prometheus/shop.token", str(token)))
-    assert "1 rule files found" in promtool("check", "config", str(config))
+    assert said in promtool("check", "config", str(config))
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.alert)

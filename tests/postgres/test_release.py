@@ -24,6 +24,8 @@ from tests.postgres.conftest import ask, on_engine, stats
 
 pytestmark = pytest.mark.usefixtures("fresh_wrappers")
 
+STREAMS = "docs/streams.rst"
+
 
 def backend(alias="default"):
     return ask("SELECT pg_backend_pid()", alias)
@@ -559,15 +561,15 @@ def example():
         "noted": noted,
     }
 
-    def run(containing):
-        exec(code_block("docs/streams.rst", containing), names)
+    def run(block):
+        exec(block, names)
         return names
 
     return run
 
 
 def test_the_example_of_a_stream_holds_nothing(requests, example):
-    names = example("def events")
+    names = example(code_block(STREAMS, "def events"))
 
     def view(request):
         request.GET = {"cart": "1"}
@@ -579,13 +581,13 @@ def test_the_example_of_a_stream_holds_nothing(requests, example):
 
 
 def test_the_example_of_a_stream_that_queries_holds_nothing_between(requests, example):
-    names = example("data: {Cart")
+    names = example(code_block(STREAMS, "data: {Cart"))
     assert read(requests, lambda request: StreamingHttpResponse(names["lines"]()))
     assert names["noted"] == [0, 0, 0]
 
 
 def test_the_example_of_a_slow_call_holds_nothing_meanwhile(requests, example):
-    names = example("def checkout")
+    names = example(code_block(STREAMS, "def checkout"))
     held = []
 
     def view(request):
