@@ -549,6 +549,7 @@ def assert_linear(text, size):
         # A copy is made in less, and takes longer where the caches are too small.
         single = min(single, max(seconds(text(size)), size * 5e-10))
         double = min(double, seconds(text(2 * size)))
-        if double <= 2.2 * single:
+        # Linear time gives 2, its square 4; a busy machine a little more than either.
+        if double <= 2.8 * single:
             return
     pytest.fail(f"twice the length takes {double / single:.1f} times as long")
