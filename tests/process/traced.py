@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from tests.library import IS_PSYCOPG
+from tests.process.servers import wait_until
 
 
 class Span(NamedTuple):
@@ -188,12 +189,14 @@ def main(tracer: str) -> None:
 
     from django.core.checks import run_checks
     from django.core.wsgi import get_wsgi_application
+    from django.db import connection
     from django.test import RequestFactory
 
     application = get_wsgi_application()
     for start in later:
         start()
 
+    from dbpool_mw import pooled
     from dbpool_mw.binding import registry
     from tests.process.project.traced import CHANGES, RESETS
 
@@ -216,6 +219,11 @@ def main(tracer: str) -> None:
         "messages": [str(message) for message in run_checks()],
         "spans": list(spans()),
     }
+    with pooled():
+        connection.ensure_connection()
+        raw = connection.connection
+    registry.close()
+    wait_until(lambda: raw.closed, "the pool closes what the tracer has wrapped", 5)
     print(json.dumps(found))
 
 

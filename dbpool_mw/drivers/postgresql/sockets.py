@@ -148,7 +148,9 @@ def _close(connection: Any, copies: list[socket.socket]) -> None:
                 cancel(connection)
     finally:
         # A connection class of the project's may raise anything, the library's nothing.
-        is_librarys = type(connection).close is connection.library_close
+        # A tracer's proxy has no such attribute.
+        close = getattr(type(connection), "close", None)
+        is_librarys = close is connection.library_close
         with contextlib.suppress(connection.Error if is_librarys else Exception):
             connection.close()
 
