@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 
@@ -31,7 +30,6 @@ release = version = dbpool_mw.__version__
 
 extensions = [
     "sphinx.ext.autodoc",
-    "sphinx.ext.intersphinx",
     "anchors",
     "relative_links",
 ]
@@ -42,14 +40,3 @@ html_title = f"{project} {release}"
 # The docstrings say what is passed and returned, and the package has type hints.
 autodoc_typehints = "none"
 autodoc_preserve_defaults = True
-
-# The inventories of others are on the network, where the gate doesn't go.
-if os.environ.get("READTHEDOCS") or os.environ.get("DOCS_ONLINE"):
-    intersphinx_mapping = {
-        "python": ("https://docs.python.org/3", None),
-        "django": (
-            "https://docs.djangoproject.com/en/stable/",
-            "https://docs.djangoproject.com/en/stable/_objects/",
-        ),
-        "psycopg": ("https://www.psycopg.org/psycopg3/docs/", None),
-    }

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from html.parser import HTMLParser
+from importlib.metadata import metadata
 from itertools import product
 from pathlib import Path
 
@@ -99,6 +100,12 @@ def values(argument: ast.expr) -> set[str]:
     if isinstance(argument, ast.Constant):
         return {argument.value}
     return VALUES[ast.unparse(argument)]
+
+
+def test_hints_name_the_site_that_the_metadata_names() -> None:
+    urls = metadata("django-dbpool-mw").get_all("Project-URL")
+    assert urls is not None
+    assert f"Documentation, {SITE}" in urls
 
 
 NAMED = sorted(set(named()))

@@ -99,7 +99,7 @@ def test_an_example_that_no_other_test_reads_runs(example: Example) -> None:
 
 def guess(text: str) -> str:
     """Return the language of a block that names none."""
-    if text.startswith("$ ") or program(text.splitlines()[0]) in PROGRAMS:
+    if text.startswith(("$ ", ".ci/")) or program(text.splitlines()[0]) in PROGRAMS:
         return "console"
     return "python"
 
@@ -253,7 +253,10 @@ def take(words: list[str]) -> None:
     """Have a program take its arguments."""
     while "=" in words[0]:
         words = words[1:]
-    PROGRAMS[os.path.basename(words[0])](words[1:])
+    if words[0].startswith(".ci/"):
+        assert os.access(ROOT / words[0], os.X_OK)
+    else:
+        PROGRAMS[os.path.basename(words[0])](words[1:])
 
 
 def python(words: list[str]) -> None:
@@ -296,10 +299,17 @@ def sudo(words: list[str]) -> None:
     take(words[2:])
 
 
+def git(words: list[str]) -> None:
+    """Take the options that git's help has for the subcommand."""
+    said = subprocess.run(["git", words[0], "-h"], capture_output=True, text=True)
+    known = re.findall(r"--(?:\[no-\])?([a-z-]+)", said.stdout)
+    assert {word[2:] for word in words if word.startswith("--")} <= set(known)
+
+
 def takes_a_name(words: list[str]) -> None:
-    """Take the name of a database, as PostgreSQL's programs do."""
+    """Take one name, as PostgreSQL's programs take a database's."""
     (name,) = words
-    assert name.isidentifier()
+    assert not name.startswith("-")
 
 
 PROGRAMS: dict[str, Callable[[list[str]], None]] = {
@@ -309,6 +319,9 @@ PROGRAMS: dict[str, Callable[[list[str]], None]] = {
     "uvicorn": uvicorn,
     "kubectl": kubectl,
     "sudo": sudo,
+    "git": git,
+    "cd": takes_a_name,
+    "sha256sum": takes_a_name,
     "dropdb": takes_a_name,
     "createdb": takes_a_name,
 }
