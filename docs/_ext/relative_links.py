@@ -1,13 +1,14 @@
 """Links between the documents, as they work in a checkout: `text <sizing.rst#anchor>`_.
 
 On the site they lead to the pages, by their titles where the text is the file's name,
-and other files of docs/ are offered as downloads. A link that leads nowhere is a
-warning.
+and other files of docs/ are offered as downloads. A file beside docs/, such as
+CONTRIBUTING.rst, is the page that includes it, contributing. A link that leads nowhere
+is a warning.
 """
 
 from __future__ import annotations
 
-import posixpath
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from docutils import nodes
@@ -28,12 +29,15 @@ def setup(app: Sphinx) -> ExtensionMetadata:
     return {"parallel_read_safe": True, "parallel_write_safe": True}
 
 
-def _path(node: nodes.reference, docname: str) -> str | None:
-    """Return the path under docs/ that a link leads to, None if it leads elsewhere."""
+def _file(node: nodes.reference) -> Path | None:
+    """Return the file that a link leads to, None if it is none of the checkout's."""
     address = urlsplit(node.get("refuri", ""))
     if node.get("internal") or address.scheme or not address.path:
         return None
-    return posixpath.normpath(posixpath.join(posixpath.dirname(docname), address.path))
+    origin: nodes.Element = node
+    while origin.source is None:
+        origin = origin.parent
+    return (Path(origin.source).parent / address.path).resolve()
 
 
 class Downloads(SphinxTransform):
@@ -43,14 +47,14 @@ class Downloads(SphinxTransform):
 
     def apply(self, **kwargs: object) -> None:
         """Replace the links of one document."""
+        docs = Path(self.env.srcdir)
         for node in list(self.document.findall(nodes.reference)):
-            docname = self.env.docname
-            path = _path(node, docname)
-            if path is None or path.endswith(".rst"):
+            file = _file(node)
+            if file is None or file.suffix == ".rst" or not file.is_file():
                 continue
-            if (self.env.srcdir / path).is_file():
+            if file.is_relative_to(docs):
                 download = addnodes.download_reference(
-                    reftarget=f"/{path}", refdoc=docname
+                    reftarget=f"/{file.relative_to(docs)}", refdoc=self.env.docname
                 )
                 download += node.children
                 node.replace_self(download)
@@ -64,12 +68,12 @@ class Pages(SphinxPostTransform):
     def run(self, **kwargs: object) -> None:
         """Replace the addresses in one document."""
         for node in list(self.document.findall(nodes.reference)):
-            path = _path(node, self.env.docname)
-            if path is None:
+            file = _file(node)
+            if file is None:
                 continue
-            docname, suffix = posixpath.splitext(path)
+            docname = self._docname(file)
             anchor = urlsplit(node["refuri"]).fragment
-            if suffix != ".rst" or docname not in self.env.found_docs:
+            if docname not in self.env.found_docs:
                 logger.warning("no such document: %s", node["refuri"], location=node)
             elif anchor and anchor not in self.env.get_doctree(docname).ids:
                 logger.warning("no such anchor: %s", node["refuri"], location=node)
@@ -78,5 +82,16 @@ class Pages(SphinxPostTransform):
                     self.env.docname, docname
                 ) + (f"#{anchor}" if anchor else "")
                 node["internal"] = True
-                if node.astext() == posixpath.basename(path):
+                if Path(node.astext()).name == file.name:
                     node[:] = self.env.titles[docname].deepcopy().children
+
+    def _docname(self, file: Path) -> str:
+        """Return the name of the page that a file is on."""
+        docs = Path(self.env.srcdir)
+        if file.suffix != ".rst":
+            return ""
+        if file.parent == docs.parent:
+            return file.stem.lower().replace("_", "-")
+        if file.is_relative_to(docs):
+            return file.relative_to(docs).with_suffix("").as_posix()
+        return ""
