@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import dbpool_mw
+import dbpool_mw.test
 from dbpool_mw.checks import IDS
 from dbpool_mw.checks.other_pools import PACKAGES
 from dbpool_mw.conf import KEYS, PREFIX
@@ -57,7 +58,11 @@ def inventory(site: Path) -> dict[str, set[str]]:
 
 
 def test_other_projects_find_each_public_name(inventory: dict[str, set[str]]) -> None:
-    names = {f"dbpool_mw.{name}" for name in dbpool_mw.__all__}
+    names = {
+        f"{module.__name__}.{name}"
+        for module in (dbpool_mw, dbpool_mw.test)
+        for name in module.__all__
+    }
     found = set().union(*(inventory[kind] for kind in inventory if kind[:3] == "py:"))
     assert names - found == set()
 
