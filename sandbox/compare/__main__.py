@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 
 from sandbox.benchmarks.report import surroundings
-from sandbox.compare import report
+from sandbox.compare import readme, report
 from sandbox.compare.run import Run
 from sandbox.compare.served import postgres
 from sandbox.compare.subjects import (
@@ -76,6 +76,9 @@ def _run(options: argparse.Namespace) -> int:
         draw(tables, IMAGES)
         report.write_into(PAGE, report.restructured_text(about, tables))
         run.tell(f"Wrote the figures into {PAGE} and the plots into {IMAGES}.")
+        if set(options.only) == set(PARTS):
+            readme.write(about, tables)
+            run.tell(f"Wrote what the README shows into {readme.README}.")
     return 0
 
 

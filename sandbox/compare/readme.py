@@ -1,0 +1,97 @@
+"""What the README shows of a comparison: one plot, and one table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from textwrap import fill
+
+from sandbox.compare.report import Cell, Figure, Table
+from sandbox.compare.subjects import WORKERS
+from sandbox.server import ROOT, THREADS
+
+README = ROOT / "README.rst"
+BEGIN, END = ".. comparison: begin", ".. comparison: end"
+
+#: Absolute addresses, because a package index shows the README too.
+PLOT = (
+    "https://raw.githubusercontent.com/dbpool-mw/django-dbpool-mw/main"
+    "/docs/images/comparison-selects.svg"
+)
+PAGE = "https://django-dbpool-mw.readthedocs.io/en/stable/comparison.html"
+
+#: The titles of the columns, and which columns of which tables they are. What a run
+#: didn't measure is left out.
+COLUMNS = {
+    "Pages/s": ("Three selects: pages a second", "Pages/s, 8 clients"),
+    "p99": ("Three selects: pages a second", "p99, 8 clients"),
+    "Round trips": ("Round trips for a page", "Three selects"),
+    "Longest wait": ("50 threads on 10 connections", "Longest wait"),
+    "Failed": ("Failed requests", "Backends killed: failed"),
+    "Leaked": ("Sessions", "Leaked"),
+}
+MEANINGS = {
+    "Pages/s": "pages a second with 8 clients",
+    "p99": "the time of the slowest but one in a hundred of them",
+    "Round trips": "what a page of three selects waits for",
+    "Longest wait": "of 50 threads that share 10 connections",
+    "Failed": "requests when all backends are killed",
+    "Leaked": "changes of a session that reach the next request",
+}
+
+
+def write(about: Mapping[str, str], tables: Sequence[Table]) -> None:
+    """Replace what is between the two comments of the README. Raises ValueError."""
+    before, begin, rest = README.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{README} lacks the line '{BEGIN if not begin else END}'.")
+    text = summary(about, tables)
+    README.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", encoding="utf-8")
+
+
+def summary(about: Mapping[str, str], tables: Sequence[Table]) -> str:
+    """Return the plot and the table, a row for each subject that was measured."""
+    known = {table.title: table for table in tables}
+    columns = {
+        title: _column(known[table], column)
+        for title, (table, column) in COLUMNS.items()
+        if table in known
+    }
+    subjects = [title for title, _ in next(iter(known.values())).rows]
+    rows = [["", *columns]]
+    for subject in subjects:
+        cells = [column.get(subject, "") for column in columns.values()]
+        if any(cells):
+            rows.append([subject, *cells])
+    lines = [
+        f".. image:: {PLOT}",
+        "   :alt: Pages a second, of three selects each.",
+        "",
+    ]
+    lines += [".. list-table::", "   :header-rows: 1", ""]
+    for row in rows:
+        lines += [
+            f"   {'-' if number else '* -':>3} {cell}".rstrip()
+            for number, cell in enumerate(row)
+        ]
+    meanings = "; ".join(f"{title}: {MEANINGS[title]}" for title in columns)
+    conditions = (
+        f"{meanings}. Medians; gunicorn has {WORKERS} workers of {THREADS} threads, "
+        "and clients, workers and PostgreSQL share one machine: "
+        f"{about['processor']}, {about['date']}. `The comparison <{PAGE}>`_ has the "
+        "versions, the settings, the other pages and faults, and what another does "
+        "better."
+    )
+    return "\n".join([*lines, "", fill(conditions, 98, break_long_words=False)])
+
+
+def _column(table: Table, column: str) -> dict[str, str]:
+    index = list(table.columns).index(column)
+    return {title: _short(cells[index]) for title, cells in table.rows}
+
+
+def _short(cell: Cell) -> str:
+    """Return a figure without its rounds; a reason why there is none has no room."""
+    if isinstance(cell, Figure):
+        return f"{cell.median:.{cell.digits}f} {cell.unit}".rstrip()
+    return ""
