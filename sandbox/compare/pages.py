@@ -102,8 +102,8 @@ def measure_page(run: Run, page: str, started: Started, threads: int) -> Table:
         "threads of one process on the same machine that open a TCP connection for "
         f"each page, for {seconds:g} s in each of {rounds} rounds. All servers run, "
         "and one at a time is asked. A figure is the median of the rounds, with the "
-        "least and the most; a p99 is that of a round's requests. Connections are those "
-        f"to PostgreSQL, with {max(CLIENTS)} clients.",
+        "least and the most; a p99 is that of a round's requests. Connections are "
+        f"those to PostgreSQL, with {max(CLIENTS)} clients.",
         [
             *(f"{what}, {n} clients" for n in CLIENTS for what in ("Pages/s", "p99")),
             "Connections",
