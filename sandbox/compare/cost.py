@@ -10,7 +10,7 @@ from contextlib import ExitStack, closing, contextmanager
 
 import psycopg2
 
-from sandbox.compare.report import Figure, Plot, Table
+from sandbox.compare.report import Figure, Table
 from sandbox.compare.run import Run, in_turn
 from sandbox.compare.served import connected, environment_of, own_database
 from sandbox.compare.subjects import Subject
@@ -72,7 +72,6 @@ def measure(run: Run) -> list[Table]:
         f"{number // 10} for those that connect for each request. The ratio is that of "
         "each round to CONN_MAX_AGE = None.",
         ("A cycle", "Ratio"),
-        plot=Plot("comparison-cost", "Cost of a cycle", "microseconds", ("A cycle",)),
     )
     timed: dict[str, list[float]] = {each.key: [] for each in run.subjects}
     failed: dict[str, str] = {}

@@ -53,7 +53,8 @@ def load(run: Run, served: Served, page: str, clients: int, seconds: float) -> L
         number = connections(connection, served.subject)
         report = traffic.stop()
     if report.failures or not report.answered:
-        raise ServerError("\n".join([*report.lines(), gunicorn.last_words()]))
+        why = report.failures[0] if report.failures else "no answer"
+        raise ServerError(f"{gunicorn.last_words()}\n{why}")
     return Loaded(report, number)
 
 

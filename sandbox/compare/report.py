@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -136,9 +137,14 @@ def restructured_text(about: Mapping[str, str], tables: Sequence[Table]) -> str:
         for row in rows:
             for column, cell in enumerate(row):
                 bullet = "-" if column else "* -"
-                lines.append(f"   {bullet:>3} {cell}".rstrip())
+                lines.append(f"   {bullet:>3} {_escaped(cell)}".rstrip())
         lines += [line for note in table.notes for line in ["", *wrap(note, 96)]]
     return "\n".join(lines)
+
+
+def _escaped(text: str) -> str:
+    """Return a text, such as an error, that reStructuredText takes as it is."""
+    return re.sub(r"([\\*`|]|_(?=\W|$))", r"\\\1", text)
 
 
 def write_into(page: Path, text: str) -> None:

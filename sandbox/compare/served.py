@@ -13,7 +13,7 @@ from psycopg2.extensions import connection as Connection
 from sandbox.compare.subjects import CONNECTIONS, WORKERS, Subject, path
 from sandbox.pgbouncer import pgbouncer
 from sandbox.postgres import PostgresServer, Server
-from sandbox.server import HIDDEN, THREADS, GunicornServer, environment, set_up
+from sandbox.server import THREADS, GunicornServer, environment, set_up
 
 #: The database that every subject's own is a copy of.
 TEMPLATE = "compare"
@@ -100,10 +100,8 @@ def environment_of(
 
     ``connections`` is how many a pool may open in that process.
     """
-    env = environment(front, "none")
+    env = environment(front, "none", library=subject.library)
     folders = [env["PYTHONPATH"], path(subject)]
-    if subject.library == "psycopg2":
-        folders.insert(0, str(HIDDEN))
     return env | {
         "DJANGO_SETTINGS_MODULE": subject.settings,
         "COMPARE_SUBJECT": subject.key,

@@ -14,8 +14,8 @@ from sandbox.postgres import Server
 
 ASKED = ("selects", "plain", "outside")
 
-#: Requests that are counted, and seconds of eight clients until all threads and pools
-#: have their connections.
+#: Requests that are counted, and seconds of a load until every thread and pool has all
+#: of its connections: with a page that waits, all threads are busy at the same time.
 COUNTED = 20
 WARM_UP = 1.0
 
@@ -62,7 +62,7 @@ def _count(run: Run, subject: Subject) -> tuple[list[float], float]:
             with serve(
                 subject, run.server, run.directory, front=front.dsn(subject.database)
             ) as served:
-                load(run, served, "selects", 8, WARM_UP)
+                load(run, served, "outside", 32, WARM_UP)
                 trips: list[float] = []
                 connects = 0
                 for page in ASKED:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -30,7 +29,6 @@ def compare(tmp_path, *words):
     done = subprocess.run(
         [sys.executable, "-m", "sandbox.compare", *words],
         cwd=ROOT,
-        env={**os.environ, "PYTHONPATH": ""},
         capture_output=True,
         text=True,
         timeout=170,
@@ -96,7 +94,7 @@ def test_the_page_gets_the_tables_between_its_two_comments(tmp_path):
     plot = Plot("x", "Pages", "1/s", ("A",))
     table = Table("Pages", "Counted.", ("A", "B"), plot=plot)
     table.add(SUBJECTS[0], [Figure([1.0]), "yes"])
-    table.add(SUBJECTS[1], "not installed")
+    table.add(SUBJECTS[1], "failed: *_ `a|b` \\ snake_case")
     report.write_into(page, report.restructured_text({"date": "today"}, [table]))
     text = page.read_text()
     assert text.startswith(
@@ -105,7 +103,8 @@ def test_the_page_gets_the_tables_between_its_two_comments(tmp_path):
     assert text.endswith(f"{report.END}\n\nafter\n")
     assert ".. image:: images/x.svg\n" in text
     assert "   * - Django's default\n     - 1\n     - yes\n" in text
-    assert f"   * - {SUBJECTS[1].title}\n     - not installed\n     -\n" in text
+    escaped = r"failed: \*\_ \`a\|b\` \\ snake_case"
+    assert f"   * - {SUBJECTS[1].title}\n     - {escaped}\n     -\n" in text
 
 
 def test_a_page_without_its_comments_is_left_as_it_is(tmp_path):
