@@ -60,6 +60,8 @@ def _run(options: argparse.Namespace) -> int:
         observer = Observer(server.dsn(), "")
         about = surroundings(observer.version()) | {"PgBouncer": bouncer_version()}
         observer.close()
+        if options.quick:
+            about["figures"] = "of a quick run, not for comparing"
         for name in options.only:
             run.tell(f"{name} ...")
             part = import_module(f"sandbox.compare.{name}")
