@@ -31,10 +31,10 @@ COLUMNS = {
 }
 MEANINGS = {
     "Pages/s": "pages a second with 8 clients",
-    "p99": "the time of the slowest but one in a hundred of them",
+    "p99": "what 99 of 100 of these requests take at most",
     "Round trips": "what a page of three selects waits for",
     "Longest wait": "of 50 threads that share 10 connections",
-    "Failed": "requests when all backends are killed",
+    "Failed": "requests that failed when all backends were killed",
     "Leaked": "changes of a session that reach the next request",
 }
 
