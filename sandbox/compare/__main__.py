@@ -78,7 +78,7 @@ def _run(options: argparse.Namespace) -> int:
         draw(tables, IMAGES)
         report.write_into(PAGE, report.restructured_text(about, tables))
         run.tell(f"Wrote the figures into {PAGE} and the plots into {IMAGES}.")
-        if set(options.only) == set(PARTS):
+        if set(options.only) == set(PARTS) and not options.quick:
             readme.write(about, tables)
             run.tell(f"Wrote what the README shows into {readme.README}.")
     return 0
