@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import pytest
+
+pytest.importorskip("docutils", reason="no docutils: pip install --group docs")
+
 from docutils import nodes
 from docutils.core import publish_doctree
 
