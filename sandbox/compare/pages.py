@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager
@@ -90,6 +91,9 @@ def all_served(run: Run, pages: tuple[str, ...], threads: int) -> Iterator[Start
             else:
                 started.served[subject.key] = served
         yield started
+        # They end at the same time; the stack only waits for each.
+        for served in started.served.values():
+            os.kill(served.gunicorn.pid, signal.SIGTERM)
 
 
 def measure_page(run: Run, page: str, started: Started, threads: int) -> Table:

@@ -32,7 +32,7 @@ def measure(run: Run) -> list[Table]:
             "Three selects",
             "No query",
             "Waits outside",
-            "Connects a request",
+            "Connects a page of selects",
         ),
     )
     for subject in run.subjects:
@@ -43,18 +43,18 @@ def measure(run: Run) -> list[Table]:
         trips, connects = counted
         table.add(
             subject,
-            [*(Figure([each], digits=2) for each in trips), Figure([connects], "", 2)],
+            [Figure([each], digits=2) for each in (*trips, connects[0])],
         )
-        if subject.keeps and connects:
+        if subject.keeps and any(connects):
             table.notes.append(
                 f"{subject.title} is meant to keep its connections, and opened "
-                f"{connects:.2f} for a request."
+                f"{max(connects):.2f} for a page."
             )
     return [table]
 
 
-def _count(run: Run, subject: Subject) -> tuple[list[float], float]:
-    """Return the round trips for each page, and the connects for a request."""
+def _count(run: Run, subject: Subject) -> tuple[list[float], list[float]]:
+    """Return the round trips for each page, and the connects for each page."""
     with connected(subject, run.server) as address:
         front = Server.from_dsn(address)
         with CountingProxy(front.host, front.port) as proxy:
@@ -64,13 +64,13 @@ def _count(run: Run, subject: Subject) -> tuple[list[float], float]:
             ) as served:
                 load(run, served, "outside", 32, WARM_UP)
                 trips: list[float] = []
-                connects = 0
+                connects: list[float] = []
                 for page in ASKED:
                     before = proxy.round_trips, proxy.connects
                     _ask(served.url + PAGES[page][1].path, COUNTED)
                     trips.append((proxy.round_trips - before[0]) / COUNTED)
-                    connects += proxy.connects - before[1]
-    return trips, connects / COUNTED / len(ASKED)
+                    connects.append((proxy.connects - before[1]) / COUNTED)
+    return trips, connects
 
 
 def _ask(url: str, times: int) -> None:
