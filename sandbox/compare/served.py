@@ -66,19 +66,24 @@ def own_database(subject: Subject, server: Server) -> str:
 
 @contextmanager
 def connected(
-    subject: Subject, server: Server, threads: int = THREADS
+    subject: Subject,
+    server: Server,
+    threads: int = THREADS,
+    connections: int | None = None,
 ) -> Iterator[str]:
     """Yield the address that a subject connects to; PgBouncer's, where it uses one.
 
     In session mode a client that stays occupies a connection, so that there PgBouncer
-    may open one for each of the workers' threads.
+    may open one for each of the workers' threads. ``connections`` is another number.
     """
     if subject.via is None:
         yield server.dsn(subject.database)
         return
     stay = subject.via == "session" and subject.keeps
-    size = WORKERS * (threads if stay else CONNECTIONS)
-    with pgbouncer(server, subject.via, size, auth_type="scram-sha-256") as front:
+    size = connections or WORKERS * (threads if stay else CONNECTIONS)
+    with pgbouncer(
+        server, subject.via, size, auth_type="scram-sha-256", max_client_conn=400
+    ) as front:
         yield front.dsn(subject.database)
 
 
