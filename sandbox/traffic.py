@@ -50,11 +50,15 @@ SHOP = (
 
 @dataclass
 class Report:
-    """The answers: counts by path and status, the failures, and the latencies in s."""
+    """The answers: counts by path and status, the failures, and the latencies in s.
+
+    ``failed_at`` has the failures' times by ``time.monotonic()``.
+    """
 
     seconds: float
     statuses: Counter[tuple[str, int]] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
+    failed_at: list[float] = field(default_factory=list)
     latencies: list[float] = field(default_factory=list)
 
     @property
@@ -134,6 +138,7 @@ class Traffic:
         for sender in self._senders:
             report.statuses.update(sender.report.statuses)
             report.failures.extend(sender.report.failures)
+            report.failed_at.extend(sender.report.failed_at)
             report.latencies.extend(sender.report.latencies)
         return report
 
@@ -194,6 +199,7 @@ class _Sender(threading.Thread):
             while not self._stopped.is_set():
                 (page,) = self._dice.choices(self._pages, self._weights)
                 if not self._ask(page):
+                    self.report.failed_at.append(time.monotonic())
                     # Don't spin while the server is down.
                     self._stopped.wait(0.05)
                 elif self._pause:
