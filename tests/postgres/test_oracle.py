@@ -24,9 +24,11 @@ from tests.conftest import Databases, aliases_at
 from tests.documents import WRITE, table, write_table, written_table
 from tests.library import IS_PSYCOPG, LIBRARY, only_psycopg
 from tests.postgres.conftest import stats
-from tests.postgres.oracle import commands, functions, texts, ways
+from tests.postgres.oracle import commands, functions
+from tests.postgres.oracle.corpus import PARTS, ROWS
+from tests.postgres.oracle.holder import act, administer, look
 from tests.postgres.oracle.known import KNOWN, NOT_SEEN, NOT_SEEN_OF_THE_LIBRARY
-from tests.postgres.oracle.rows import ANY, SCENERY
+from tests.postgres.oracle.rows import SCENERY
 from tests.postgres.oracle.snapshot import ask, differences, half, snapshot
 from tests.vocabulary import (
     SERIALIZABLE,
@@ -36,18 +38,10 @@ from tests.vocabulary import (
     execute,
     make_dsn,
     parameters,
-    sqlstate,
 )
-
-if IS_PSYCOPG:
-    from tests.postgres.oracle import psycopg_ways as own_ways
-else:
-    from tests.postgres.oracle import psycopg2_ways as own_ways
 
 DOCUMENT = "docs/sessions.rst"
 MODES = ("auto", "always")
-PARTS = (commands, functions, ways, own_ways, texts)
-ROWS = {row.name: row for part in PARTS for row in part.ROWS}
 
 
 @pytest.fixture(scope="module")
@@ -77,13 +71,6 @@ def administrator():
         raw.close()
 
 
-def administer(raw, step):
-    """Take an administrator's step; return what its function returns."""
-    if callable(step):
-        return step(raw)
-    return execute(raw, step) if step else None
-
-
 def restore(raw, step):
     """Take an administrator's step when all other sessions have ended."""
     others = (
@@ -99,40 +86,10 @@ def restore(raw, step):
     administer(raw, step)
 
 
-def act(row, raw, kept):
-    """Do what the row says, on the thread's connection; keep what its functions return.
-
-    Raises RuntimeError if it ends in another way than the row says.
-    """
-    ended = None
-    try:
-        for step in row.steps:
-            if callable(step):
-                kept.append(step(raw))
-            else:
-                with connection.cursor() as cursor:
-                    cursor.execute(step)
-    except Exception as error:
-        # Django raises its own class, from the driver's.
-        ended = error.__cause__ or error
-    if row.error == ANY:
-        expected = ended is None or isinstance(ended, Error)
-    elif isinstance(row.error, str):
-        expected = sqlstate(ended) == row.error
-    else:
-        expected = isinstance(ended, row.error or type(None))
-    if not expected:
-        raise RuntimeError(f"ended with {ended!r}, not {row.error!r}")
-
-
-def look(kept=()):
+def look_now(kept=()):
     """Take a snapshot of the session that this thread's connection is in."""
     connection.ensure_connection()
-    raw = connection.connection
-    found = snapshot(raw)
-    for name, what in half.shared(raw, kept).items():
-        found.session[f"client: {name}"] = what
-    return found
+    return look(connection.connection, kept)
 
 
 def fresh_session():
@@ -155,10 +112,10 @@ def found_by_the_next_holder(row, mode, administrator):
     try:
         with override_settings(DBPOOL_MW_RESET=mode, DBPOOL_MW_MAX_CONNS=1):
             with pooled():
-                first = look()
+                first = look_now()
                 act(row, connection.connection, kept)
             with pooled():
-                found = look(kept)
+                found = look_now(kept)
             # A row with nothing to restore changes nothing for later sessions.
             alone = not (row.before or row.after)
             fresh = usual_session(administrator) if alone else fresh_session()
@@ -296,7 +253,7 @@ def test_a_snapshot_is_no_change_that_the_pool_sees():
     with override_settings(DBPOOL_MW_RESET="auto"):
         for _ in range(3):
             with pooled():
-                look()
+                look_now()
         assert (stats()["opened"], stats()["resets"]) == (1, 0)
     connection.close()
     registry.close()
