@@ -28,7 +28,7 @@ PAGE = ROOT / "docs" / "comparison.rst"
 IMAGES = ROOT / "docs" / "images"
 
 #: The modules of this folder whose ``measure`` returns tables, in their order.
-PARTS = ("load", "waits", "wire", "cost", "fairness", "failures", "sessions")
+PARTS = ("load", "waits", "wire", "cost", "fairness", "failures", "sessions", "places")
 
 
 def main() -> int:
