@@ -1,0 +1,97 @@
+"""The comparison's parts that break things see what breaks, and what doesn't."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sandbox.compare.fairness import jain
+from sandbox.compare.subjects import SUBJECTS, installed
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+
+TITLES = {each.key: each.title for each in SUBJECTS}
+DBPOOL, KEPT = "dbpool-psycopg2", "persistent-psycopg2"
+
+
+def compare(tmp_path, part, *subjects):
+    """Run a part of the comparison; return its tables' rows by subject and column."""
+    file = tmp_path / "figures.json"
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "sandbox.compare", "--quick", f"--only={part}"),
+            *(f"--subjects={','.join(subjects)}", f"--json={file}"),
+        ],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=170,
+    )
+    assert done.returncode == 0, done.stderr
+    _, *tables = json.loads(file.read_text())["tables"]
+    rows = []
+    for table in tables:
+        figures = {
+            title: [cell["median"] if isinstance(cell, dict) else cell for cell in row]
+            for title, row in table["rows"].items()
+        }
+        rows.append({key: figures[TITLES[key]] for key in subjects})
+    return rows
+
+
+def test_a_pool_serves_every_thread_and_keeps_to_its_size(tmp_path):
+    for threads, rows in zip(
+        (50, 200), compare(tmp_path, "fairness", DBPOOL, KEPT), strict=True
+    ):
+        for key in (DBPOOL, KEPT):
+            share, p50, _, longest, index, starved, failed, _ = rows[key]
+            assert share > 0
+            assert 0 <= p50 <= longest
+            assert (starved, failed) == (0, 0)
+            assert 0.5 < index <= 1
+        assert rows[DBPOOL][-1] == 10
+        assert rows[KEPT][-1] == threads
+
+
+def test_connections_without_a_check_fail_once_each_when_all_are_killed(tmp_path):
+    (rows,) = compare(tmp_path, "failures", DBPOOL, KEPT)
+    for key in (DBPOOL, KEPT):
+        # A killed worker, and a server that is down, fail whatever is asked of them.
+        assert rows[key][2] > 0
+    killed, last_after = rows[KEPT][:2]
+    assert killed > 0
+    assert 0 <= last_after < 1
+
+
+def test_what_a_request_leaves_in_its_session_is_seen(tmp_path):
+    (rows,) = compare(tmp_path, "sessions", DBPOOL, KEPT)
+    assert sum(rows[DBPOOL]) == sum(rows[KEPT])
+    assert rows[DBPOOL][0] < rows[KEPT][0]
+    assert rows[KEPT][0] > 10
+
+
+def test_dbpool_mw_loses_no_place_and_no_fork_disturbs_it(tmp_path):
+    (rows,) = compare(tmp_path, "places", DBPOOL)
+    assert rows[DBPOOL] == [0] * 6
+
+
+def test_places_lost_and_connections_disturbed_are_seen(tmp_path):
+    (native,) = (each for each in SUBJECTS if each.key == "native")
+    if why := installed(native):
+        pytest.skip(why)
+    (rows,) = compare(tmp_path, "places", "native")
+    killed, *_, between, within = rows["native"]
+    assert killed > 0
+    assert between > 0
+    assert within > 0
+
+
+@pytest.mark.parametrize(
+    ("counts", "index"), [([7, 7, 7, 7], 1), ([9, 0, 0], 1 / 3), ([2, 1], 0.9)]
+)
+def test_jains_index_is_one_for_equals_and_one_nth_for_one_that_has_all(counts, index):
+    assert jain(counts) == pytest.approx(index)
