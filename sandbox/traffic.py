@@ -159,6 +159,14 @@ class Traffic:
             for sender in self._senders
         )
 
+    @property
+    def last_failure(self) -> float:
+        """Return when a request failed last, by ``time.monotonic()``; 0 if none did."""
+        return max(
+            (at for sender in self._senders for at in sender.report.failed_at[-1:]),
+            default=0.0,
+        )
+
     def wait_for_more(self, requests: int, timeout: float) -> bool:
         """Wait for the end of ``requests`` more requests; False after ``timeout`` s."""
         goal = self.done + requests
