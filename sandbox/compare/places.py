@@ -34,9 +34,10 @@ def measure(run: Run) -> list[Table]:
         "Places lost",
         f"A process whose pool may open {CONNECTIONS} connections, and has, goes "
         "through one of these: threads that an asynchronous SystemExit kills while "
-        "they query, or greenlets that are killed; requests that raise, and whose 500 "
-        "page queries; streamed responses that are closed after some rows, as a server "
-        "does when the client has gone; forks whose child ends at once, by os._exit(). "
+        "they query, or greenlets that are killed, until none gets a connection; "
+        "requests that raise, and whose 500 page queries; streamed responses that are "
+        "closed after some rows, as a server does when the client has gone; forks "
+        "whose child ends at once, by os._exit(). "
         f"Each has a process of its own. After it {CONNECTIONS} requests ask for a "
         "connection each and hold it until all have one. Those that get none in 10 s "
         "are the places lost. Then children that are forked between two requests, or "
