@@ -159,10 +159,8 @@ class _Corpus:
         """End all other sessions; a pool may open new ones at once."""
         # PgBouncer would keep the client's connection.
         connection.close()
-        rows: list[tuple[int, bool]] = ask(
-            self._raw, f"SELECT pid, pg_terminate_backend(pid) {_OTHERS}"
-        )
-        ended = ", ".join(str(pid) for pid, _ in rows)
+        others = ask(self._raw, f"SELECT pid, pg_terminate_backend(pid) {_OTHERS}")
+        ended = ", ".join(str(pid) for pid, _ in others)
         left = f"SELECT 1 FROM pg_stat_activity WHERE pid IN ({ended})"
         while ended and ask(self._raw, left):
             time.sleep(0.002)

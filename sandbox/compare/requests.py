@@ -7,7 +7,7 @@ from itertools import islice
 from wsgiref.util import setup_testing_defaults
 
 from django.core.handlers.wsgi import WSGIHandler
-from django.http import HttpRequest, HttpResponse, HttpResponseBase
+from django.http import HttpRequest, HttpResponseBase
 from django.urls import path
 
 View = Callable[[HttpRequest], HttpResponseBase]
@@ -54,8 +54,3 @@ class Requests:
             # Sends request_finished, as every server has to.
             response.close()
         return response.status_code
-
-
-def empty(request: HttpRequest) -> HttpResponse:
-    """Answer without a query."""
-    return HttpResponse()

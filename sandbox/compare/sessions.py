@@ -18,7 +18,7 @@ SETTINGS: dict[str, object] = {
 }
 
 #: Of how many rows one is taken, by a quick run too.
-EVERY, QUICK = 5, 25
+EVERY, QUICK = 10, 25
 
 #: Seconds until a process that hangs is killed.
 TIMEOUT = 180.0
