@@ -84,7 +84,9 @@ package: $(VENV)/.with-package
 readme: package
 	$(BIN)/python -m sandbox.readme dist/*.whl
 
+# Each build reads every page: a second one would not warn of the pages that it leaves.
 docs: $(VENV)/.with-docs
+	rm -rf build/docs
 	$(BIN)/python -m sphinx -q -n -W --keep-going docs build/docs $(ARGS)
 
 matrix: $(VENV)/.with-matrix

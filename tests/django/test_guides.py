@@ -38,12 +38,11 @@ def test_the_checks_miss_nothing_in_the_settings() -> None:
             assert reported() != set()
 
 
-def test_the_alias_is_larger_and_the_other_is_not_pooled() -> None:
+def test_the_alias_is_larger_and_no_other() -> None:
     names = names_of(code_block(STARTED, "DBPOOL_MW_POOLS"))
     with override_settings(**names):
         assert conf.config_for("default").max_conns == 20
         assert conf.config_for("replica").max_conns == 10
-        assert conf.pools()["legacy"] is None
 
 
 def test_the_table_has_the_defaults() -> None:
