@@ -130,10 +130,14 @@ def compare(archive: Path, found: set[str], expected: set[str]) -> None:
 
 
 def git(*words: str) -> str:
-    """Return what git prints for this checkout."""
+    """Return what git prints for this checkout; raise PackageError without one."""
+    if not (ROOT / ".git").exists():
+        raise PackageError(f"{ROOT} isn't a git checkout: git knows what to package.")
     done = subprocess.run(
-        ["git", *words], cwd=ROOT, text=True, capture_output=True, check=True
+        ["git", *words], cwd=ROOT, text=True, capture_output=True, check=False
     )
+    if done.returncode:
+        raise PackageError(f"git {words[0]}: {done.stderr.strip()}")
     return done.stdout.strip()
 
 
