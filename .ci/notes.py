@@ -48,6 +48,9 @@ def notes(tag: str, package: str, changes: str) -> str:
 
 def main() -> int:
     """Print the notes, or what doesn't agree; return the exit code."""
+    if len(sys.argv) != 2:
+        print("usage: .ci/notes.py TAG", file=sys.stderr)
+        return 2
     package = (ROOT / "dbpool_mw" / "__init__.py").read_text(encoding="utf-8")
     changes = (ROOT / "CHANGES.rst").read_text(encoding="utf-8")
     try:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import runpy
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -74,3 +76,10 @@ def test_what_does_not_agree_is_refused(
 ) -> None:
     with pytest.raises(ValueError, match=re.escape(said)):
         notes(tag, package, changes)
+
+
+def test_without_a_tag_it_says_how_it_is_called() -> None:
+    script = ROOT / ".ci" / "notes.py"
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "usage: .ci/notes.py TAG\n"
