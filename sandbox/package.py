@@ -68,7 +68,9 @@ def build(
     sdist = run("sdist", source)
     normalise(sdist, int(epoch))
     with tarfile.open(sdist) as archive:
-        archive.extractall(directory, filter="data")
+        # Python 3.11.2, Debian 12's, has no filters yet; extractall() ignores the name.
+        archive.extraction_filter = getattr(tarfile, "data_filter", None)
+        archive.extractall(directory)
     return sdist, run("wheel", directory / sdist.name.removesuffix(".tar.gz"))
 
 

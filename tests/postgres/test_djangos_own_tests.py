@@ -64,7 +64,9 @@ def source() -> Path:
             pytest.skip(f"Django's source can't be downloaded: {done.stderr[-300:]}")
         (archive,) = kept.glob(f"[Dd]{name[1:]}.tar.gz")
         with tarfile.open(archive) as opened:
-            opened.extractall(kept, filter="data")
+            # Not as an argument, which Python 3.11.2, Debian 12's, doesn't know.
+            opened.extraction_filter = getattr(tarfile, "data_filter", None)
+            opened.extractall(kept)
         archive.unlink()
     return folder
 
