@@ -306,10 +306,10 @@ def git(words: list[str]) -> None:
     assert {word[2:] for word in words if word.startswith("--")} <= set(known)
 
 
-def takes_a_name(words: list[str]) -> None:
-    """Take one name, as PostgreSQL's programs take a database's."""
-    (name,) = words
-    assert not name.startswith("-")
+def takes_a_word(words: list[str]) -> None:
+    """Take one word that isn't an option, such as the name of a database."""
+    (word,) = words
+    assert not word.startswith("-")
 
 
 PROGRAMS: dict[str, Callable[[list[str]], None]] = {
@@ -320,10 +320,12 @@ PROGRAMS: dict[str, Callable[[list[str]], None]] = {
     "kubectl": kubectl,
     "sudo": sudo,
     "git": git,
-    "cd": takes_a_name,
-    "sha256sum": takes_a_name,
-    "dropdb": takes_a_name,
-    "createdb": takes_a_name,
+    "cd": takes_a_word,
+    "echo": takes_a_word,
+    "export": takes_a_word,
+    "sha256sum": takes_a_word,
+    "dropdb": takes_a_word,
+    "createdb": takes_a_word,
 }
 
 
