@@ -46,8 +46,12 @@ class Served:
 
 @contextmanager
 def postgres() -> Iterator[PostgresServer]:
-    """Run a PostgreSQL with the template of the subjects' databases."""
-    with PostgresServer({"max_connections": 400}) as server:
+    """Run a PostgreSQL with the template of the subjects' databases.
+
+    Its time zone is Django's, as Django's documentation asks for: otherwise each new
+    connection sends SET TIME ZONE.
+    """
+    with PostgresServer({"max_connections": 400, "timezone": "UTC"}) as server:
         server.create_database(TEMPLATE)
         env = environment(server.dsn(TEMPLATE), "none")
         set_up(env)

@@ -62,11 +62,19 @@ SUBJECTS = (
         "A connection for each thread, kept for ever; no health checks, the default.",
     ),
     Subject(
+        "persistent-checked",
+        "CONN_MAX_AGE = None, health checks",
+        "psycopg",
+        ("Django", "psycopg"),
+        "CONN_MAX_AGE = None and CONN_HEALTH_CHECKS: a query before the first one of "
+        "each request.",
+    ),
+    Subject(
         "persistent-psycopg2",
         "CONN_MAX_AGE = None (psycopg2)",
         "psycopg2",
         ("Django", "psycopg2"),
-        "As above, on psycopg2.",
+        "CONN_MAX_AGE = None; no health checks, the default.",
     ),
     Subject(
         "native",
@@ -75,6 +83,13 @@ SUBJECTS = (
         ("Django", "psycopg", "psycopg-pool"),
         'OPTIONS["pool"] with min_size = max_size, its default; no health checks, the '
         "default.",
+    ),
+    Subject(
+        "native-checked",
+        "Django's own pool, health checks",
+        "psycopg",
+        ("Django", "psycopg", "psycopg-pool"),
+        "As above, and CONN_HEALTH_CHECKS: a query at each checkout.",
     ),
     Subject(
         "connection-pool",
@@ -90,7 +105,8 @@ SUBJECTS = (
         "psycopg2",
         ("django-postgrespool2", "SQLAlchemy", "psycopg2"),
         "pool_size without max_overflow, so that a returned connection stays open; "
-        "recycle as in its README. It needs SQLAlchemy before 2.0.",
+        "recycle as in its README; pre_ping, SQLAlchemy's check at each checkout, is "
+        "on. It needs SQLAlchemy before 2.0.",
     ),
     Subject(
         "real-pool",

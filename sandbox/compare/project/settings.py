@@ -33,10 +33,12 @@ _options = _default["OPTIONS"]
 
 if "persistent" in SUBJECT:
     _default["CONN_MAX_AGE"] = None
+if SUBJECT.endswith("-checked"):
+    _default["CONN_HEALTH_CHECKS"] = True
 if SUBJECT.startswith("pgbouncer-transaction"):
     _default["DISABLE_SERVER_SIDE_CURSORS"] = True
 
-if SUBJECT in ("native", "real-pool"):
+if SUBJECT.startswith("native") or SUBJECT == "real-pool":
     _options["pool"] = {"min_size": SIZE, "max_size": SIZE}
 if SUBJECT == "real-pool":
     _default["ENGINE"] = "django_pg_real_pool"
@@ -48,7 +50,12 @@ elif SUBJECT == "geventpool":
     _options |= {"MAX_CONNS": SIZE, "pool": False}
 elif SUBJECT == "postgrespool2":
     _default["ENGINE"] = "django_postgrespool2"
-    DATABASE_POOL_ARGS = {"pool_size": SIZE, "max_overflow": 0, "recycle": 300}
+    DATABASE_POOL_ARGS = {
+        "pool_size": SIZE,
+        "max_overflow": 0,
+        "recycle": 300,
+        "pre_ping": True,
+    }
 elif SUBJECT.startswith("dbpool-"):
     INSTALLED_APPS = ["dbpool_mw", *INSTALLED_APPS]
     MIDDLEWARE = ["dbpool_mw.middleware.ConnectionPoolMiddleware", *MIDDLEWARE]
