@@ -37,18 +37,20 @@ def _bars(table: Table, plot: Plot) -> Canvas:
     thick = 0.8 / len(plot.columns)
     for number, column in enumerate(plot.columns):
         index = table.columns.index(column)
-        figures = [cells[index] for _, cells in rows]
-        shown = [each for each in figures if isinstance(each, Figure)]
+        at = number - (len(plot.columns) - 1) / 2
+        figures = [
+            (place + at * thick, cells[index]) for place, (_, cells) in enumerate(rows)
+        ]
+        # A subject may have a reason instead of this column's figure.
+        places = [place for place, each in figures if isinstance(each, Figure)]
+        shown = [each for _, each in figures if isinstance(each, Figure)]
         middles = [each.median for each in shown]
         spread = [
             [each.median - min(each.rounds) for each in shown],
             [max(each.rounds) - each.median for each in shown],
         ]
         axes.barh(
-            [
-                place + (number - (len(plot.columns) - 1) / 2) * thick
-                for place in range(len(rows))
-            ],
+            places,
             middles,
             thick,
             xerr=spread,

@@ -31,9 +31,9 @@ COLUMNS = {
 }
 MEANINGS = {
     "Pages/s": "pages a second with 8 clients",
-    "p99": "what 99 of 100 of these requests take at most",
+    "p99": "what 99 of 100 of these requests, of all rounds, take at most",
     "Round trips": "what a page of three selects waits for",
-    "Longest wait": "of 50 threads that share 10 connections",
+    "Longest wait": "of 50 threads, on pools of 10",
     "Failed": "requests that failed when all backends were killed",
     "Leaked": "changes of a session that reach the next request",
 }
@@ -50,7 +50,7 @@ def write(about: Mapping[str, str], tables: Sequence[Table]) -> None:
 
 
 def summary(about: Mapping[str, str], tables: Sequence[Table]) -> str:
-    """Return the plot and the table, a row for each subject that was measured."""
+    """Return the plot and the table, a row for each subject of the first table."""
     known = {table.title: table for table in tables}
     columns = {
         title: _column(known[table], column)
@@ -60,9 +60,7 @@ def summary(about: Mapping[str, str], tables: Sequence[Table]) -> str:
     subjects = [title for title, _ in next(iter(known.values())).rows]
     rows = [["", *columns]]
     for subject in subjects:
-        cells = [column.get(subject, "") for column in columns.values()]
-        if any(cells):
-            rows.append([subject, *cells])
+        rows.append([subject, *(each.get(subject, "") for each in columns.values())])
     lines = [
         f".. image:: {PLOT}",
         "   :alt: Pages a second, of three selects each.",
@@ -74,24 +72,38 @@ def summary(about: Mapping[str, str], tables: Sequence[Table]) -> str:
             f"   {'-' if number else '* -':>3} {cell}".rstrip()
             for number, cell in enumerate(row)
         ]
-    meanings = "; ".join(f"{title}: {MEANINGS[title]}" for title in columns)
+    meanings = "; ".join(
+        f"{title}: {MEANINGS[title]}{_rounds(known[COLUMNS[title][0]], column)}"
+        for title, (_, column) in COLUMNS.items()
+        if title in columns
+    )
     conditions = (
-        f"{meanings}. Medians; gunicorn has {WORKERS} workers of {THREADS} threads, "
-        "and clients, workers and PostgreSQL share one machine: "
-        f"{about['processor']}, {about['date']}. `The comparison <{PAGE}>`_ has the "
-        "versions, the settings, the other pages and faults, and what another does "
-        "better."
+        f"{meanings}. What names no rounds was measured once; gunicorn has {WORKERS} "
+        f"workers of {THREADS} threads, and clients, workers and PostgreSQL share one "
+        f"machine: {about['processor']}, {about['date']}. `The comparison <{PAGE}>`_ "
+        "has the versions, the settings, the other pages and faults, and what another "
+        "does better."
     )
     return "\n".join([*lines, "", fill(conditions, 98, break_long_words=False)])
 
 
+def _rounds(table: Table, column: str) -> str:
+    """Return of how many rounds a column has the medians, "" if of one."""
+    index = list(table.columns).index(column)
+    cells = [cells[index] for _, cells in table.rows]
+    most = max(
+        (len(each.rounds) for each in cells if isinstance(each, Figure)), default=0
+    )
+    return f", the median of {most} rounds" if most > 1 else ""
+
+
 def _column(table: Table, column: str) -> dict[str, str]:
     index = list(table.columns).index(column)
-    return {title: _short(cells[index]) for title, cells in table.rows}
+    return {title: _short(cells[index] or cells[0]) for title, cells in table.rows}
 
 
 def _short(cell: Cell) -> str:
-    """Return a figure without its rounds; a reason why there is none has no room."""
+    """Return a figure without its rounds, or in short why there is none."""
     if isinstance(cell, Figure):
         return f"{cell.median:.{cell.digits}f} {cell.unit}".rstrip()
-    return ""
+    return cell.partition(":")[0]

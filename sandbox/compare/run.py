@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -49,7 +50,10 @@ class Run:
 
 
 def in_turn(items: Sequence[_Item], rounds: int) -> Iterator[_Item]:
-    """Yield every item once in each round; each round begins with another one."""
-    for number in range(rounds if items else 0):
-        turn = number % len(items)
-        yield from [*items[turn:], *items[:turn]]
+    """Yield every item once in each round, shuffled: none always follows the same one.
+
+    The shuffles are the same in every run.
+    """
+    shuffles = random.Random(0)
+    for _ in range(rounds):
+        yield from shuffles.sample(items, len(items))

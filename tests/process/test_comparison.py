@@ -71,8 +71,15 @@ def test_every_subject_is_named_once():
     assert len({each.title for each in SUBJECTS}) == len(SUBJECTS)
 
 
-def test_each_round_begins_with_another_subject():
-    assert list(in_turn("abc", 2)) == ["a", "b", "c", "b", "c", "a"]
+def test_each_round_has_every_subject_once_in_an_order_of_its_own():
+    subjects, rounds = "abcdefgh", 5
+    order = "".join(in_turn(subjects, rounds))
+    each = [order[at : at + 8] for at in range(0, len(order), 8)]
+    assert [sorted(turn) for turn in each] == [sorted(subjects)] * rounds
+    assert len(set(each)) == rounds
+    before = {turn[turn.index("d") - 1] for turn in each if turn[0] != "d"}
+    assert len(before) > 1
+    assert list(in_turn(subjects, rounds)) == list(order)
     assert list(in_turn("", 2)) == []
 
 

@@ -17,7 +17,7 @@ ABOUT = {"processor": "A processor, 2 of them usable", "date": "2026-01-31"}
 
 @pytest.fixture
 def tables() -> list[Table]:
-    """Give two tables with three subjects, of which one couldn't run."""
+    """Give two tables with four subjects, of which two have no figures."""
     pages = Table(
         "Three selects: pages a second",
         "",
@@ -25,14 +25,19 @@ def tables() -> list[Table]:
         [
             ("one", [Figure([90, 100, 400]), Figure([7.25], "ms", 1)]),
             ("other", [Figure([99]), Figure([8], "ms", 1)]),
-            ("missing", ["isn't installed", ""]),
+            ("missing", ["not installed: gevent", ""]),
+            ("broken", ["failed: ValueError: no", ""]),
         ],
     )
     trips = Table(
         "Round trips for a page",
         "",
         ("Three selects",),
-        [("one", [Figure([3])]), ("missing", ["isn't installed"])],
+        [
+            ("one", [Figure([3])]),
+            ("missing", ["not installed: gevent"]),
+            ("broken", [Figure([4])]),
+        ],
     )
     return [pages, trips]
 
@@ -49,10 +54,15 @@ def test_the_table_has_the_medians_of_what_was_measured(tables: list[Table]) -> 
         ["", "Pages/s", "p99", "Round trips"],
         ["one", "100", "7.2 ms", "3"],
         ["other", "99", "8.0 ms", ""],
+        ["missing", "not installed", "not installed", "not installed"],
+        ["broken", "failed", "failed", "4"],
     ]
     assert [each["uri"] for each in tree.findall(nodes.image)] == [readme.PLOT]
+    text = tree.astext().replace("\n", " ")
     for condition in ABOUT.values():
-        assert condition in tree.astext().replace("\n", " ")
+        assert condition in text
+    assert "with 8 clients, the median of 3 rounds; p99" in text
+    assert text.count("the median of") == 1
 
 
 def test_only_what_is_between_the_comments_is_replaced(
