@@ -16,8 +16,8 @@ from sandbox.compare.served import connected, environment_of, own_database
 from sandbox.compare.subjects import Subject
 from sandbox.server import ROOT, ServerError
 
-#: What the others are compared with, where it is measured too.
-REFERENCE = "persistent"
+#: What the others on the same library are compared with, where it is measured too.
+REFERENCES = {"psycopg": "persistent", "psycopg2": "persistent-psycopg2"}
 
 
 class Cycles:
@@ -66,11 +66,12 @@ def measure(run: Run) -> list[Table]:
     table = Table(
         "Cost of a cycle",
         "Microseconds of one thread, without a web server: the signal request_started, "
-        "the middleware that the subject adds, a view that calls ensure_connection() "
-        "and asks nothing, and the signal request_finished. A process for each "
+        "the middleware that the subject adds, a view that opens a cursor and asks "
+        "nothing, both wrapped as Django wraps them, and the end of the "
+        "response, which sends request_finished. A process for each "
         f"subject, {rounds} rounds of {number} cycles each, in turn, and of "
         f"{number // 10} for those that connect for each request. The ratio is that of "
-        "each round to CONN_MAX_AGE = None.",
+        "each round to CONN_MAX_AGE = None on the same library.",
         ("A cycle", "Ratio"),
     )
     timed: dict[str, list[float]] = {each.key: [] for each in run.subjects}
@@ -97,14 +98,14 @@ def measure(run: Run) -> list[Table]:
                     failed[subject.key] = said
         if "django" in up and "django" not in failed:
             table.notes.append(_with_trust(run, up["django"], number // 10))
-    under = timed.get(REFERENCE)
     for subject in run.subjects:
         if subject.key in failed:
             table.add(subject, failed[subject.key])
             continue
         over = timed[subject.key]
         ratio: Figure | str = ""
-        if under is not None and REFERENCE not in failed:
+        reference = REFERENCES[subject.library]
+        if (under := timed.get(reference)) and reference not in failed:
             ratios = [one / other for one, other in zip(over, under, strict=True)]
             ratio = Figure(ratios, digits=2)
         table.add(subject, [Figure(over, "us", 1), ratio])

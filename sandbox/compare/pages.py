@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -107,8 +107,8 @@ def measure_page(run: Run, page: str, started: Started, threads: int) -> Table:
         "threads of one process on the same machine that open a TCP connection for "
         f"each page, for {seconds:g} s in each of {rounds} rounds. All servers run, "
         "and one at a time is asked. A figure is the median of the rounds, with the "
-        "least and the most; a p99 is that of a round's requests. Connections are "
-        f"those to PostgreSQL, with {max(CLIENTS)} clients.",
+        "least and the most; a p99 is that of all rounds' requests together. "
+        f"Connections are those to PostgreSQL, with {max(CLIENTS)} clients.",
         [
             *(f"{what}, {n} clients" for n in CLIENTS for what in ("Pages/s", "p99")),
             "Connections",
@@ -152,7 +152,15 @@ def _row(
         reports = [each.report for each in measured[subject.key, clients]]
         cells += [
             Figure([each.per_second for each in reports]),
-            Figure([each.percentile(99) * 1000 for each in reports], "ms", 1),
+            Figure([_pooled(reports).percentile(99) * 1000], "ms", 1),
         ]
     most = [each.connections for each in measured[subject.key, max(CLIENTS)]]
     return [*cells, Figure(most)]
+
+
+def _pooled(reports: Sequence[Report]) -> Report:
+    """Return the latencies of all reports as one."""
+    return Report(
+        sum(each.seconds for each in reports),
+        latencies=[latency for each in reports for latency in each.latencies],
+    )

@@ -47,6 +47,9 @@ def test_pooled_and_persistent_connections_add_no_round_trip(tmp_path):
     for title in (DBPOOL, KEPT):
         assert len(cost[title][0]["rounds"]) == 2
         assert min(cost[title][0]["rounds"]) > 0
+    # Both are on one library.
+    assert cost[KEPT][1]["rounds"] == [1, 1]
+    assert min(cost[DBPOOL][1]["rounds"]) > 0
 
 
 def test_a_subject_that_is_not_installed_says_what_is_missing():

@@ -40,6 +40,8 @@ if SUBJECT.startswith("pgbouncer-transaction"):
 
 if SUBJECT.startswith("native") or SUBJECT == "real-pool":
     _options["pool"] = {"min_size": SIZE, "max_size": SIZE}
+if SUBJECT == "native-closed":
+    AWAY = "sandbox.compare.project.away.closed"
 if SUBJECT == "real-pool":
     _default["ENGINE"] = "django_pg_real_pool"
 elif SUBJECT == "connection-pool":
