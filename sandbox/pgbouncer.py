@@ -11,6 +11,8 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import psycopg2
+
 from sandbox.postgres import Server, machine
 from sandbox.postgres.watchdog import Watchdog
 
@@ -57,7 +59,9 @@ def pgbouncer(
         }
         users = directory / "users"
         users.touch(0o600)
-        users.write_text(f"{_quoted(server.user)} {_quoted(server.password)}\n")
+        scram = settings["auth_type"] == "scram-sha-256"
+        password = _secret(server) if scram else server.password
+        users.write_text(f"{_quoted(server.user)} {_quoted(password)}\n")
         (directory / "pgbouncer.ini").write_text(
             f"[databases]\n* = host={server.host} port={server.port}\n[pgbouncer]\n"
             + "".join(f"{name} = {value}\n" for name, value in settings.items())
@@ -96,6 +100,20 @@ def _listens(front: Server) -> bool:
         socket.create_connection((front.host, front.port)).close()
         return True
     return False
+
+
+def _secret(server: Server) -> str:
+    """Return what the server keeps of its user's password.
+
+    From the password itself PgBouncer would derive it again at each login.
+    """
+    with (
+        contextlib.closing(psycopg2.connect(server.dsn())) as connection,
+        connection.cursor() as cursor,
+    ):
+        cursor.execute("SELECT rolpassword FROM pg_authid WHERE rolname = current_user")
+        ((secret,),) = cursor.fetchall()
+    return str(secret)
 
 
 def _quoted(value: str) -> str:

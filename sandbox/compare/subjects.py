@@ -44,6 +44,10 @@ class Subject(NamedTuple):
 
 
 _BOUNCER = "default_pool_size is the number that all pools have together"
+_DBPOOL = (
+    "The middleware and MAX_CONNS. CONTROL_DIR and METRICS_LOOPBACK are set too, and "
+    "matter to no page; the rest is the default."
+)
 
 SUBJECTS = (
     Subject(
@@ -165,14 +169,14 @@ SUBJECTS = (
         "dbpool_mw (psycopg2)",
         "psycopg2",
         ("django-dbpool-mw", "psycopg2"),
-        "The middleware, and MAX_CONNS; the rest is the default.",
+        _DBPOOL,
     ),
     Subject(
         "dbpool-psycopg",
         "dbpool_mw",
         "psycopg",
         ("django-dbpool-mw", "psycopg"),
-        "The middleware, and MAX_CONNS; the rest is the default.",
+        _DBPOOL,
     ),
     Subject(
         "dbpool-lazy",
@@ -186,7 +190,7 @@ SUBJECTS = (
         "dbpool_mw (gevent)",
         "psycopg",
         ("django-dbpool-mw", "gevent", "psycopg"),
-        "The middleware, and MAX_CONNS; the rest is the default.",
+        _DBPOOL,
         worker="gevent",
     ),
 )
