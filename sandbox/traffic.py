@@ -52,13 +52,15 @@ SHOP = (
 class Report:
     """The answers: counts by path and status, the failures, and the latencies in s.
 
-    ``failed_at`` has the failures' times by ``time.monotonic()``.
+    ``failed_at`` has the failures' times by ``time.monotonic()``, and ``asked`` when
+    each request, failed or not, began and ended.
     """
 
     seconds: float
     statuses: Counter[tuple[str, int]] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
     failed_at: list[float] = field(default_factory=list)
+    asked: list[tuple[float, float]] = field(default_factory=list)
     latencies: list[float] = field(default_factory=list)
 
     @property
@@ -139,6 +141,7 @@ class Traffic:
             report.statuses.update(sender.report.statuses)
             report.failures.extend(sender.report.failures)
             report.failed_at.extend(sender.report.failed_at)
+            report.asked.extend(sender.report.asked)
             report.latencies.extend(sender.report.latencies)
         return report
 
@@ -165,6 +168,17 @@ class Traffic:
         return max(
             (at for sender in self._senders for at in sender.report.failed_at[-1:]),
             default=0.0,
+        )
+
+    @property
+    def answered_to(self) -> float:
+        """Return up to when no thread waits for the end of a request that it began.
+
+        By ``time.monotonic()``; 0 if a thread's first request hasn't ended.
+        """
+        return min(
+            sender.report.asked[-1][0] if sender.report.asked else 0.0
+            for sender in self._senders
         )
 
     def wait_for_more(self, requests: int, timeout: float) -> bool:
@@ -206,8 +220,13 @@ class _Sender(threading.Thread):
         try:
             while not self._stopped.is_set():
                 (page,) = self._dice.choices(self._pages, self._weights)
-                if not self._ask(page):
-                    self.report.failed_at.append(time.monotonic())
+                began = time.monotonic()
+                right = self._ask(page)
+                ended = time.monotonic()
+                if not right:
+                    self.report.failed_at.append(ended)
+                self.report.asked.append((began, ended))
+                if not right:
                     # Don't spin while the server is down.
                     self._stopped.wait(0.05)
                 elif self._pause:

@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import threading
+import time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
 
+from sandbox.compare.failures import PAGE, wait_until_over
 from sandbox.compare.fairness import jain
 from sandbox.compare.subjects import SUBJECTS, installed
+from sandbox.traffic import Traffic
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 
@@ -61,10 +66,47 @@ def test_connections_without_a_check_fail_once_each_when_all_are_killed(tmp_path
     (rows,) = compare(tmp_path, "failures", DBPOOL, KEPT)
     for key in (DBPOOL, KEPT):
         # A killed worker, and a server that is down, fail whatever is asked of them.
-        assert rows[key][2] > 0
-    killed, last_after = rows[KEPT][:2]
+        assert rows[key][3] > 0
+    killed, last_after, longest = rows[KEPT][:3]
     assert killed > 0
     assert 0 <= last_after < 1
+    assert 0 < longest < 15
+
+
+def test_a_fault_is_not_over_while_a_client_waits_for_its_answer():
+    hang, hangs, hung = threading.Event(), threading.Event(), threading.Event()
+    first = threading.Lock()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self):
+            if hang.is_set() and first.acquire(blocking=False):
+                hangs.set()
+                hung.wait(10)
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"}")
+
+        def log_message(self, *arguments):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        traffic = Traffic(*server.server_address, (PAGE,), threads=2, pause=0.01)
+        traffic.start()
+        try:
+            assert wait_until_over(traffic, time.monotonic(), 0.3)
+            hang.set()
+            assert hangs.wait(10)
+            began = time.monotonic()
+            threading.Timer(1.0, hung.set).start()
+            assert wait_until_over(traffic, began, 0.3)
+            assert hung.is_set()
+        finally:
+            hung.set()
+            report = traffic.stop()
+            server.shutdown()
+    assert report.failures == []
+    assert max(ended - began for began, ended in report.asked) >= 1
 
 
 def test_what_a_request_leaves_in_its_session_is_seen(tmp_path):
