@@ -21,7 +21,7 @@ THREADS = (50, 200)
 HOLD = 0.005
 
 #: Seconds after which the measurement begins, also if threads are still waiting.
-BEFORE = 5.0
+BEFORE = 10.0
 
 
 def measure(run: Run) -> list[Table]:
@@ -58,8 +58,10 @@ def _measure(run: Run, threads: int) -> Table:
             ("Longest wait",),
         ),
         notes=[
-            "Django's own connections have no limit but the server's: their column of "
-            "connections says how many they were."
+            "Django's own connections have no limit but the server's. In session mode "
+            "a client that stays keeps its connection, so that with CONN_MAX_AGE = "
+            f"None PgBouncer may open one for each thread, {threads}. The last column "
+            "says how many they were."
         ],
     )
     measured: dict[Subject, list[Sequence[float]]] = {}
@@ -103,8 +105,11 @@ def _load(
     run: Run, subject: Subject, threads: int, seconds: float
 ) -> tuple[float, ...]:
     dsn = own_database(subject, run.server)
+    # Threads that keep theirs would leave nothing to the others.
+    stay = subject.via == "session" and subject.keeps
+    places = threads if stay else CONNECTIONS
     with (
-        connected(subject, run.server, connections=CONNECTIONS) as front,
+        connected(subject, run.server, connections=places) as front,
         Busiest(dsn) as busiest,
     ):
         figures: dict[str, float] = call(
