@@ -38,9 +38,9 @@ def _measure(run: Run, threads: int) -> Table:
         f"{seconds:.0f} s. A request's only query is a pg_sleep of {HOLD * 1000:.0f} "
         f"ms, so that {CONNECTIONS} connections could serve "
         f"{CONNECTIONS / HOLD:.0f} requests a second: the ideal. The wait is all of a "
-        "request's time but its query's; a request that is still waiting at the end "
-        "counts with what it has waited. Jain's index of the requests of each thread "
-        "is 1 if all threads had as many.",
+        "request's time but its query's, also if the request then fails; one that is "
+        "still waiting at the end counts in the longest only. Jain's index of the "
+        "requests of each thread is 1 if all threads had as many.",
         (
             "Share of the ideal",
             "Wait p50",
@@ -137,7 +137,7 @@ def serve(threads: int, seconds: float) -> dict[str, float]:
 
     requests = Requests()
     ended: list[list[tuple[float, float]]] = [[] for _ in range(threads)]
-    failed: list[list[float]] = [[] for _ in range(threads)]
+    failed: list[list[tuple[float, float]]] = [[] for _ in range(threads)]
     pending = [0.0] * threads
     stopped = threading.Event()
 
@@ -154,7 +154,7 @@ def serve(threads: int, seconds: float) -> dict[str, float]:
             if status == 200:
                 ended[number].append((now, now - began - HOLD))
             else:
-                failed[number].append(now)
+                failed[number].append((now, now - began))
                 # Don't spin where a connection is refused.
                 time.sleep(HOLD)
 
@@ -169,19 +169,20 @@ def serve(threads: int, seconds: float) -> dict[str, float]:
     time.sleep(seconds)
     ends = time.monotonic()
     stopped.set()
-    # Who waits has waited at least until now.
-    waits = [ends - began for began in pending if began]
-    waits += [wait for each in ended for at, wait in each if begins <= at < ends]
-    waits.sort()
+    waits = sorted(
+        wait for each in ended + failed for at, wait in each if begins <= at < ends
+    )
+    # Of what a request has taken, its query may be HOLD; the rest at least is a wait.
+    waiting = [ends - began - HOLD for began in pending if began]
     counts = [sum(begins <= at < ends for at, _ in each) for each in ended]
     return {
         "share": 100 * sum(counts) / (ends - begins) / (CONNECTIONS / HOLD),
         "p50": _percentile(waits, 50),
         "p99": _percentile(waits, 99),
-        "longest": _percentile(waits, 100),
+        "longest": _percentile(sorted([*waits, *waiting]), 100),
         "jain": jain(counts),
         "starved": counts.count(0),
-        "failed": sum(begins <= at < ends for each in failed for at in each),
+        "failed": sum(begins <= at < ends for each in failed for at, _ in each),
     }
 
 
