@@ -1,4 +1,4 @@
-"""Many threads on few connections: who waits, for how long, and what gets done."""
+"""Many threads, few connections: who waits, for how long, and what gets done."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def measure(run: Run) -> list[Table]:
 def _measure(run: Run, threads: int) -> Table:
     seconds, rounds = (1.0, 1) if run.quick else (2.0, run.rounds or 1)
     table = Table(
-        f"{threads} threads on {CONNECTIONS} connections",
+        f"{threads} threads, pools of {CONNECTIONS}",
         f"One process of {threads} threads, or greenlets, each of which has Django "
         "serve one request after the other, without a web server, for "
         f"{seconds:.0f} s. A request's only query is a pg_sleep of {HOLD * 1000:.0f} "
@@ -53,7 +53,7 @@ def _measure(run: Run, threads: int) -> Table:
         ),
         plot=Plot(
             f"comparison-fairness-{threads}",
-            f"Longest wait of {threads} threads on {CONNECTIONS} connections",
+            f"Longest wait of {threads} threads, pools of {CONNECTIONS}",
             "ms",
             ("Longest wait",),
         ),

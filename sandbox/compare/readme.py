@@ -25,7 +25,7 @@ COLUMNS = {
     "Pages/s": ("Three selects: pages a second", "Pages/s, 8 clients"),
     "p99": ("Three selects: pages a second", "p99, 8 clients"),
     "Round trips": ("Round trips for a page", "Three selects"),
-    "Longest wait": ("50 threads on 10 connections", "Longest wait"),
+    "Longest wait": ("50 threads, pools of 10", "Longest wait"),
     "Failed": ("Failed requests", "Backends killed: failed"),
     "Leaked": ("Sessions", "Leaked"),
 }
