@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 from sandbox.compare.outside import Outside
@@ -167,9 +168,15 @@ def _restart_server(run: Run, served: Served) -> None:
 
 
 def _kill_worker(run: Run, served: Served) -> None:
-    for pid in served.pids:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue  # killed in a round before
-        return
+    # The pid of one that was killed before may be another process's by now.
+    pid = next(pid for pid in served.pids if _parent(pid) == served.gunicorn.pid)
+    os.kill(pid, signal.SIGKILL)
+
+
+def _parent(pid: int) -> int | None:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except FileNotFoundError:
+        return None
+    # The name, in brackets, may have spaces: the state follows, and the parent.
+    return int(stat.rpartition(")")[2].split()[1])
