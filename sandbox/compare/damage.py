@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 
-from django.db import connection, transaction
+from django.db import connection, connections, transaction
 from django.http import (
     HttpRequest,
     HttpResponse,
@@ -87,22 +87,27 @@ def broken_streams(number: int, size: int) -> int:
     return size - _hand_out(size)
 
 
-def forks(number: int, size: int) -> int:
-    """Fork children in requests, which end as multiprocessing's do; as above."""
+def forks_that_close(number: int, size: int) -> int:
+    """Fork children in requests, which close what they have inherited and exit.
 
-    def fork(request: HttpRequest) -> HttpResponse:
+    Return how many forks disturbed a query of the parent's.
+    """
+
+    def close() -> bool:
+        connections.close_all()
+        return True
+
+    def view(request: HttpRequest) -> HttpResponse:
         Product.objects.count()
-        _child(lambda: True)()
-        return HttpResponse(str(Product.objects.count()))
+        ended = _child(close)
+        response = _query_as("parent")(request)
+        return response if ended() else HttpResponse(status=500)
 
-    _hand_out(size)
-    # In a thread that ends: one that stays would keep a connection of Django's own.
-    _serve_at_once(1, lambda: [_requests(fork) for _ in range(number)])
-    return size - _hand_out(size)
+    return _disturbed(number, size, lambda: _requests(view) == 200)
 
 
 def forks_between_requests(number: int, size: int) -> int:
-    """Fork children that serve a request; return how many forks disturbed a query."""
+    """Fork children that serve a request; as above, or of the child's."""
 
     def fork() -> bool:
         ended = _child(lambda: _requests(_query_as("child")) == 200)

@@ -16,10 +16,13 @@ DAMAGES = {
     "killed_threads": 100,
     "error_pages": 500,
     "broken_streams": 50,
-    "forks": 50,
 }
-#: The same for forks whose children query, and the parent too.
-FORKS = {"forks_between_requests": 5, "forks_within_a_request": 5}
+#: The same for forks whose children close their connections, or query.
+FORKS = {
+    "forks_that_close": 20,
+    "forks_between_requests": 5,
+    "forks_within_a_request": 5,
+}
 
 #: Seconds until a process that hangs is killed.
 TIMEOUT = 60.0
@@ -29,26 +32,26 @@ def measure(run: Run) -> list[Table]:
     """Measure what each subject has lost after each damage."""
     share = 5 if run.quick else 1
     times = {name: n // share for name, n in DAMAGES.items()}
-    forks = {name: min(n, 10 // share) for name, n in FORKS.items()}
+    forks = {name: max(2, n // share) for name, n in FORKS.items()}
     table = Table(
         "Places lost",
         f"A process whose pool may open {CONNECTIONS} connections, and has, goes "
         "through one of these: threads that an asynchronous SystemExit kills while "
         "they query, or greenlets that are killed, until none gets a connection; "
         "requests that raise, and whose 500 page queries; streamed responses that are "
-        "closed after some rows, as a server does when the client has gone; forks "
-        "whose child ends at once, by os._exit(). "
+        "closed after some rows, as a server does when the client has gone. "
         f"Each has a process of its own. After it {CONNECTIONS} requests ask for a "
         "connection each and hold it until all have one. Those that get none in 10 s "
-        "are the places lost. Then children that are forked between two requests, or "
-        "within a request that has queried, make 20 queries while the parent makes 20: "
-        "counted are the forks after which one of the two got an error, a wrong "
-        "answer, or none in a second.",
+        "are the places lost. Then children that are forked within a request that has "
+        "queried call connections.close_all() and os._exit() while the parent makes 20 "
+        "queries; and children that are forked between two requests, or within one, "
+        "make 20 queries while the parent makes 20: counted are the forks after which "
+        "one of the two got an error, a wrong answer, or none in a second. One round.",
         (
             f"{times['killed_threads']} threads killed",
             f"{times['error_pages']} pages with status 500",
             f"{times['broken_streams']} streams broken",
-            f"{times['forks']} forks",
+            f"Disturbed by {forks['forks_that_close']} forks whose child closes all",
             f"Disturbed by {forks['forks_between_requests']} forks between requests",
             f"Disturbed by {forks['forks_within_a_request']} forks within a request",
         ),
