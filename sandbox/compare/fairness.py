@@ -30,7 +30,8 @@ def measure(run: Run) -> list[Table]:
 
 
 def _measure(run: Run, threads: int) -> Table:
-    seconds, rounds = (1.0, 1) if run.quick else (2.0, run.rounds or 1)
+    seconds = 1.0 if run.quick else 2.0
+    rounds = run.rounds or (1 if run.quick else 2)
     table = Table(
         f"{threads} threads, pools of {CONNECTIONS}",
         f"One process of {threads} threads, or greenlets, each of which has Django "
@@ -40,7 +41,8 @@ def _measure(run: Run, threads: int) -> Table:
         f"{CONNECTIONS / HOLD:.0f} requests a second: the ideal. The wait is all of a "
         "request's time but its query's, also if the request then fails; one that is "
         "still waiting at the end counts in the longest only. Jain's index of the "
-        "requests of each thread is 1 if all threads had as many.",
+        "requests of each thread is 1 if all threads had as many. "
+        f"Rounds: {rounds}.",
         (
             "Share of the ideal",
             "Wait p50",
