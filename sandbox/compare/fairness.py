@@ -31,7 +31,7 @@ def measure(run: Run) -> list[Table]:
 
 def _measure(run: Run, threads: int) -> Table:
     seconds = 1.0 if run.quick else 2.0
-    rounds = run.rounds or (1 if run.quick else 2)
+    rounds = run.rounds or 1
     table = Table(
         f"{threads} threads, pools of {CONNECTIONS}",
         f"One process of {threads} threads, or greenlets, each of which has Django "
