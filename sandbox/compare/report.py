@@ -136,8 +136,13 @@ def restructured_text(about: Mapping[str, str], tables: Sequence[Table]) -> str:
         rows += [[title, *map(str, cells)] for title, cells in table.rows]
         for row in rows:
             for column, cell in enumerate(row):
-                bullet = "-" if column else "* -"
-                lines.append(f"   {bullet:>3} {_escaped(cell)}".rstrip())
+                bullet = "     - " if column else "   * - "
+                lines += wrap(
+                    _escaped(cell),
+                    96,
+                    initial_indent=bullet,
+                    subsequent_indent=" " * 7,
+                ) or [bullet.rstrip()]
         lines += [line for note in table.notes for line in ["", *wrap(note, 96)]]
     return "\n".join(lines)
 
