@@ -16,6 +16,7 @@ import psycopg2
 
 import dbpool_mw
 from sandbox.benchmarks.figures import Part
+from sandbox.documents import list_table, write_between
 
 BEGIN = ".. figures begin: written by python -m sandbox.benchmarks --write-docs"
 END = ".. figures end"
@@ -127,9 +128,9 @@ def restructured_text(about: dict[str, str], parts: Sequence[Part]) -> str:
     lines += [f":{key}: {value}" for key, value in about.items()]
     for part in parts:
         lines += ["", part.title, "~" * len(part.title), "", fill(part.method, 88), ""]
-        lines += _list_table(
-            ["What", "Median", "Least", "Most", "Target"],
+        lines += list_table(
             [
+                ["What", "Median", "Least", "Most", "Target"],
                 *(
                     [
                         series.name,
@@ -155,19 +156,6 @@ def restructured_text(about: dict[str, str], parts: Sequence[Part]) -> str:
     return "\n".join(lines)
 
 
-def _list_table(head: list[str], rows: list[list[str]]) -> list[str]:
-    lines = [".. list-table::", "   :header-rows: 1", ""]
-    for row in (head, *rows):
-        for column, cell in enumerate(row):
-            bullet = "-" if column else "* -"
-            lines.append(f"   {bullet:>3} {cell}".rstrip())
-    return lines
-
-
 def write_into(page: Path, text: str) -> None:
-    """Replace the text between the two comments of a page. Raises ValueError."""
-    before, begin, rest = page.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{page} lacks the line '{BEGIN if not begin else END}'.")
-    page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}")
+    """Replace the figures of a page. Raises ValueError."""
+    write_between(page, BEGIN, END, text)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from textwrap import fill
 
+from dbpool_mw.core.docs import SITE
 from sandbox.compare.report import Cell, Figure, Table
 from sandbox.compare.subjects import WORKERS
+from sandbox.documents import list_table, write_between
 from sandbox.server import ROOT, THREADS
 
 README = ROOT / "README.rst"
@@ -17,7 +19,7 @@ PLOT = (
     "https://raw.githubusercontent.com/dbpool-mw/django-dbpool-mw/main"
     "/docs/images/comparison-selects.svg"
 )
-PAGE = "https://django-dbpool-mw.readthedocs.io/en/stable/comparison.html"
+PAGE = f"{SITE}comparison.html"
 
 #: The titles of the columns, and which columns of which tables they are. What a run
 #: didn't measure is left out.
@@ -41,12 +43,7 @@ MEANINGS = {
 
 def write(about: Mapping[str, str], tables: Sequence[Table]) -> None:
     """Replace what is between the two comments of the README. Raises ValueError."""
-    before, begin, rest = README.read_text(encoding="utf-8").partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{README} lacks the line '{BEGIN if not begin else END}'.")
-    text = summary(about, tables)
-    README.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}", encoding="utf-8")
+    write_between(README, BEGIN, END, summary(about, tables))
 
 
 def summary(about: Mapping[str, str], tables: Sequence[Table]) -> str:
@@ -66,12 +63,7 @@ def summary(about: Mapping[str, str], tables: Sequence[Table]) -> str:
         "   :alt: Pages a second, of three selects each.",
         "",
     ]
-    lines += [".. list-table::", "   :header-rows: 1", ""]
-    for row in rows:
-        lines += [
-            f"   {'-' if number else '* -':>3} {cell}".rstrip()
-            for number, cell in enumerate(row)
-        ]
+    lines += list_table(rows)
     meanings = "; ".join(
         f"{title}: {MEANINGS[title]}{_rounds(known[COLUMNS[title][0]], column)}"
         for title, (_, column) in COLUMNS.items()

@@ -11,6 +11,7 @@ from statistics import median
 from textwrap import fill, wrap
 
 from sandbox.compare.subjects import Subject
+from sandbox.documents import list_table, write_between
 
 BEGIN = ".. figures begin: written by python -m sandbox.compare --write-docs"
 END = ".. figures end"
@@ -131,18 +132,9 @@ def restructured_text(about: Mapping[str, str], tables: Sequence[Table]) -> str:
         if table.plot:
             lines += ["", f".. image:: images/{table.plot.name}.svg"]
             lines += [f"   :alt: {table.plot.title}, as in the table below"]
-        lines += ["", ".. list-table::", "   :header-rows: 1", ""]
         rows: list[list[str]] = [["", *table.columns]]
         rows += [[title, *map(str, cells)] for title, cells in table.rows]
-        for row in rows:
-            for column, cell in enumerate(row):
-                bullet = "     - " if column else "   * - "
-                lines += wrap(
-                    _escaped(cell),
-                    96,
-                    initial_indent=bullet,
-                    subsequent_indent=" " * 7,
-                ) or [bullet.rstrip()]
+        lines += ["", *list_table([list(map(_escaped, row)) for row in rows])]
         lines += [line for note in table.notes for line in ["", *wrap(note, 96)]]
     return "\n".join(lines)
 
@@ -153,9 +145,5 @@ def _escaped(text: str) -> str:
 
 
 def write_into(page: Path, text: str) -> None:
-    """Replace the text between the two comments of a page. Raises ValueError."""
-    before, begin, rest = page.read_text().partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{page} lacks the line '{BEGIN if not begin else END}'.")
-    page.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}")
+    """Replace the figures of a page. Raises ValueError."""
+    write_between(page, BEGIN, END, text)
