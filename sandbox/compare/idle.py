@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import time
-from contextlib import closing
 
-import psycopg2
-
+from sandbox.compare.outside import Outside
 from sandbox.compare.pages import CLIENTS, Started, load
 from sandbox.compare.report import Figure, Table
 from sandbox.compare.run import Run
-from sandbox.compare.served import connections
 
 
 def measure(run: Run, started: Started) -> Table:
@@ -26,16 +23,14 @@ def measure(run: Run, started: Started) -> Table:
     under: dict[str, tuple[int, float]] = {}
     for key, served in started.served.items():
         if key not in started.failed:
-            loaded = load(run, served, "selects", max(CLIENTS), 0.5)
+            loaded = load(served, "selects", max(CLIENTS), 0.5)
             under[key] = loaded.connections, time.monotonic()
-    with closing(psycopg2.connect(run.server.dsn())) as observer:
-        observer.autocommit = True
-        for subject in run.subjects:
-            if subject.key in started.failed:
-                table.add(subject, started.failed[subject.key])
-                continue
-            number, ended = under[subject.key]
-            time.sleep(max(0, ended + seconds - time.monotonic()))
-            later = connections(observer, subject)
-            table.add(subject, [Figure([number]), Figure([later])])
+    for subject in run.subjects:
+        if subject.key in started.failed:
+            table.add(subject, started.failed[subject.key])
+            continue
+        number, ended = under[subject.key]
+        time.sleep(max(0, ended + seconds - time.monotonic()))
+        with Outside(started.served[subject.key].dsn) as outside:
+            table.add(subject, [Figure([number]), Figure([outside.count()])])
     return table

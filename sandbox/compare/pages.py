@@ -6,15 +6,14 @@ import os
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-import psycopg2
-
+from sandbox.compare.outside import Outside
 from sandbox.compare.report import Cell, Figure, Plot, Table
 from sandbox.compare.run import Run, in_turn
-from sandbox.compare.served import Served, connections, serve
+from sandbox.compare.served import Served, serve
 from sandbox.compare.subjects import WORKERS, Subject
 from sandbox.server import ServerError
 from sandbox.traffic import Page, Report, Traffic
@@ -41,17 +40,17 @@ class Loaded(NamedTuple):
     connections: int
 
 
-def load(run: Run, served: Served, page: str, clients: int, seconds: float) -> Loaded:
+def load(served: Served, page: str, clients: int, seconds: float) -> Loaded:
     """Ask a subject for one page from so many threads.
 
     Raises ServerError when a request fails.
     """
     gunicorn = served.gunicorn
     traffic = Traffic(gunicorn.host, gunicorn.port, (PAGES[page][1],), threads=clients)
-    with closing(psycopg2.connect(run.server.dsn())) as connection:
+    with Outside(served.dsn) as outside:
         traffic.start()
         time.sleep(seconds)
-        number = connections(connection, served.subject)
+        number = outside.count()
         report = traffic.stop()
     if report.failures or not report.answered:
         why = report.failures[0] if report.failures else "no answer"
@@ -81,7 +80,7 @@ def all_served(run: Run, pages: tuple[str, ...], threads: int) -> Iterator[Start
                 serve(subject, run.server, run.directory, threads=threads)
             )
             for page in pages:
-                load(run, served, page, max(CLIENTS), 0.3)
+                load(served, page, max(CLIENTS), 0.3)
             return served
 
         for subject in run.subjects:
@@ -126,7 +125,7 @@ def measure_page(run: Run, page: str, started: Started, threads: int) -> Table:
         run.tell(f"{page}, {clients} clients ...")
 
         def once(subject: Subject, clients: int = clients) -> None:
-            loaded = load(run, started.served[subject.key], page, clients, seconds)
+            loaded = load(started.served[subject.key], page, clients, seconds)
             measured.setdefault((subject.key, clients), []).append(loaded)
 
         for subject in in_turn(run.subjects, rounds):

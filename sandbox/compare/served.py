@@ -8,8 +8,6 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from psycopg2.extensions import connection as Connection
-
 from sandbox.compare.subjects import CONNECTIONS, WORKERS, Subject, path
 from sandbox.pgbouncer import pgbouncer
 from sandbox.postgres import PostgresServer, Server
@@ -89,17 +87,6 @@ def connected(
         server, subject.via, size, auth_type="scram-sha-256", max_client_conn=400
     ) as front:
         yield front.dsn(subject.database)
-
-
-def connections(observer: Connection, subject: Subject) -> int:
-    """Return how many connections to PostgreSQL a subject has open now."""
-    with observer.cursor() as cursor:
-        cursor.execute(
-            "SELECT count(*) FROM pg_stat_activity WHERE datname = %s",
-            [subject.database],
-        )
-        ((number,),) = cursor.fetchall()
-    return int(number)
 
 
 def environment_of(

@@ -62,7 +62,7 @@ def _count(run: Run, subject: Subject) -> tuple[list[float], list[float]]:
             with serve(
                 subject, run.server, run.directory, front=front.dsn(subject.database)
             ) as served:
-                load(run, served, "outside", 32, WARM_UP)
+                load(served, "outside", 32, WARM_UP)
                 trips: list[float] = []
                 connects: list[float] = []
                 for page in ASKED:
