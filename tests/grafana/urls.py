@@ -1,9 +1,10 @@
 """The sandbox's pages, and pages that make faults, each on the alias ``?alias=``."""
 
+import os
 import threading
 
 from django.db import connections
-from django.http import HttpResponse
+from django.http import HttpResponse, JsonResponse
 from django.urls import path
 
 from dbpool_mw import pooled
@@ -44,9 +45,20 @@ def end(request):
     return HttpResponse("well")
 
 
+def maintenance(request):
+    """Tell the process, and the system's id of its maintenance thread."""
+    (thread,) = (
+        each.native_id
+        for each in threading.enumerate()
+        if each.name == "dbpool_mw-maintenance"
+    )
+    return JsonResponse({"pid": os.getpid(), "thread": thread})
+
+
 urlpatterns = [
     *urlpatterns,
     path("query/", query),
     path("hold/", hold),
     path("end/", end),
+    path("maintenance/", maintenance),
 ]
