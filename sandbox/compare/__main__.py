@@ -62,16 +62,24 @@ def _run(options: argparse.Namespace) -> int:
         observer.close()
         if options.quick:
             about["figures"] = "of a quick run, not for comparing"
-        for name in options.only:
-            run.tell(f"{name} ...")
-            part = import_module(f"sandbox.compare.{name}")
-            for table in part.measure(run):
-                for subject, why in missing.items():
-                    table.add(subject, why)
-                tables.append(table)
+        stopped = False
+        try:
+            for name in options.only:
+                run.tell(f"{name} ...")
+                part = import_module(f"sandbox.compare.{name}")
+                for table in part.measure(run):
+                    for subject, why in missing.items():
+                        table.add(subject, why)
+                    tables.append(table)
+        except KeyboardInterrupt:
+            about["figures"] = f"of a run that was stopped while it measured {name}"
+            stopped = True
     print(report.as_text(about, tables))
     if options.json:
         options.json.write_text(report.as_json(about, tables))
+    if stopped:
+        print("Stopped; everything that was started has been stopped.")
+        return 130
     if options.write_docs:
         from sandbox.compare.plots import draw
 

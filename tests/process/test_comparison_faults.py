@@ -12,9 +12,14 @@ from pathlib import Path
 
 import pytest
 
+from sandbox.compare import sessions
+from sandbox.compare.apart import call
 from sandbox.compare.failures import PAGE, wait_until_over
 from sandbox.compare.fairness import jain
+from sandbox.compare.run import Run
+from sandbox.compare.sessions import SETTINGS
 from sandbox.compare.subjects import SUBJECTS, installed
+from sandbox.postgres import PostgresServer
 from sandbox.traffic import Traffic
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -114,8 +119,41 @@ def test_what_a_request_leaves_in_its_session_is_seen(tmp_path):
     assert sum(rows[DBPOOL]) == sum(rows[KEPT])
     assert rows[DBPOOL][0] < rows[KEPT][0]
     assert rows[KEPT][0] > 10
-    # What dbpool_mw is known to miss is counted too.
-    assert rows[DBPOOL][0] > 10
+
+
+def test_a_row_that_hangs_is_the_last_of_its_process():
+    (subject,) = (each for each in SUBJECTS if each.key == KEPT)
+    with PostgresServer(SETTINGS) as server:
+        server.create_database(subject.database)
+        dsn = server.dsn(subject.database)
+        ends, left = call(
+            subject,
+            dsn,
+            "tests.process.hanging.rows",
+            *(dsn, 3),
+            connections=1,
+            timeout=60,
+            DBPOOL_MW_TEST_LIBRARY=subject.library,
+        )
+    assert ends[0] in ("leaked", "clean")
+    assert (ends[1:], left) == (["hung"], 1)
+
+
+def test_after_a_row_that_ends_its_process_come_the_other_rows(monkeypatch):
+    corpus = ["clean", "hung", "leaked", "broken", "clean", "clean", "hung"]
+
+    def ends(subject, every, first):
+        done = corpus[first:]
+        fatal = [at for at, end in enumerate(done) if end in ("hung", "broken")]
+        done = done[: fatal[0] + 1]
+        return done, len(corpus) - first - len(done)
+
+    monkeypatch.setattr(sessions, "_ends", ends)
+    run = Run(SUBJECTS, server=None, directory=None)
+    cells = dict(zip(sessions.ENDS, sessions._leaks(run, SUBJECTS[0]), strict=True))
+    counts = {name: cell.median for name, cell in cells.items()}
+    assert counts == {name: corpus.count(name) for name in sessions.ENDS}
+    assert str(cells["hung"]) == "2 of 7"
 
 
 def test_dbpool_mw_loses_no_place_and_no_fork_disturbs_it(tmp_path):
