@@ -14,8 +14,16 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 WRITE = os.environ.get("DBPOOL_MW_TEST_WRITE_DOCS") == "1"
 
+#: All of them.
+DOCUMENTS = sorted([*ROOT.glob("*.rst"), *ROOT.glob("docs/**/*.rst")])
+
 #: The comments before and after a table that a run writes.
 BEGIN, END = ".. {}: begin\n\n", "\n\n.. {}: end"
+
+
+def relative(path: Path) -> str:
+    """Return a path as it is from the root of the checkout."""
+    return str(path.relative_to(ROOT))
 
 
 def code_blocks(document: str, language: str = "python") -> list[str]:

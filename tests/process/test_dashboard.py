@@ -6,6 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import pytest
 
@@ -70,22 +71,27 @@ def link(project: Project, *options: str) -> str:
     return done.stdout.strip()
 
 
+@contextmanager
+def holding(project: Project, server: Server) -> Iterator[None]:
+    """Have a request hold a connection for the block."""
+    with project.lock(KEY):
+        request = threading.Thread(target=server.get, args=[f"/holds/?key={KEY}"])
+        request.start()
+        project.wait_for_lock(KEY)
+        yield
+    request.join(20)
+
+
 # --- Who sees what --------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("place", PLACES)
 def test_the_page_shows_what_the_permissions_say(site, server, place):
-    with site.lock(KEY):
-        server_busy = Visitor(server)
-
-        held = threading.Thread(target=server_busy.get, args=[f"/holds/?key={KEY}"])
-        held.start()
-        site.wait_for_lock(KEY)
+    with holding(site, server):
         pages = {
             name: Visitor(server, name).get(place)
             for name in ("root", "reader", "watcher", "operator", "stranger")
         }
-    held.join(20)
     shown = {name: page.body.decode() for name, page in pages.items()}
     assert {name: page.status for name, page in pages.items()} == {
         "root": 200,
@@ -238,15 +244,11 @@ def test_what_a_read_only_database_cannot_log_is_done_all_the_same(site, server)
 def test_a_drain_shows_who_is_waited_for_and_then_that_it_is_done(site, server):
     visitor = Visitor(server, "operator")
 
-    with site.lock(KEY):
-        slow = threading.Thread(target=server.get, args=[f"/holds/?key={KEY}"])
-        slow.start()
-        site.wait_for_lock(KEY)
+    with holding(site, server):
         done = visitor.confirm(f"{ALONE}act/drain/?alias=default")
         page = visitor.get(done.headers["Location"])
         assert b"waits for 1 connection." in page.body
         assert b"GET /holds/ in thread" in page.body
-    slow.join(20)
     site.rest()
     page = visitor.get(done.headers["Location"])
     assert b"done, no old connection is left." in page.body
@@ -289,15 +291,11 @@ def test_where_each_request_reads_its_session_a_link_and_polls_take_no_place(
         with site.gunicorn("--threads", "8") as server:
             visitor = Visitor(server, "operator")
             poller = Poller(server, visitor.get(place), place)
-            with site.lock(KEY):
-                slow = threading.Thread(target=server.get, args=[f"/holds/?key={KEY}"])
-                slow.start()
-                site.wait_for_lock(KEY)
+            with holding(site, server):
                 # Django's answer to what middleware raises.
                 assert visitor.get(place).status == 500
                 assert "/holds/" in poller.poll()
                 assert b"/holds/" in Visitor(server).get(link(site)).body
-            slow.join(20)
             assert visitor.confirm(f"{place}act/recycle/?alias=default").status == 302
     finally:
         site.settings = before
@@ -323,10 +321,7 @@ def test_with_every_place_held_the_page_opens_polls_and_acts(site, place, saves)
     try:
         with site.gunicorn("--threads", "8") as server:
             visitor = Visitor(server, "operator")
-            with site.lock(KEY):
-                slow = threading.Thread(target=server.get, args=[f"/holds/?key={KEY}"])
-                slow.start()
-                site.wait_for_lock(KEY)
+            with holding(site, server):
                 assert server.get("/facts/").status == 503
                 page = visitor.get(place)
                 poller = Poller(server, page, place)
@@ -335,7 +330,6 @@ def test_with_every_place_held_the_page_opens_polls_and_acts(site, place, saves)
                 assert b"/holds/" in Visitor(server).get(link(site)).body
                 done = visitor.confirm(f"{place}act/recycle/?alias=default")
                 assert done.status == 302
-            slow.join(20)
     finally:
         site.settings = before
 

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from itertools import chain
 from pathlib import Path
 
 import pytest
 
-from tests.documents import ROOT
+from tests.documents import DOCUMENTS, relative
 
 LIMIT = 100
-DOCUMENTS = sorted(chain.from_iterable(map(ROOT.glob, ("*.rst", "docs/**/*.rst"))))
 
 RULE = re.compile(r"\s*=+(?: +=+)+")
 #: What stands before the text of a line.
@@ -47,9 +45,7 @@ def too_long(text: str) -> list[str]:
     ]
 
 
-@pytest.mark.parametrize(
-    "path", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT))
-)
+@pytest.mark.parametrize("path", DOCUMENTS, ids=relative)
 def test_no_line_of_text_is_too_long(path: Path) -> None:
     assert too_long(path.read_text(encoding="utf-8")) == []
 

@@ -10,9 +10,8 @@ import pytest
 
 from dbpool_mw.conf import KEYS, PREFIX
 from dbpool_mw.core.config import POOL_KEYS
-from tests.documents import ROOT
+from tests.documents import DOCUMENTS, ROOT, relative
 
-DOCUMENTS = sorted([*ROOT.glob("*.rst"), *ROOT.glob("docs/**/*.rst")])
 SETTINGS = {PREFIX + key for key in KEYS}
 #: Variables of the environment for who works on the project, and what reads each.
 VARIABLES = {
@@ -22,10 +21,6 @@ VARIABLES = {
     "DBPOOL_MW_TEST_SOAK": "tests/soak.py",
     "DBPOOL_MW_TEST_WRITE_DOCS": "tests/documents.py",
 }
-
-
-def relative(path: Path) -> str:
-    return str(path.relative_to(ROOT))
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=relative)
