@@ -90,3 +90,10 @@ def test_a_readme_without_the_comments_stays_as_it_is(
     with pytest.raises(ValueError, match="lacks the line"):
         readme.write(ABOUT, tables)
     assert copy.read_text(encoding="utf-8") == readme.BEGIN
+
+
+def test_the_address_of_the_page_is_on_one_line(tables: list[Table]) -> None:
+    for width in range(100):
+        assert f"<{readme.PAGE}>" in readme.summary(
+            ABOUT | {"processor": "x" * width}, tables
+        )
