@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import subprocess
 import sys
@@ -174,8 +175,14 @@ def test_a_query_before_the_test_database_exists_uses_the_real_one(
     project, pool, early
 ):
     project.manage("--parallel", "2", pool=pool, TEST_EARLY=early)
-    (name,) = set(project.early.read_text(encoding="utf-8").split())
-    assert name == project.databases.default
+    first, *others = project.early.read_text(encoding="utf-8").split()
+    assert first == project.databases.default
+    # A worker that isn't forked, as none is from Python 3.14 on, imports the tests too,
+    # when its database exists.
+    forked = multiprocessing.get_start_method() == "fork"
+    assert {name for name in others if forked or not name.startswith("test_")} <= {
+        first
+    }
     assert project.test_databases() == []
 
 

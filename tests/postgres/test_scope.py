@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import inspect
 import os
 import signal
 import threading
@@ -418,7 +419,7 @@ def test_a_decorated_coroutine_function_stays_one():
         await async_backend()
         return number, stats()["in_use"]
 
-    assert asyncio.iscoroutinefunction(work)
+    assert inspect.iscoroutinefunction(work)
     assert asyncio.run(work(7)) == (7, 1)
     assert stats()["in_use"] == 0
 
