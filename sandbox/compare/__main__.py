@@ -86,9 +86,8 @@ def _run(options: argparse.Namespace) -> int:
         draw(tables, IMAGES)
         report.write_into(PAGE, report.restructured_text(about, tables))
         run.tell(f"Wrote the figures into {PAGE} and the plots into {IMAGES}.")
-        if set(options.only) == set(PARTS) and not options.quick:
-            readme.write(about, tables)
-            run.tell(f"Wrote what the README shows into {readme.README}.")
+        readme.write(about, tables)
+        run.tell(f"Wrote what the README shows into {readme.README}.")
     return 0
 
 
@@ -122,7 +121,9 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="a few short rounds")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write JSON too")
     parser.add_argument(
-        "--write-docs", action="store_true", help=f"rewrite the figures in {PAGE.name}"
+        "--write-docs",
+        action="store_true",
+        help=f"rewrite the figures in {PAGE.name} and the README; of a whole run only",
     )
     options = parser.parse_args()
     known = {each.key for each in SUBJECTS}
@@ -131,6 +132,9 @@ def _parse() -> argparse.Namespace:
     if options.rounds is not None and options.rounds < 1:
         parser.error("--rounds must be 1 or more")
     options.only = options.only or PARTS
+    whole = set(options.only) == set(PARTS) and set(options.subjects) == known
+    if options.write_docs and (options.quick or not whole):
+        parser.error("--write-docs is for a whole run: no other table would be left")
     return options
 
 

@@ -37,7 +37,8 @@ def measure(run: Run) -> list[Table]:
         "Places lost",
         f"A process whose pool may open {CONNECTIONS} connections, and has, goes "
         "through one of these: threads that an asynchronous SystemExit kills while "
-        "they query, or greenlets that are killed, until none gets a connection; "
+        "they query, as the time limits of some task queues do, or greenlets that are "
+        "killed, until none gets a connection; "
         "requests that raise, and whose 500 page queries; streamed responses that are "
         "closed after some rows, as a server does when the client has gone. "
         f"Each has a process of its own. After it {CONNECTIONS} requests ask for a "

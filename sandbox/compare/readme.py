@@ -7,7 +7,7 @@ from textwrap import fill
 
 from dbpool_mw.core.docs import SITE
 from sandbox.compare.report import Cell, Figure, Table
-from sandbox.compare.subjects import WORKERS
+from sandbox.compare.subjects import CONNECTIONS, SUBJECTS, WORKERS
 from sandbox.documents import list_table, write_between
 from sandbox.server import ROOT, THREADS
 
@@ -20,6 +20,22 @@ PLOT = (
     "/docs/images/comparison-selects.svg"
 )
 PAGE = f"{SITE}comparison.html"
+
+#: The subjects that have a row: each way to connect once, as it is used most.
+ROWS = (
+    "django",
+    "persistent",
+    "native",
+    "connection-pool",
+    "postgrespool2",
+    "real-pool",
+    "geventpool",
+    "pgbouncer-session",
+    "pgbouncer-transaction-persistent",
+    "dbpool-psycopg2",
+    "dbpool-psycopg",
+)
+SHOWN = tuple(each.title for each in SUBJECTS if each.key in ROWS)
 
 #: The titles of the columns, and which columns of which tables they are. What a run
 #: didn't measure is left out.
@@ -35,7 +51,8 @@ MEANINGS = {
     "Pages/s": "pages a second with 8 clients",
     "p99": "what 99 of 100 of these requests, of all rounds, take at most",
     "Round trips": "what a page of three selects waits for",
-    "Longest wait": "of 50 threads, on pools of 10",
+    "Longest wait": "of 50 threads, on pools of 10; without a pool each thread may "
+    "have a connection",
     "Failed": "requests that failed when all backends were killed",
     "Leaked": "changes of a session, of those that dbpool_mw's own tests try, that "
     "reach the next request",
@@ -55,10 +72,10 @@ def summary(about: Mapping[str, str], tables: Sequence[Table]) -> str:
         for title, (table, column) in COLUMNS.items()
         if table in known
     }
-    subjects = [title for title, _ in next(iter(known.values())).rows]
     rows = [["", *columns]]
-    for subject in subjects:
-        rows.append([subject, *(each.get(subject, "") for each in columns.values())])
+    for title, _ in next(iter(known.values())).rows:
+        if title in SHOWN:
+            rows.append([title, *(each.get(title, "") for each in columns.values())])
     lines = [
         f".. image:: {PLOT}",
         "   :alt: Pages a second, of three selects each.",
@@ -71,11 +88,13 @@ def summary(about: Mapping[str, str], tables: Sequence[Table]) -> str:
         if title in columns
     )
     conditions = (
-        f"{meanings}. What names no rounds was measured once; gunicorn has {WORKERS} "
-        f"workers of {THREADS} threads, and clients, workers and PostgreSQL share one "
-        f"machine: {about['processor']}, {about['date']}. `The comparison <{PAGE}>`_ "
-        "has the versions, the settings, the other pages and faults, and what another "
-        "does better."
+        f"{meanings}. What names no rounds was measured once. All but "
+        "django-postgrespool2, and what says so, are on psycopg 3. gunicorn has "
+        f"{WORKERS} workers, of {THREADS} threads each or on gevent, with a pool of "
+        f"{CONNECTIONS} each; clients, workers and PostgreSQL share one machine: "
+        f"{about['processor']}, {about['date']}. `The comparison <{PAGE}>`_ has the "
+        "versions, the settings, the spread, the other subjects, pages and faults, and "
+        "what another does better."
     )
     # A hyphen may be part of an address.
     wrapped = fill(conditions, 98, break_long_words=False, break_on_hyphens=False)

@@ -110,7 +110,8 @@ SUBJECTS = (
         ("django-postgrespool2", "SQLAlchemy", "psycopg2"),
         "pool_size without max_overflow, so that a returned connection stays open; "
         "recycle as in its README; pre_ping, SQLAlchemy's check at each checkout, is "
-        "on. It needs SQLAlchemy before 2.0.",
+        "on here, as in django-db-connection-pool, and off by default. It needs "
+        "SQLAlchemy before 2.0.",
     ),
     Subject(
         "real-pool",

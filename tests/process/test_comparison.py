@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from sandbox.compare import report
+from sandbox.compare.__main__ import main
 from sandbox.compare.report import Figure, Plot, Table
 from sandbox.compare.run import Run, in_turn
 from sandbox.compare.subjects import SUBJECTS, installed
@@ -50,6 +51,15 @@ def test_pooled_and_persistent_connections_add_no_round_trip(tmp_path):
     # Both are on one library.
     assert cost[KEPT][1]["rounds"] == [1, 1]
     assert min(cost[DBPOOL][1]["rounds"]) > 0
+
+
+@pytest.mark.parametrize("words", ["--quick", "--only=wire", "--subjects=django"])
+def test_a_part_of_a_run_replaces_no_figures(words, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["compare", "--write-docs", words])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "--write-docs is for a whole run" in capsys.readouterr().err
 
 
 def test_a_subject_that_is_not_installed_says_what_is_missing():

@@ -172,6 +172,12 @@ def test_places_lost_and_connections_disturbed_are_seen(tmp_path):
     assert within > 0
 
 
+def test_a_connection_that_a_thread_keeps_is_disturbed_by_its_forks(tmp_path):
+    (rows,) = compare(tmp_path, "places", KEPT)
+    assert rows[KEPT][:3] == [0, 0, 0]
+    assert min(rows[KEPT][3:]) > 0
+
+
 @pytest.mark.parametrize(
     ("counts", "index"), [([7, 7, 7, 7], 1), ([9, 0, 0], 1 / 3), ([2, 1], 0.9)]
 )

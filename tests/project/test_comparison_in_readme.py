@@ -16,8 +16,9 @@ ABOUT = {"processor": "A processor, 2 of them usable", "date": "2026-01-31"}
 
 
 @pytest.fixture
-def tables() -> list[Table]:
-    """Give two tables with four subjects, of which two have no figures."""
+def tables(monkeypatch: pytest.MonkeyPatch) -> list[Table]:
+    """Give two tables with five subjects, of which two have no figures, one no row."""
+    monkeypatch.setattr(readme, "SHOWN", ("one", "other", "missing", "broken"))
     pages = Table(
         "Three selects: pages a second",
         "",
@@ -25,6 +26,7 @@ def tables() -> list[Table]:
         [
             ("one", [Figure([90, 100, 400]), Figure([7.25], "ms", 1)]),
             ("other", [Figure([99]), Figure([8], "ms", 1)]),
+            ("not shown", [Figure([70]), Figure([9], "ms", 1)]),
             ("missing", ["not installed: gevent", ""]),
             ("broken", ["failed: ValueError: no", ""]),
         ],
