@@ -27,7 +27,10 @@ sphinx_inventory = pytest.importorskip("sphinx.util.inventory")
 
 PACKAGE = ROOT / "dbpool_mw"
 #: What an argument that isn't written out may be.
-VALUES = {"package.name": {each.name for each in PACKAGES.values()}}
+VALUES = {
+    "package.name": {each.name for each in PACKAGES.values()},
+    "number.lower()": {each.partition(".")[2].lower() for each in IDS.values()},
+}
 
 
 def build(source: Path, target: Path) -> subprocess.CompletedProcess[str]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from django.core import checks
 from django.core.checks import CheckMessage
 
+from dbpool_mw.core import docs
+
 #: The id of each kind of problem: E is an error, W a warning, I information. The first
 #: eight keys, "eager" and "token" are the codes of ``dbpool_mw.core.config.Problem``,
 #: "twice" is one of ``dbpool_mw.conf``. An id must never change its meaning, because
@@ -46,7 +48,12 @@ _CLASSES = {"E": checks.Error, "W": checks.Warning, "I": checks.Info}
 
 
 def message(code: str, text: str, hint: str) -> CheckMessage:
-    """Return the system check message for ``code``, which is a key of IDS."""
+    """Return the system check message for ``code``, which is a key of IDS.
+
+    A hint that names no document gets the check's row in the table of all checks.
+    """
     check_id = IDS[code]
-    level = check_id.split(".")[1][0]
-    return _CLASSES[level](text, hint=hint, id=check_id)
+    number = check_id.split(".")[1]
+    if docs.SITE not in hint:
+        hint = f"{hint} {docs.see('settings', number.lower())}"
+    return _CLASSES[number[0]](text, hint=hint, id=check_id)

@@ -32,6 +32,11 @@ def only(code: str) -> CheckMessage:
     return messages[0]
 
 
+def advice(message: CheckMessage) -> str:
+    """Return a message's hint without the sentence that says where more stands."""
+    return str(message.hint).partition(" See https://")[0]
+
+
 @pytest.fixture
 def defaults() -> Iterator[None]:
     """Give every setting its default, and reset the cache when a test changes one."""

@@ -18,7 +18,7 @@ from django.test import override_settings
 
 from dbpool_mw import checks, conf
 from dbpool_mw.checks.order import MAKES_NO_QUERY
-from tests.django.conftest import POSTGRESQL, SQLITE, Project, found, only
+from tests.django.conftest import POSTGRESQL, SQLITE, Project, advice, found, only
 from tests.library import IS_PSYCOPG, LIBRARY, PYTHONPATH
 
 NUMBERS = [key for key in conf.general() if key != "RESET"]
@@ -76,7 +76,7 @@ def test_an_unknown_setting_is_an_error_that_suggests_the_right_name() -> None:
         message = only("unknown")
     assert isinstance(message, Error)
     assert message.msg == "DBPOOL_MW_MAX_CONN is not a setting."
-    assert message.hint == "Did you mean DBPOOL_MW_MAX_CONNS?"
+    assert advice(message) == "Did you mean DBPOOL_MW_MAX_CONNS?"
 
 
 def test_an_unknown_key_of_an_alias_is_an_error_that_suggests_the_right_key() -> None:
@@ -85,7 +85,7 @@ def test_an_unknown_key_of_an_alias_is_an_error_that_suggests_the_right_key() ->
     assert message.msg == (
         "DBPOOL_MW_POOLS: DBPOOL_MW_TIMEOUT of 'default' is not a setting."
     )
-    assert message.hint == "Did you mean TIMEOUT?"
+    assert advice(message) == "Did you mean TIMEOUT?"
 
 
 @pytest.mark.parametrize("key", ["ENABLED", "WORKERS", *NUMBERS])
@@ -161,7 +161,7 @@ def test_an_eager_alias_that_databases_doesnt_have_is_an_error(
     with override_settings(DBPOOL_MW_EAGER=["default", "replcia"]):
         message = only("eager_alias")
     assert "'replcia', which DATABASES doesn't have" in message.msg
-    assert message.hint == "Did you mean 'replica'?"
+    assert advice(message) == "Did you mean 'replica'?"
 
 
 def test_an_eager_alias_without_a_pool_is_an_error(project: Project) -> None:
@@ -193,7 +193,7 @@ def test_lazy_is_an_error_that_says_what_replaced_it() -> None:
 def test_an_exempt_path_that_is_not_in_a_list_is_an_error() -> None:
     with override_settings(DBPOOL_MW_EXEMPT="/health/"):
         message = only("exempt")
-    assert message.hint == "Put the text into a list: ['/health/']."
+    assert advice(message) == "Put the text into a list: ['/health/']."
 
 
 @pytest.mark.parametrize(
@@ -237,9 +237,9 @@ def test_an_alias_that_databases_doesnt_have_is_an_error(project: Project) -> No
     with override_settings(DBPOOL_MW_POOLS={"replcia": None}):
         message = only("alias")
     assert "'replcia', which DATABASES doesn't have" in message.msg
-    assert message.hint == "Did you mean 'replica'?"
+    assert advice(message) == "Did you mean 'replica'?"
     with override_settings(DBPOOL_MW_POOLS={7: None}):
-        assert only("alias").hint == "The aliases are 'default', 'replica'."
+        assert advice(only("alias")) == "The aliases are 'default', 'replica'."
 
 
 def test_a_pool_for_another_database_is_an_error(project: Project) -> None:
@@ -247,7 +247,7 @@ def test_a_pool_for_another_database_is_an_error(project: Project) -> None:
     with override_settings(DBPOOL_MW_POOLS={"local": {}}):
         message = only("engine")
     assert "'local', whose ENGINE 'django.db.backends.sqlite3'" in message.msg
-    assert message.hint == "Remove 'local' from DBPOOL_MW_POOLS, or set None for it."
+    assert advice(message) == "Remove 'local' from DBPOOL_MW_POOLS, or set None for it."
     with override_settings(DBPOOL_MW_POOLS={"local": None}):
         assert found() == []
 
