@@ -132,10 +132,10 @@ def _series(
             value, second = row[place], int(row[at_age])
             if value is not None and 0 <= second < length:
                 of_worker[second] = max(value, of_worker.get(second, value))
-        for second in range(length):
+        for second in range(min(length, max(of_worker, default=-1) + 1)):
             # A sample that came a little late leaves a second without one.
             value = of_worker.get(second, of_worker.get(second + 1))
-            if value is None or second > max(of_worker):
+            if value is None:
                 continue
             before = total[second]
             if before is None:

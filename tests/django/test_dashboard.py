@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
@@ -243,6 +244,21 @@ def test_a_sample_that_comes_late_leaves_no_hole() -> None:
     assert len(chart.lines[0].points) == 1
     assert len(set(chart.lines[0].points[0].split()[-4:])) == 4
     assert {p.split(",")[1] for p in chart.lines[0].points[0].split()} == {"2.0"}
+
+
+def test_the_work_for_a_line_grows_with_its_length_and_no_faster() -> None:
+    def quickest(length: int) -> float:
+        """Return the CPU time of the quickest of five lines."""
+        found = history(*([age + 0.5, 1, 1, 0, 0.0, 0.1] for age in range(length)))
+        times = []
+        for _ in range(5):
+            began = time.process_time()
+            charts._series([found], "in_use_peak", length, 6)
+            times.append(time.process_time() - began)
+        return min(times)
+
+    # Four times the length; sixteen times the time if it were quadratic.
+    assert quickest(4 * 900) < 9 * quickest(900)
 
 
 def test_where_nothing_is_known_no_line_is_drawn() -> None:
