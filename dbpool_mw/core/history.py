@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import struct
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import chain, compress, count, repeat
 from operator import add, sub
 from typing import Any, NamedTuple
@@ -56,15 +56,16 @@ _COUNTERS = ("checkouts", "timeouts", "refused", "opened")
 _BUCKETS = len(BOUNDS) + 1
 
 # A sample is bytes, a sixth of what objects would take: a value for each of COLUMNS,
-# but the first is when it was taken, and a p95 of nothing is NaN; the histograms' sums
-# since the pool began; and a pair for each bucket that is not empty, with the bucket's
-# place in the row of all histograms' buckets.
+# but the first is when it was taken, and a p95 of nothing is _NOTHING; the histograms'
+# sums since the pool began; and a pair for each bucket that is not empty, with the
+# bucket's place in the row of all histograms' buckets.
 _VALUES = struct.Struct("<2d11I9d")
 _PAIR = struct.Struct("<HI")
+# Less than any time: the highest of several is one that there was.
+_NOTHING = -math.inf
 
 _PLACE = {name: place for place, name in enumerate(COLUMNS)}
 _COUNTED = slice(_PLACE["checkouts"], _PLACE["opened"] + 1)
-_TIMES = slice(_PLACE["wait_p95"], _PLACE["connect_max"] + 1)
 _MAXIMA = slice(_PLACE["wait_max"], _PLACE["connect_max"] + 1)
 _SUMS = slice(len(COLUMNS), None)
 
@@ -166,16 +167,30 @@ class History:
             for name, window in made.items()
         }
 
-    def rows(self, now: float, seconds: float, most: int) -> dict[str, Any]:
-        """Return the samples of the last ``seconds``, at most ``most``.
+    def rows(
+        self,
+        now: float,
+        seconds: float,
+        most: int,
+        columns: Iterable[str] | None = None,
+        step: float | None = None,
+    ) -> dict[str, Any]:
+        """Return the samples of the last ``seconds``, at most ``most`` rows.
 
-        The result has the "columns", the "rows", the newest last, and the "interval"
-        between samples in seconds.
+        The result has the "columns", all or those of ``columns`` that there are, the
+        "rows", the newest last, and the "interval" between samples in seconds. What is
+        older than a minute is one row for each ``step`` seconds, if one is given, with
+        the highest value in each column.
         """
         window = self._windows[WINDOWS[-1]]
         since = now - min(seconds, window.seconds)
-        rows = [_row(s, now) for s in window.samples()[-most:] if s[0] > since]
-        return {"interval": INTERVAL, "columns": list(COLUMNS), "rows": rows}
+        samples = [s for s in window.samples() if s[0] > since]
+        parts = _parts([now - s[0] for s in samples], step)[-most:]
+        names = [c for c in (columns or COLUMNS) if c in _PLACE]
+        values = list(zip(*samples, strict=True)) or [()] * len(COLUMNS)
+        found = [_column(name, values, parts, now) for name in names]
+        rows = list(map(list, zip(*found, strict=True)))
+        return {"interval": INTERVAL, "columns": names, "rows": rows}
 
 
 class _Window:
@@ -246,17 +261,35 @@ def _after(begin: _Totals, sample: bytes) -> _Totals:
 
 def _p95(buckets: list[int], largest: float) -> float:
     found = quantile({"count": sum(buckets), "max": largest, "buckets": buckets}, 0.95)
-    return math.nan if found is None else found
+    return _NOTHING if found is None else found
 
 
-def _row(values: _Values, now: float) -> list[float | None]:
-    nothing = map(math.isnan, values[_PLACE["wait_p95"] : _PLACE["wait_max"]])
+def _parts(ages: Sequence[float], step: float | None) -> list[slice]:
+    """Return which samples share a row, of samples with these ages."""
+    if step is not None:
+        minute = float(WINDOWS[0])
+        ages = [age if age < minute else age // step for age in ages]
+    ends = [at for at in range(1, len(ages)) if ages[at] != ages[at - 1]]
+    return list(map(slice, [0, *ends], [*ends, len(ages)])) if ages else []
+
+
+def _column(
+    name: str, values: Sequence[_Values], parts: Sequence[slice], now: float
+) -> list[float | None]:
+    """Return a column's highest value in each part, of the samples' values by place."""
+
+    def highest(place: int) -> list[Any]:
+        return [max(values[place][part]) for part in parts]
+
+    found = highest(_PLACE[name])
+    if name == "age":
+        return [round(now - at, 3) for at in found]
+    if name == "seconds":
+        return [round(seconds, 3) for seconds in found]
+    if not name.endswith(("_p95", "_max")):
+        return found
+    p95s = highest(_PLACE[name[:-4] + "_p95"])
     return [
-        round(now - values[0], 3),
-        round(values[1], 3),
-        *values[_PLACE["size"] : _PLACE["wait_p95"]],
-        *(
-            None if no else round(time, 6)
-            for time, no in zip(values[_TIMES], [*nothing] * 2, strict=True)
-        ),
+        None if p95 == _NOTHING else round(time, 6)
+        for time, p95 in zip(found, p95s, strict=True)
     ]

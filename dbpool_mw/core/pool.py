@@ -33,7 +33,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
 from typing import Any
 
@@ -1014,12 +1014,18 @@ class ConnectionPool:
             figures = self._figures(now)
         return {**figures, "recent": self._history.recent(now)}
 
-    def history(self, seconds: float = math.inf, rows: int = MOST) -> dict[str, Any]:
+    def history(
+        self,
+        seconds: float = math.inf,
+        rows: int = MOST,
+        columns: Iterable[str] | None = None,
+        step: float | None = None,
+    ) -> dict[str, Any]:
         """Return the samples of the last ``seconds``, at most ``rows``, as plain data.
 
-        See ``history.COLUMNS``. They are taken once a second.
+        See ``History.rows``. They are taken once a second.
         """
-        samples = self._history.rows(self._clock(), seconds, rows)
+        samples = self._history.rows(self._clock(), seconds, rows, columns, step)
         return {"alias": self.name, "address": self.address, **samples}
 
     def _figures(self, now: float) -> dict[str, Any]:

@@ -35,6 +35,12 @@ _CHARTS = (
 )
 #: The columns that are added up for several workers; of the others the highest counts.
 _ADDED = ("in_use_peak", "idle", "waiting_peak")
+#: What of the workers' histories a survey asks for: no more than a chart can show.
+ASKED = {
+    "history": True,
+    "columns": ["age", *(name for _, columns, _ in _CHARTS for name, _ in columns)],
+    "step": _STEPS[900],
+}
 
 
 class Line(NamedTuple):
@@ -79,7 +85,7 @@ def _chart(
 ) -> Chart:
     step, called = _STEPS[length], f"the {WINDOWS[length]}"
     title, columns, is_seconds = chart
-    values = {column: _series(histories, column, length, step) for column, _ in columns}
+    values = _series(histories, [column for column, _ in columns], length, step)
     every = [value for found in values.values() for value in found]
     top = _highest(every) or 0
     # An empty chart is not a line at the top.
@@ -114,38 +120,51 @@ def _highest(values: Iterable[float | None]) -> float | None:
 
 
 def _series(
-    histories: Iterable[Mapping[str, Any]], column: str, length: int, step: int
-) -> list[float | None]:
-    """Return the values of a column, oldest first, one for each ``step`` seconds.
+    histories: Iterable[Mapping[str, Any]], names: Sequence[str], length: int, step: int
+) -> dict[str, list[float | None]]:
+    """Return the values of columns, oldest first, one for each ``step`` seconds.
 
-    None where no worker has one. Workers are added up second by second, and of the
-    seconds of one point the highest counts.
+    None where no worker has one. Of a worker's seconds of one point the highest counts,
+    and workers are added up point by point.
     """
-    total: list[float | None] = [None] * length
+    total: dict[str, list[float | None]]
+    total = {name: [None] * (length // step) for name in names}
     for history in histories:
-        columns = history["columns"]
-        if column not in columns or "age" not in columns:
+        places = {name: at for at, name in enumerate(history["columns"])}
+        if "age" not in places:
             continue
-        place, at_age = columns.index(column), columns.index("age")
-        of_worker: dict[int, float] = {}
-        for row in history["rows"]:
-            value, second = row[place], int(row[at_age])
-            if value is not None and 0 <= second < length:
-                of_worker[second] = max(value, of_worker.get(second, value))
-        for second in range(min(length, max(of_worker, default=-1) + 1)):
-            # A sample that came a little late leaves a second without one.
-            value = of_worker.get(second, of_worker.get(second + 1))
-            if value is None:
-                continue
-            before = total[second]
-            if before is None:
-                total[second] = value
-            elif column in _ADDED:
-                total[second] = before + value
-            else:
-                total[second] = max(before, value)
-    parts = [total[at : at + step] for at in range(0, length, step)]
-    return [_highest(part) for part in reversed(parts)]
+        at_age = places["age"]
+        rows = [
+            (int(row[at_age] // step), row)
+            for row in history["rows"]
+            if 0 <= row[at_age] < length
+        ]
+        for name in places.keys() & total:
+            _add(total[name], rows, places[name], is_added=name in _ADDED)
+    return {name: found[::-1] for name, found in total.items()}
+
+
+def _add(
+    total: list[float | None],
+    rows: Iterable[tuple[int, Sequence[Any]]],
+    place: int,
+    *,
+    is_added: bool,
+) -> None:
+    """Add what a worker has at a place of its rows, each with its point, to a total."""
+    of_worker: dict[int, float] = {}
+    for point, row in rows:
+        value = row[place]
+        if value is not None and value >= of_worker.get(point, value):
+            of_worker[point] = value
+    for point in range(max(of_worker, default=-1) + 1):
+        # A sample that came a little late leaves a second without one.
+        value = of_worker.get(point, of_worker.get(point + 1))
+        before = total[point]
+        if value is None or before is None:
+            total[point] = before if value is None else value
+        else:
+            total[point] = before + value if is_added else max(before, value)
 
 
 def _points(values: Sequence[float | None], scale: float) -> list[str]:

@@ -169,7 +169,7 @@ class Pages:
         """Ask the workers; return what the parts of the page show."""
         # What asked who the user is needs its connection no more.
         with released():
-            answers, problem = asked(access, history=with_charts)
+            answers, problem = asked(access, with_charts=with_charts)
 
         def link(verb: str, **target: Any) -> str:
             query = urlencode({k: v for k, v in target.items() if v is not None})
@@ -252,13 +252,14 @@ class Pages:
         return render(request, f"{_TEMPLATES}{template}", context, status=status)
 
 
-def asked(access: Access, *, history: bool = False) -> tuple[list[Answer], str]:
+def asked(access: Access, *, with_charts: bool = False) -> tuple[list[Answer], str]:
     """Return the workers' answers, and why none can be asked, "" if they can."""
     try:
         directory = _directory()
-        flags = {"holders": access.holders, "settings": True}
+        flags: dict[str, Any] = {"holders": access.holders, "settings": True}
         flags |= dict.fromkeys(("waiters", "routes"), access.holders)
-        return survey(directory, history=history, **flags), ""
+        flags |= charts.ASKED if with_charts else {}
+        return survey(directory, **flags), ""
     except (paths.ControlDirError, ImproperlyConfigured, Mistake) as error:
         return [], str(error)
 

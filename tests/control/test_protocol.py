@@ -128,6 +128,8 @@ def test_a_request_with_any_verb_is_valid(verb: str) -> None:
     protocol.check_request(protocol.request(verb, ["default"], holds=holds, **parts))
     protocol.check_request(protocol.request(verb, holds=holds, history=True))
     protocol.check_request(protocol.request(verb, holds=holds, history=2.5))
+    few: Any = {"history": True, "columns": ["age"], "step": 6}
+    protocol.check_request(protocol.request(verb, holds=holds, **few))
 
 
 @pytest.mark.parametrize(
@@ -144,6 +146,8 @@ def test_a_request_with_any_verb_is_valid(verb: str) -> None:
         ({"history": "yes"}, "history"),
         ({"history": 0}, "history"),
         ({"history": None}, "history"),
+        ({"columns": "age"}, "columns"),
+        ({"step": 0}, "step"),
         ({"verb": "cancel"}, "'holds' must be there with 'cancel'"),
         ({"holds": ["1-2-3"]}, "'holds' must be there with 'cancel', and with no"),
         ({"verb": "cancel", "holds": "1-2-3"}, "'holds' must be a list of strings"),
@@ -196,6 +200,8 @@ def test_a_complete_reply_is_valid() -> None:
         {**reply(), "history": [{**HISTORY, "rows": [7]}]},
         {**reply(), "history": [{**HISTORY, "rows": [[1.0]]}]},
         {**reply(), "history": [{**HISTORY, "rows": [[1.0, "2"]]}]},
+        {**reply(), "history": [{**HISTORY, "rows": [[1.0, True]]}]},
+        {**reply(), "history": [{**HISTORY, "rows": [[1.0, -(2**54)]]}]},
         {**reply(), "orders": None},
         {**reply(), "orders": [{"verb": None}]},
         {**reply(), "orders": [{"verb": "pause", "aliases": "default"}]},

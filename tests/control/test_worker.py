@@ -30,7 +30,7 @@ class FakePool:
     def __init__(self, name: str) -> None:
         self.name = name
         self.verbs: list[str] = []
-        self.asked: list[tuple[float, int]] = []
+        self.asked: list[tuple[Any, ...]] = []
         self.hold = f"1-2-{name}"
 
     @property
@@ -67,9 +67,9 @@ class FakePool:
     def routes(self) -> list[dict[str, Any]]:
         return [route(self.name), route(self.name)]
 
-    def history(self, seconds: float, rows: int) -> dict[str, Any]:
-        self.asked.append((seconds, rows))
-        samples = History(0.0).rows(0.0, seconds, rows)
+    def history(self, seconds: float, rows: int, *how: Any) -> dict[str, Any]:
+        self.asked.append((seconds, rows, *how))
+        samples = History(0.0).rows(0.0, seconds, rows, *how)
         return {"alias": self.name, "address": "", **samples}
 
 
@@ -477,7 +477,12 @@ def test_the_history_is_in_the_reply_if_it_was_asked_for(tmp_path: Path) -> None
     assert [each["alias"] for each in every] == ["default", "replica"]
     (one,) = process.ask("stats", "replica", history=30)["history"]
     assert one["alias"] == "replica"
-    assert [seconds for seconds, _ in process.pools[1].asked] == [math.inf, 30]
+    assert [seconds for seconds, *_ in process.pools[1].asked] == [math.inf, 30]
+    (few,) = process.ask(
+        "stats", "replica", history=True, columns=["age", "other", "idle"], step=6
+    )["history"]
+    assert few["columns"] == ["age", "idle"]
+    assert process.pools[1].asked[-1][-1] == 6
     assert process.ask("stats", "other", history=True)["history"] == []
 
 

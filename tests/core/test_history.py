@@ -174,6 +174,28 @@ def test_a_history_can_be_asked_for_its_newest_samples():
     assert len(rows(pool, "age")) == 10
 
 
+def test_what_is_older_than_a_minute_can_be_had_in_steps_with_the_highest_values():
+    pool, _, clock = make_pool()
+    for second in range(75):
+        pool._metrics.hold.record(*[second / 100] * (second % 3))
+        next_second(pool, clock)
+    assert rows(pool, "age")[:15] == [(age,) for age in range(74, 59, -1)]
+    columns = ["hold_max", "hold_p95", "age"]
+    found = pool.history(columns=columns, step=6)
+    assert found["columns"] == columns
+    assert len(found["rows"]) == 3 + 60
+    # The newest of what shares a row counts; where nothing ended, nothing is known.
+    assert found["rows"][:5] == [
+        [0.02, 0.02, 72],
+        [0.08, 0.08, 66],
+        [0.14, 0.14, 60],
+        [None, None, 59],
+        [0.16, 0.16, 58],
+    ]
+    assert len(pool.history(rows=2, step=6)["rows"]) == 2
+    assert make_pool()[0].history(step=6)["rows"] == []
+
+
 def test_a_history_names_its_pool_and_its_columns():
     pool, _, clock = make_pool()
     next_second(pool, clock)

@@ -206,7 +206,7 @@ def history(*rows: list[Any], alias: str = "default") -> dict[str, Any]:
     }
 
 
-def test_workers_are_added_up_second_by_second_and_times_are_the_longest() -> None:
+def test_workers_are_added_up_point_by_point_and_times_are_the_longest() -> None:
     one = history([1.4, 2, 1, 0, 0.1, 1.0], [0.4, 3, 0, 0, None, 2.0])
     two = history([1.2, 1, 1, 0, 0.3, 0.5], [0.2, 1, 1, 4, 0.2, 0.1])
     found = charts.charts([answer(history=[one]), answer(history=[two], pid=2)])
@@ -253,7 +253,7 @@ def test_the_work_for_a_line_grows_with_its_length_and_no_faster() -> None:
         times = []
         for _ in range(5):
             began = time.process_time()
-            charts._series([found], "in_use_peak", length, 6)
+            charts._series([found], ["in_use_peak"], length, 6)
             times.append(time.process_time() - began)
         return min(times)
 
