@@ -21,7 +21,7 @@ PAGE = ROOT / "docs" / "benchmarks.rst"
 #: What is measured on psycopg 3, and what needs to be installed for it.
 ON_PSYCOPG = ("psycopg-cost", "psycopg-pages", "psycopg-statements")
 NEEDS = ("psycopg", "psycopg-pool")
-PARTS = ("cost", "pages", "plain", "statements", *ON_PSYCOPG)
+PARTS = ("cost", "pages", "plain", "statements", "polls", *ON_PSYCOPG)
 
 
 def main() -> int:
@@ -52,6 +52,7 @@ def _run(options: argparse.Namespace) -> int:
         number = 300 if options.quick else 2_000
         seconds = 0.3 if options.quick else 2.0
         short = min(seconds, 0.5)
+        polls = 2 if options.quick else 10
         benchmarks: dict[str, Callable[[int], Part]] = {
             "cost": lambda rounds: apart.measure("cost", env, rounds or 30, operations),
             "pages": lambda rounds: pages.with_queries(
@@ -63,6 +64,7 @@ def _run(options: argparse.Namespace) -> int:
             "statements": lambda rounds: statements.measure(
                 "psycopg2", dsn, rounds or 50, number
             ),
+            "polls": lambda rounds: apart.measure("polls", env, rounds or 15, polls),
             "psycopg-cost": lambda rounds: apart.measure(
                 "cost_psycopg", on_psycopg, rounds or 30, operations
             ),

@@ -43,6 +43,7 @@ def test_each_benchmark_measures_every_series_in_every_round(postgres, tmp_path)
         "Pages per second on psycopg2",
         "Pages per second without a query",
         "Statements per second on psycopg2",
+        "Polls of the page",
         *(ON_PSYCOPG if has_djangos_pool() else []),
     ]
     for part in parts:
