@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from django.db import DEFAULT_DB_ALIAS
+
 from dbpool_mw.control import render
 from dbpool_mw.control.client import Answer
 from dbpool_mw.core.text import NAME, shortened
-from dbpool_mw.dashboard.presentation import WINDOWS
+from dbpool_mw.dashboard.presentation import WINDOWS, rows_of
 
 WIDTH, HEIGHT = 600, 120
 #: How many seconds are one point, by those that a chart covers.
 _STEPS = {60: 1, 900: 6}
-#: The most aliases that charts are drawn for.
+#: The most aliases that charts are drawn for, the default one first.
 _ALIASES = 6
 
 #: For each chart: its title, its columns with their names, whether they are seconds.
@@ -65,16 +67,29 @@ class Chart(NamedTuple):
 
 def charts(answers: Iterable[Answer]) -> list[Chart]:
     """Return the charts of the workers' histories, by alias."""
-    histories: dict[str, list[Mapping[str, Any]]] = {}
-    for answer in answers:
-        for history in (answer.reply or {}).get("history") or ():
-            histories.setdefault(history["alias"], []).append(history)
     return [
         _chart(alias, found, seconds, chart)
-        for alias, found in sorted(histories.items())[:_ALIASES]
+        for alias, found in _by_alias(answers)[:_ALIASES]
         for chart in _CHARTS
         for seconds in WINDOWS
     ]
+
+
+def note(answers: Iterable[Answer]) -> str:
+    """Return how many aliases have no charts, and which have; "" if all have."""
+    aliases = [shortened(alias, NAME) for alias, _ in _by_alias(answers)]
+    shown, missing = aliases[:_ALIASES], len(aliases[_ALIASES:])
+    if not missing:
+        return ""
+    have = "1 more alias has" if missing == 1 else f"{missing} more aliases have"
+    return f"Charts of {', '.join(shown)}; {have} none."
+
+
+def _by_alias(answers: Iterable[Answer]) -> list[tuple[str, list[Mapping[str, Any]]]]:
+    histories: dict[str, list[Mapping[str, Any]]] = {}
+    for _, history in rows_of(answers, "history"):
+        histories.setdefault(history["alias"], []).append(history)
+    return sorted(histories.items(), key=lambda i: (i[0] != DEFAULT_DB_ALIAS, i[0]))
 
 
 def _chart(

@@ -183,6 +183,7 @@ class Pages:
             "tables": shown.first,
             "more": [*shown.more, limits.table(pools, len(answers), known)],
             "charts": charts.charts(answers) if with_charts else [],
+            "charts_note": charts.note(answers),
             "width": charts.WIDTH,
             "height": charts.HEIGHT,
         }

@@ -13,6 +13,7 @@ import pytest
 from django.core.management import call_command
 from django.core.management.base import CommandError
 from django.http import HttpResponse
+from django.template import Engine
 from django.test import Client, RequestFactory, override_settings
 from django.urls import include, path, resolve, reverse
 from django.utils.functional import SimpleLazyObject
@@ -265,6 +266,25 @@ def test_where_nothing_is_known_no_line_is_drawn() -> None:
     (chart, *_) = charts.charts([answer(history=[history()])])
     assert [line.points for line in chart.lines] == [[], [], []]
     assert charts.charts([answer(pool())]) == []
+
+
+def test_the_page_says_which_aliases_have_charts_and_how_many_have_none() -> None:
+    names = [f"base{number:02}" for number in range(1, 9)]
+    few = answer(history=[history(alias=name) for name in (*names[:5], "default")])
+    assert charts.note([few]) == ""
+    many = [few, answer(history=[history(alias=name) for name in names], pid=2)]
+    assert charts.note(many) == (
+        "Charts of default, base01, base02, base03, base04, base05; "
+        "3 more aliases have none."
+    )
+    titles = [chart.title for chart in charts.charts(many)]
+    assert len(titles) == 6 * 4
+    assert all(title.startswith("default: ") for title in titles[:4])
+    context = {"charts": charts.charts(many), "charts_note": charts.note(many)}
+    templates = Path(charts.__file__).parent.parent / "templates"
+    engine = Engine(dirs=[str(templates)])
+    shown = engine.render_to_string("dbpool_mw/dashboard/charts.html", context)
+    assert shown.startswith('<p class="dbp-note">Charts of default, ')
 
 
 # --- Actions -------------------------------------------------------------------------
