@@ -6,7 +6,7 @@ import math
 import struct
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
-from itertools import chain, compress, count, repeat
+from itertools import chain, compress, count, pairwise, repeat
 from operator import add, sub
 from typing import Any, NamedTuple
 
@@ -270,7 +270,8 @@ def _parts(ages: Sequence[float], step: float | None) -> list[slice]:
         minute = float(WINDOWS[0])
         ages = [age if age < minute else age // step for age in ages]
     ends = [at for at in range(1, len(ages)) if ages[at] != ages[at - 1]]
-    return list(map(slice, [0, *ends], [*ends, len(ages)])) if ages else []
+    bounds = [0, *ends, len(ages)] if ages else []
+    return [slice(begin, end) for begin, end in pairwise(bounds)]
 
 
 def _column(
@@ -288,7 +289,7 @@ def _column(
         return [round(seconds, 3) for seconds in found]
     if not name.endswith(("_p95", "_max")):
         return found
-    p95s = highest(_PLACE[name[:-4] + "_p95"])
+    p95s = found if name.endswith("_p95") else highest(_PLACE[name[:-4] + "_p95"])
     return [
         None if p95 == _NOTHING else round(time, 6)
         for time, p95 in zip(found, p95s, strict=True)
