@@ -68,7 +68,7 @@ DBPOOL_MW_EAGER = () if POOLING == "lazy" else ("default",)
 
 DBPOOL_MW_CONTROL_DIR = os.environ.get("SANDBOX_CONTROL_DIR") or None
 
-# Any program of this machine may read /pool/metrics.
+# Any program of this machine may read /dbpool/metrics.
 DBPOOL_MW_METRICS_LOOPBACK = True
 
 DEBUG = False

@@ -19,4 +19,4 @@ urlpatterns = [
     path("health/", views.health, name="health"),
 ]
 if "dbpool_mw" in settings.INSTALLED_APPS:
-    urlpatterns.append(path("pool/", include("dbpool_mw.urls")))
+    urlpatterns.append(path("dbpool/", include("dbpool_mw.urls")))

@@ -16,8 +16,10 @@ from dbpool_mw.core.metrics import METRICS
 from dbpool_mw.core.report import explain
 from tests import messages
 from tests.documents import (
+    DOCUMENTS,
     ROOT,
     WRITE,
+    blocks_of,
     code_block,
     sections,
     table,
@@ -161,3 +163,42 @@ def test_the_line_of_the_example_is_one_that_is_logged() -> None:
     shown, _, rest = text.partition(", GET /report/ in thread ThreadPoolExecutor-0_0")
     assert f"no connection within {5.0:g} s; {shown}" in example
     assert rest.endswith(" and 5 more")
+
+
+#: Where every example mounts the URLs of the package, which have a page at their root.
+MOUNT = "dbpool/"
+_ROUTE = re.compile(r"""path\(\s*["']([^"']*)["'],\s*(.*)""")
+
+
+def routes(text: str) -> set[tuple[str, bool]]:
+    """Return each route in a text, and whether it is an include of the package's."""
+    return {
+        (route, "dbpool_mw.urls" in target) for route, target in _ROUTE.findall(text)
+    }
+
+
+def test_no_example_mounts_the_pages_where_another_has_something_else() -> None:
+    every = {r for path in DOCUMENTS for r in routes(path.read_text(encoding="utf-8"))}
+    assert {route for route, is_ours in every if is_ours} == {MOUNT}
+    assert [route for route, is_ours in every if route == MOUNT and not is_ours] == []
+
+
+def test_who_reads_of_the_include_reads_of_all_that_it_brings() -> None:
+    pages = [f"/{MOUNT}{name}" for name in ("", "metrics", "livez", "readyz")]
+    shown = 0
+    for path in DOCUMENTS:
+        text = path.read_text(encoding="utf-8")
+        if any(is_ours for block in blocks_of(text) for _, is_ours in routes(block)):
+            shown += 1
+            text = text.replace("\n", " ")
+            assert [p for p in pages if not re.search(rf"{p}(?=[ `])", text)] == [], (
+                path
+            )
+    assert shown >= 4
+
+
+def test_no_address_of_the_pages_is_of_another_prefix() -> None:
+    text = "".join(path.read_text(encoding="utf-8") for path in DOCUMENTS)
+    found = re.findall(r"path: /([\w/]+/)?(livez|readyz|metrics)\b", text)
+    assert {prefix for prefix, _ in found} == {MOUNT}
+    assert {page for _, page in found} == {"livez", "readyz", "metrics"}

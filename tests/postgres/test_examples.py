@@ -147,7 +147,7 @@ def test_the_page_of_metrics_is_where_the_example_has_it() -> None:
     urls = ModuleType("urls")
     vars(urls).update(path=path, include=include)
     exec(code_block("docs/observability.rst", "urlpatterns"), vars(urls))
-    found = resolve("/pool/metrics", urls)
+    found = resolve("/dbpool/metrics", urls)
     assert found.view_name == "dbpool_mw:metrics"
 
 

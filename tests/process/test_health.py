@@ -26,7 +26,7 @@ def with_pages(project: Project) -> Project:
     (project.directory / "probed_urls.py").write_text(
         "from django.urls import include, path\n"
         "from tests.process.project.urls import urlpatterns as others\n"
-        "urlpatterns = [path('', include('dbpool_mw.urls')), *others]\n"
+        "urlpatterns = [path('dbpool/', include('dbpool_mw.urls')), *others]\n"
     )
     project.extra["PYTHONPATH"] = f"{project.directory}:{project.environ['PYTHONPATH']}"
     project.options = {"default": {"ATOMIC_REQUESTS": True}}
@@ -41,7 +41,7 @@ def with_pages(project: Project) -> Project:
 
 def ask(server: Server, page: str) -> tuple[int, str]:
     """Return the status of a page, and its reasons or what else it says."""
-    answer = server.get(f"/{page}")
+    answer = server.get(f"/dbpool/{page}")
     assert answer.headers["Cache-Control"] == "no-store"
     assert ("Retry-After" in answer.headers) == (answer.status == 503)
     facts = answer.facts
@@ -70,7 +70,7 @@ def test_a_full_pool_is_ready_while_it_moves_and_unready_when_it_is_stuck(probed
                 lambda: ask(server, "readyz") == (503, "stuck"), "the pool is stuck"
             )
             assert ask(server, "livez") == LIVE
-            assert server.get("/readyz").headers["Retry-After"] == "20"
+            assert server.get("/dbpool/readyz").headers["Retry-After"] == "20"
         for answer in (*held, *waiting):
             assert answer.result(20).status == 200
         assert ask(server, "readyz") == READY
