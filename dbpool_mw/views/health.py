@@ -10,12 +10,11 @@ import math
 from contextlib import suppress
 
 from django.http import HttpRequest, HttpResponse, JsonResponse
-from django.views.decorators.http import require_safe
 
 from dbpool_mw.binding.readiness import unready
 from dbpool_mw.core.logs import get_logger
 from dbpool_mw.core.rate import RateLimit
-from dbpool_mw.views.unaided import unaided
+from dbpool_mw.views.access import for_machines
 
 logger = get_logger("dbpool_mw.pool")
 
@@ -23,8 +22,7 @@ logger = get_logger("dbpool_mw.pool")
 _warnings = RateLimit(60)
 
 
-@unaided
-@require_safe
+@for_machines
 def livez(request: HttpRequest) -> HttpResponse:
     """Answer 200: the process serves requests. Looks at nothing.
 
@@ -33,8 +31,7 @@ def livez(request: HttpRequest) -> HttpResponse:
     return _answer("ok")
 
 
-@unaided
-@require_safe
+@for_machines
 def readyz(request: HttpRequest) -> HttpResponse:
     """Answer 200 if this process should get requests, else 503 with ``Retry-After``.
 

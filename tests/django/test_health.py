@@ -113,9 +113,13 @@ def test_a_process_that_has_no_pool_yet_is_live_and_ready(page, word, asgi, conn
 @pytest.mark.parametrize("page", PAGES)
 def test_head_is_answered_and_other_methods_are_not(page):
     assert ask(page, "HEAD").status_code == 200
-    refused = ask(page, "POST")
-    assert refused.status_code == 405
-    assert refused.headers["Allow"] == "GET, HEAD"
+    csrf = "django.middleware.csrf.CsrfViewMiddleware"
+    for middleware in ([], [csrf]):
+        with override_settings(MIDDLEWARE=middleware):
+            for method in ("POST", "PUT", "DELETE"):
+                refused = ask(page, method)
+                assert refused.status_code == 405
+                assert refused.headers["Allow"] == "GET, HEAD"
 
 
 @pytest.mark.parametrize("asgi", [False, True])
