@@ -19,6 +19,10 @@ ALONE, ADMIN = "/dbpool/", "/admin/dbpool_mw/dashboard/"
 PLACES = [ALONE, ADMIN]
 KEY = 4712
 IMAGES = ROOT / "docs" / "images"
+STANDS_STILL = (
+    "This page doesn't update, as its script hasn't run: it shows what was so when it "
+    "was loaded."
+)
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True}
 
 axe = pytest.importorskip(
@@ -193,6 +197,7 @@ def test_nothing_serious_keeps_anybody_from_reading_it(tab, held, place, scheme,
 def test_without_javascript_everything_can_be_read_and_done(site, tab, held, place):
     with tab("operator", java_script_enabled=False) as window:
         window.open(place)
+        assert window.page.inner_text("#dbp-status") == STANDS_STILL
         (holder,) = cells(window.page, "holders")
         assert holder["Request"] == "GET /holds/"
         assert window.page.locator("#dbp-charts svg[role=img]").count() == 4
@@ -310,6 +315,45 @@ def test_a_page_that_is_refused_says_so_and_stops(tab):
         window.page.unroute("**/poll/**")
         window.page.click("#dbp-stop")
         window.polled()
+
+
+def test_however_often_updating_is_stopped_one_poll_at_a_time_is_asked(tab):
+    with tab("watcher") as window:
+        page, under_way, most = window.page, set(), [0]
+
+        def begin(request: Any) -> None:
+            if "/poll/" in request.url:
+                under_way.add(request)
+                most.append(len(under_way))
+
+        def answer(route: Any) -> None:
+            # The first three get no answer.
+            if len(most) > 4:
+                route.continue_()
+
+        page.on("request", begin)
+        for event in ("requestfinished", "requestfailed"):
+            page.on(event, lambda request: under_way.discard(request))
+        page.route("**/poll/**", answer)
+        with page.expect_request("**/poll/**"):
+            window.open(ALONE)
+        for _ in range(3):
+            with page.expect_event("requestfailed"):
+                page.click("#dbp-stop:text-is('Stop updating')")
+            assert page.inner_text("#dbp-status") == "Not updating."
+            with page.expect_request("**/poll/**"):
+                page.click("#dbp-stop:text-is('Update again')")
+        window.polled(3)
+        assert max(most) == 1
+        assert window.complaints == []
+
+
+def test_a_page_whose_script_cannot_be_loaded_says_that_it_stands_still(tab):
+    with tab("watcher") as window:
+        window.page.route("**/dashboard.js", lambda route: route.abort())
+        window.open(ALONE)
+        assert window.page.inner_text("#dbp-status") == STANDS_STILL
+        assert window.page.is_hidden("#dbp-stop")
 
 
 def test_a_proxy_that_wants_the_cookies_gets_them(tab):

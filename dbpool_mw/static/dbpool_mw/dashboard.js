@@ -11,13 +11,15 @@
   const EVERY = 2000; // milliseconds from an answer to the next poll
   const CHARTS = 3; // each third poll asks for the charts
   const LONGEST = 10000; // milliseconds that an answer may take
+  const ALIVE = "Updating every 2 seconds.";
   // No cookies: with none, no middleware reads a session. Where a proxy before the site
   // wants them, its answer is none of ours.
   let credentials = "omit";
   let token = root.dataset.token;
   let polls = 0;
   let failures = 0;
-  let stopped = false;
+  // What breaks the newest poll off, null while nothing is updated.
+  let asking = new AbortController();
   let timer = 0;
   let shownAt = performance.now();
 
@@ -137,12 +139,11 @@
     }
   }
 
-  async function ask() {
+  async function ask(abort) {
     const address = new URL(root.dataset.poll, document.baseURI);
     if (polls % CHARTS === 0) {
       address.searchParams.set("charts", "1");
     }
-    const abort = new AbortController();
     const limit = setTimeout(() => abort.abort(), LONGEST);
     try {
       const response = await fetch(address, {
@@ -163,9 +164,11 @@
   }
 
   async function poll() {
+    const own = new AbortController();
+    asking = own;
     try {
-      const [code, answer] = await ask();
-      if (stopped) {
+      const [code, answer] = await ask(own);
+      if (asking !== own) {
         return;
       }
       if (code === 403 && answer.error) {
@@ -179,9 +182,12 @@
       polls += 1;
       failures = 0;
       show(answer.parts);
-      say("Updating every 2 seconds.");
+      say(ALIVE);
       root.dataset.polls = String(polls);
     } catch (error) {
+      if (asking !== own) {
+        return;
+      }
       failures += 1;
       if (polls === 0 && failures === 1) {
         credentials = "same-origin";
@@ -190,13 +196,12 @@
         say(`No answer from the site (${error.message}): trying again.`);
       }
     }
-    if (!stopped) {
-      timer = setTimeout(poll, EVERY * Math.min(failures + 1, 5));
-    }
+    timer = setTimeout(poll, EVERY * Math.min(failures + 1, 5));
   }
 
   function end(text) {
-    stopped = true;
+    asking.abort();
+    asking = null;
     clearTimeout(timer);
     say(text);
     stop.textContent = "Update again";
@@ -204,15 +209,15 @@
 
   stop.hidden = false;
   stop.addEventListener("click", () => {
-    if (stopped) {
-      stopped = false;
-      stop.textContent = "Stop updating";
-      say("Updating every 2 seconds.");
-      poll();
-    } else {
+    if (asking) {
       end("Not updating.");
+    } else {
+      stop.textContent = "Stop updating";
+      say(ALIVE);
+      poll();
     }
   });
+  say(ALIVE);
   setInterval(tick, 1000);
   timer = setTimeout(poll, EVERY);
 })();
