@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import tempfile
 import time
 from collections.abc import Iterator
@@ -439,6 +440,9 @@ def test_the_page_works_among_the_urls_of_another_app(namespace: str) -> None:
         response = Client().get(f"/ops/pool/link/{access.link_token()}/")
         assert response.status_code == 200
         assert b'data-poll="/ops/pool/poll/"' in response.content
+        printed = io.StringIO()
+        call_command("dbpool_dashboard", stdout=printed, stderr=io.StringIO())
+        assert printed.getvalue().startswith("/ops/pool/link/")
 
 
 # --- What goes wrong -----------------------------------------------------------------

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
-from django.urls import NoReverseMatch, reverse
+from django.urls import NoReverseMatch, URLResolver, get_resolver, reverse
 
 from dbpool_mw.control.render import duration
 from dbpool_mw.dashboard import access
 from dbpool_mw.management.base import USAGE, positive_seconds, write
 
-_NAMES = ("dbpool_mw:dashboard_link", "admin:dbpool_mw_dashboard_link")
+#: The name of the link's route by the app whose URLs have it, the preferred one first.
+_ROUTES = {"dbpool_mw": "dashboard_link", "admin": "dbpool_mw_dashboard_link"}
 _MAX_SECONDS = 86400
 
 
@@ -65,17 +67,31 @@ page that it has opened goes on for 4 hours."""
 
 def _path(token: str) -> str:
     """Return the link's path; raise CommandError (USAGE) where no page has a URL."""
-    for name in _NAMES:
+    found = list(_namespaces(get_resolver()))
+    names = [
+        f"{namespace}:{route}"
+        for wanted, route in _ROUTES.items()
+        for app, namespace in found
+        if app == wanted
+    ]
+    for name in names:
         try:
             return reverse(name, args=[token])
         except NoReverseMatch:
-            continue
+            continue  # another AdminSite, or below a prefix with arguments
     raise CommandError(
         "The page has no URL in this project. Put "
         'path("dbpool/", include("dbpool_mw.urls")) into ROOT_URLCONF, or use '
         "Django's admin.",
         returncode=USAGE,
     )
+
+
+def _namespaces(resolver: URLResolver, above: str = "") -> Iterator[tuple[str, str]]:
+    """Yield each namespace of the project with its app's name, nested ones too."""
+    for namespace, (_, inner) in resolver.namespace_dict.items():
+        yield inner.app_name, f"{above}{namespace}"
+        yield from _namespaces(inner, f"{above}{namespace}:")
 
 
 def _origin(text: str) -> str:
