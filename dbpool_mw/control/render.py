@@ -99,7 +99,11 @@ def holders(
         rows,
         [name for name, each in _HOLDER_COLUMNS.items() if each.optional],
     )
-    return tables.table(columns, rows, width, ranked=_HOLDERS_RANKED, paint=paint)
+    # By its id a hold is cancelled, so it is there on any terminal.
+    keys = 3 if columns[2].name == "id" else 2
+    return tables.table(
+        columns, rows, width, keys=keys, ranked=_HOLDERS_RANKED, paint=paint
+    )
 
 
 def _below(holder: Mapping[str, Any]) -> list[str]:
@@ -151,7 +155,7 @@ _HOLDER_COLUMNS: dict[str, _HolderColumn] = {
             optional=True,
         ),
         _HolderColumn(
-            Column("request", "REQUEST", is_text=True, least=24),
+            Column("request", "REQUEST", is_text=True, least=16),
             lambda holder: request_of(holder),
         ),
         _HolderColumn(
@@ -164,10 +168,10 @@ _HOLDER_COLUMNS: dict[str, _HolderColumn] = {
         ),
     )
 }
-#: What a narrow table of holders shows first.
+#: What a narrow table of holders shows first, behind worker, alias and id.
 _HOLDERS_RANKED = (
-    "seconds", "request", "state", "id", "leaked", "stale", "backend_pid", "thread",
-    "route", "in_transaction",
+    "seconds", "request", "state", "leaked", "stale", "in_transaction", "backend_pid",
+    "thread", "route",
 )  # fmt: skip
 
 

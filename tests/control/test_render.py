@@ -136,13 +136,23 @@ def test_the_holders_fit_the_terminal(width: int) -> None:
         thread="t" * 100,
         id="12345-67-8901",
         leaked=True,
+        state="cancelled",
         stack=["File " + "y " * 200],
         statement="SELECT " + "z " * 300,
     )
-    text = render.holders([answered(7, pool(), holders=[long, holder()])], width)
+    text = render.holders([answered(12345, pool(), holders=[long, holder()])], width)
     assert max(map(len, text.splitlines())) <= width
     assert "GET /xxx" in text
     assert "1.2s" in text
+    # By the id a hold is cancelled.
+    assert "12345-67-8901" in text
+
+
+def test_a_usual_terminal_shows_who_is_in_a_transaction() -> None:
+    held = holder(id="12345-67-8901", path="/" + "x" * 300, in_transaction=True)
+    text = render.holders([answered(12345, pool(), holders=[held])], 80)
+    assert "IN TRANSACTION" in text
+    assert max(map(len, text.splitlines())) <= 80
 
 
 def test_the_stack_of_its_checkout_stands_below_a_leaked_connection() -> None:
