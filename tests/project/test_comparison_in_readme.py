@@ -1,6 +1,10 @@
-"""What a comparison writes into the README."""
+"""What a comparison writes into the README, and figures of its page in prose."""
 
 from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -11,6 +15,7 @@ from docutils.core import publish_doctree
 
 from sandbox.compare import readme
 from sandbox.compare.report import Figure, Table
+from tests.documents import ROOT, written_table
 
 ABOUT = {"processor": "A processor, 2 of them usable", "date": "2026-01-31"}
 
@@ -99,3 +104,92 @@ def test_the_address_of_the_page_is_on_one_line(tables: list[Table]) -> None:
         assert f"<{readme.PAGE}>" in readme.summary(
             ABOUT | {"processor": "x" * width}, tables
         )
+
+
+def rows(tree: nodes.Element) -> Iterator[tuple[str, dict[str, str]]]:
+    """Give the rows of a table: the title, and the cells by their columns' titles."""
+    head, *body = (
+        [cell.astext() for cell in row.findall(nodes.entry)]
+        for row in tree.findall(nodes.row)
+    )
+    for title, *cells in body:
+        # The first cell of a row without figures says why it has none.
+        yield (
+            title,
+            {
+                column: cell or cells[0]
+                for column, cell in zip(head[1:], cells, strict=True)
+            },
+        )
+
+
+def sections() -> dict[str, nodes.section]:
+    """Return the sections of the comparison's page by their titles."""
+    text = Path(ROOT, "docs/comparison.rst").read_text(encoding="utf-8")
+    tree = publish_doctree(text, settings_overrides={"halt_level": 2})
+    return {each[0].astext(): each for each in tree.findall(nodes.section)}
+
+
+PAGE = sections()
+TABLES = {
+    title: dict(rows(table))
+    for title, section in PAGE.items()
+    for table in section.children
+    if isinstance(table, nodes.table)
+}
+
+
+def test_the_readme_has_the_figures_of_the_page() -> None:
+    shown = dict(rows(publish_doctree(written_table("README.rst", "comparison"))))
+    assert shown
+    for subject, cells in shown.items():
+        assert list(cells) == list(readme.COLUMNS)
+        assert cells == {
+            title: re.split(r" \(|:", TABLES[table][subject][column])[0]
+            for title, (table, column) in readme.COLUMNS.items()
+        }
+
+
+def numbers(text: str) -> set[str]:
+    return set(re.findall(r"(?<![\w.])\d+(?:\.\d+)?", text))
+
+
+def figures_of(subject: str) -> set[str]:
+    """Return the figures of a subject, with the numbers in their columns' titles."""
+    found = [table[subject] for table in TABLES.values() if subject in table]
+    return numbers(
+        " ".join(text for cells in found for each in cells.items() for text in each)
+    )
+
+
+ITEMS = [
+    item.astext() for item in PAGE["What others do better"].findall(nodes.list_item)
+]
+SUBJECTS = list(TABLES["What is compared"])
+
+
+@pytest.mark.parametrize("item", ITEMS, ids=lambda item: item.split(" ")[0])
+def test_a_figure_in_what_others_do_better_is_one_of_who_is_named(item: str) -> None:
+    named = [each for each in SUBJECTS if re.split(r" \(|,", each)[0] in item]
+    assert named, item
+    known = set[str]().union(*map(figures_of, named))
+    assert numbers(item) - known == set()
+
+
+def failed(subjects: str) -> str:
+    """Return of subjects, by a pattern, how many requests failed at least and most."""
+    found = [
+        int(cells["Backends killed: failed"])
+        for subject, cells in TABLES["Failed requests"].items()
+        if re.search(subjects, subject)
+    ]
+    return f"{min(found)} to {max(found)}"
+
+
+def test_what_is_said_of_failed_requests_is_what_was_measured() -> None:
+    text = PAGE["What others do better"].astext().replace("\n", " ")
+    asking = failed("^django-db-|^django-postgrespool2|health checks$")
+    own = failed("^dbpool_mw")
+    assert (
+        f"{asking} requests failed of those that ask, and {own} of dbpool_mw's" in text
+    )
