@@ -4,7 +4,8 @@ The oldest pair of Python and Django and the newest each get a virtual environme
 project by ``django-admin startproject``, on a private PostgreSQL. Then every block of
 code in the README is applied to it, in order: what goes into the settings, and each
 command as it is printed. A block or a command that isn't known here ends the run.
-Where the Python of a pair is missing, the one that runs this file stands in for it.
+Where the Python of a pair is missing, the one that runs this file stands in for it, and
+for the newest a newer one where one is installed.
 """
 
 from __future__ import annotations
@@ -71,25 +72,36 @@ class Pair(NamedTuple):
     extra: str
 
 
-PAIRS = (Pair("3.10", "4.2", "binary"), Pair("3.13", "6.1", "psycopg-binary"))
+#: The oldest pair of tox.ini, and the newest.
+PAIRS = (Pair("3.10", "4.2", "binary"), Pair("3.14", "6.1", "psycopg-binary"))
 
 
 def available(pair: Pair) -> tuple[str, str]:
     """Return a Python for this pair, and what pip is to install as Django with it.
 
-    Without the pair's own that's this Python. The oldest pair keeps its Django there;
-    the newest takes what pip finds for this Python.
+    Without the pair's own another stands in. The oldest pair keeps its Django there;
+    the newest takes what pip finds for that Python.
     """
     django = f"Django=={pair.django}.*"
     if python := interpreter(pair.python):
         return python, django
     if pair is not PAIRS[0]:
         django = "Django"
-    version = ".".join(map(str, sys.version_info[:3]))
+    version, python = stand_in(pair)
     print(
         f"No Python {pair.python} on PATH starts: {version} stands in, with {django}."
     )
-    return sys.executable, django
+    return python, django
+
+
+def stand_in(pair: Pair) -> tuple[str, str]:
+    """Return the version and the path of this Python, or of a newer for the newest."""
+    if pair is not PAIRS[0]:
+        newest, this = int(pair.python.partition(".")[2]), sys.version_info[1]
+        for version in (f"3.{minor}" for minor in range(newest - 1, this, -1)):
+            if python := interpreter(version):
+                return version, python
+    return ".".join(map(str, sys.version_info[:3])), sys.executable
 
 
 class ReadmeError(Exception):
