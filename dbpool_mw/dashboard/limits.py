@@ -83,7 +83,7 @@ def table(
         "What the server allows",
         ("Aliases", "Open here", "May open here", "Server accepts", "Known"),
         rows,
-        "No worker has opened a pool yet.",
+        "No open pool is known.",
         f"Here: the {workers} workers of this host. Other hosts have theirs.",
     )
 

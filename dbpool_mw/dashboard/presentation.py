@@ -224,6 +224,15 @@ def _notices(answers: Sequence[Answer]) -> list[tuple[str, str]]:
 # --- Orders and pools -----------------------------------------------------------------
 
 
+def _none(answers: Iterable[Answer], what: str) -> str:
+    """Return the text of a table without a row: of silent workers it says nothing."""
+    are_known = {answer.reply is not None for answer in answers}
+    if True not in are_known:
+        return "Not known: no worker answers."
+    start = "Of the workers that answer: " if False in are_known else ""
+    return f"{start}{what}"
+
+
 def _actions(
     access: Access, link: Link, verbs: Iterable[str], what: str, **target: Any
 ) -> list[Action]:
@@ -281,7 +290,7 @@ def _orders(answers: Sequence[Answer], access: Access, link: Link) -> Table:
         "Drains, pauses and recycles",
         _ORDERS_COLUMNS,
         rows,
-        "None is under way: every pool runs.",
+        _none(answers, "None is under way: every pool runs."),
     )
 
 
@@ -337,7 +346,7 @@ def _pools(answers: Sequence[Answer], access: Access, link: Link) -> Table:
         "Pools",
         _POOLS_COLUMNS,
         rows,
-        "No worker has opened a pool yet.",
+        _none(answers, "No pool is open yet."),
     )
 
 
@@ -385,7 +394,7 @@ def _recent(answers: Sequence[Answer]) -> Table:
         "Recently",
         _RECENT_COLUMNS,
         rows,
-        "The workers have no figures of the last minutes.",
+        _none(answers, "There are no figures of the last minutes."),
         "Of several workers the peaks are added up, and the longest times are shown.",
     )
 
@@ -490,7 +499,7 @@ def _holders(answers: Sequence[Answer], access: Access, link: Link) -> Table:
         "Who holds a connection",
         _HOLDERS_COLUMNS,
         rows,
-        "No connection is in use.",
+        _none(answers, "No connection is in use."),
     )
 
 
@@ -521,7 +530,7 @@ def _waiters(answers: Sequence[Answer]) -> Table:
         "Who waits for one",
         _WAITERS_COLUMNS,
         rows,
-        "Nobody waits.",
+        _none(answers, "Nobody waits."),
     )
 
 
