@@ -110,8 +110,8 @@ class Visitor:
         if name:
             assert self.get(f"/log-in/{name}/").status == 200
 
-    def get(self, path: str, **headers: str) -> Answer:
-        return self._request("GET", path, **headers)
+    def get(self, path: str, *, timeout: float = 30, **headers: str) -> Answer:
+        return self._request("GET", path, timeout=timeout, **headers)
 
     def post(self, path: str, **fields: str) -> Answer:
         """Send a form, with the token of the page that it stands on if there is one."""
@@ -127,10 +127,16 @@ class Visitor:
         return self.post(path, **{**dict(hidden), **fields})
 
     def _request(
-        self, method: str, path: str, body: str = "", **headers: str
+        self,
+        method: str,
+        path: str,
+        body: str = "",
+        *,
+        timeout: float = 30,
+        **headers: str,
     ) -> Answer:
         connection = http.client.HTTPConnection(
-            "127.0.0.1", self.server.port, timeout=30
+            "127.0.0.1", self.server.port, timeout=timeout
         )
         sent = {name.replace("_", "-"): value for name, value in headers.items()}
         if self.cookies:

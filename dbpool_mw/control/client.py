@@ -93,7 +93,7 @@ def has_ended(pid: int) -> bool:
     """Tell whether there is no process with this pid, or only what is left of one."""
     try:
         os.kill(pid, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):  # or a number that no process has
         return True
     except OSError:  # another user's
         return False

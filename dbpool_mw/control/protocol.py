@@ -35,6 +35,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import struct
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain
@@ -50,6 +51,7 @@ MAX_REQUEST = 64 * 1024
 MAX_REPLY = 4 * 1024 * 1024
 
 _HEADER = struct.Struct(">I")
+_HOLD = re.compile(r"(\d{1,10})-\d{1,19}-[0-9a-f]{1,19}", re.ASCII)
 # More than any message needs, and less than Python's recursion limit.
 _MAX_DEPTH = 16
 # The largest integer that every JSON parser keeps exactly. Sums and dates computed from
@@ -165,6 +167,14 @@ def _check_depth(message: dict[str, Any]) -> None:
         level = inside
     if level:
         raise BadMessage("nested too deeply")
+
+
+def pid_of(hold: str) -> int:
+    """Return the worker's pid in the id of a hold; ValueError for any other text."""
+    match = _HOLD.fullmatch(hold)
+    if match is None:
+        raise ValueError(f"not the id of a hold: {hold!r}")
+    return int(match[1])
 
 
 def request(

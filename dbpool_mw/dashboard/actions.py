@@ -35,6 +35,9 @@ logger = get_logger("dbpool_mw.control")
 PAUSE_SECONDS = 300
 MAX_SECONDS = 24 * 3600
 
+#: What stands above how far an action is.
+DONE, UNDER_WAY, ENDED, UNKNOWN = "Done", "Under way", "Ended", "Not known"
+
 _WILL = {
     "drain": (
         "Idle connections are closed at once, each one in use when its request ends.",
@@ -102,6 +105,10 @@ def target_of(verb: str, given: Any) -> Target:
     if verb == "cancel":
         if hold is None:
             raise Mistake("No hold is named. Choose Cancel beside the request.")
+        try:
+            protocol.pid_of(hold)
+        except ValueError as error:
+            raise Mistake(f"{shortened(hold, NAME)} names no hold.") from error
         return Target(hold=hold)
     if pid is not None and not (pid.isascii() and pid.isdigit() and len(pid) < 11):
         raise Mistake("The worker is named by the number of its process.")
@@ -141,11 +148,32 @@ def will_happen(verb: str, target: Target) -> list[str]:
 def hold_of(
     target: Target, answers: Sequence[Answer]
 ) -> tuple[Answer, dict[str, Any]] | None:
-    """Return the hold of a target, and its worker's answer; None if it has ended."""
+    """Return the hold of a target, and its worker's answer; None if it isn't there.
+
+    It has ended then, or its worker is silent: see `silence`.
+    """
     for answer, holder in rows_of(answers, "holders"):
         if holder.get("id") == target.hold:
             return answer, holder
     return None
+
+
+def silence(target: Target, answers: Sequence[Answer]) -> str:
+    """Say why nothing is known of the worker that a target names.
+
+    "" for one that answers or has ended, and for all workers.
+    """
+    pid = target.pid if target.hold is None else protocol.pid_of(target.hold)
+    if pid is None:
+        return ""
+    found = [answer for answer in answers if answer.pid == pid]
+    silent = [answer for answer in found if answer.reply is None]
+    if silent:
+        error = shortened(silent[0].error or "no answer", ERROR)
+        return f"Worker {pid} doesn't answer: {error}."
+    if found or client.has_ended(pid):
+        return ""
+    return f"Worker {pid} has no socket, so it can't be asked."
 
 
 def act(
@@ -220,12 +248,13 @@ def _check_alias(directory: Path, target: Target) -> None:
 
 def _cancel(directory: Path, target: Target) -> str:
     """Cancel the hold, in the worker that has it, if it goes on still."""
-    found = hold_of(target, survey(directory, holders=True))
+    answers = survey(directory, holders=True)
+    found = hold_of(target, answers)
     if found is None:
-        raise Mistake(
-            "This request has ended, or given its connection back. "
-            "Nothing was cancelled."
+        why = silence(target, answers) or (
+            "This request has ended, or given its connection back."
         )
+        raise Mistake(f"{why} Nothing was cancelled.")
     answer, holder = found
     request = {**protocol.request("cancel"), "holds": [target.hold]}
     (said,) = client.ask([answer.path], request, drain.ANSWER_SECONDS)
@@ -276,26 +305,35 @@ def _log(user: Any, what: str, text: str) -> None:
 
 
 def progress(
-    verb: str, target: Target, answers: Sequence[Answer], *, holders: bool
-) -> tuple[bool, list[str]]:
-    """Return whether an action is done, and how far it is, in lines.
+    verb: str, target: Target, answers: Sequence[Answer], problem: str, *, holders: bool
+) -> tuple[str, list[str]]:
+    """Return how far an action is: a heading, and lines.
 
-    ``holders`` says whether those that are waited for may be named.
+    Of what can't be asked, by a ``problem`` or because a worker is silent, nothing is
+    said to be done. ``holders`` says whether those that are waited for may be named.
     """
     what = f"{VERBS[verb]}, {target.words}"
+    if problem:
+        return UNKNOWN, [f"{what}: no worker can be asked."]
     if verb == "cancel":
         found = hold_of(target, answers)
-        if found is None:
-            return True, [f"{what}: the request has ended."]
-        held = render.duration(found[1]["seconds"])
-        return False, [f"{what}: the request goes on still, held for {held}."]
+        if found is not None:
+            held = render.duration(found[1]["seconds"])
+            return UNDER_WAY, [f"{what}: the request goes on still, held for {held}."]
+        if why := silence(target, answers):
+            return UNKNOWN, [f"{what}: {why}"]
+        return DONE, [f"{what}: the request has ended."]
     chosen = [
         answer.only(target.aliases)
         for answer in answers
         if target.pid in (None, answer.pid)
     ]
+    if not chosen and target.pid is None:
+        return UNKNOWN, [f"{what}: no worker was found."]
     if not chosen:
-        return True, [f"{what}: the worker has ended, and its connections with it."]
+        if why := silence(target, answers):
+            return UNKNOWN, [f"{what}: {why}"]
+        return DONE, [f"{what}: the worker has ended, and its connections with it."]
     now = drain.Progress(verb, chosen, [], [])
     silent = [f"Worker {a.pid} doesn't answer: {a.error}" for a in now.silent]
     if verb == "resume":
@@ -303,10 +341,12 @@ def progress(
             pool["state"] for a in chosen if a.reply for pool in a.reply["pools"]
         } - {"running"}
         if states:
-            return False, [f"{what}: {', '.join(sorted(states))} still.", *silent]
-        return not silent, [f"{what}: every pool runs.", *silent]
+            return UNDER_WAY, [f"{what}: {', '.join(sorted(states))} still.", *silent]
+        return _unless(silent, what, "every pool runs")
     if now.ended:
-        return True, [f"{what}: ended meanwhile, by its time or by another order."]
+        pids = ", ".join(str(answer.pid) for answer in now.ended)
+        line = f"{what}: not in force in worker {pids}, by its time or another order."
+        return ENDED, [line, *silent]
     left = "1 connection" if now.left == 1 else f"{now.left} connections"
     if now.left:
         waits = [
@@ -314,5 +354,12 @@ def progress(
             for answer, pool in pools_of(chosen)
             for line in (waited_for(answer, pool) if holders else ())
         ]
-        return False, [f"{what}: waits for {left}.", *waits, *silent]
-    return not silent, [f"{what}: done, no old connection is left.", *silent]
+        return UNDER_WAY, [f"{what}: waits for {left}.", *waits, *silent]
+    return _unless(silent, what, "done, no old connection is left")
+
+
+def _unless(silent: Sequence[str], what: str, text: str) -> tuple[str, list[str]]:
+    """Return that an action is done, unless a worker is silent."""
+    if silent:
+        return UNKNOWN, [f"{what}: not known of every worker.", *silent]
+    return DONE, [f"{what}: {text}."]

@@ -179,7 +179,7 @@ class Pages:
         pools = presentation.by_alias(answers)
         return {
             "notices": [("error", problem)] if problem else shown.notices,
-            "progress": _progress(request, access, answers),
+            "progress": _progress(request, access, answers, problem),
             "tables": shown.first,
             "more": [*shown.more, limits.table(pools, len(answers), known)],
             "charts": charts.charts(answers) if with_charts else [],
@@ -225,6 +225,7 @@ class Pages:
             if verb != "cancel" or access.holders:
                 tables = _concerned(verb, target, answers)
             if verb == "cancel" and actions.hold_of(target, answers) is None:
+                mistake = mistake or problem or actions.silence(target, answers)
                 mistake = mistake or "This request has ended: nothing is cancelled."
                 target = None
         name = presentation.VERBS[verb]
@@ -301,8 +302,8 @@ def _fields(target: Target) -> dict[str, str]:
 
 
 def _progress(
-    request: HttpRequest, access: Access, answers: Sequence[Answer]
-) -> tuple[bool, list[str]] | None:
+    request: HttpRequest, access: Access, answers: Sequence[Answer], problem: str = ""
+) -> tuple[str, list[str]] | None:
     """Return how far the action is that this page was opened after."""
     verb = request.GET.get("did", "")
     if verb not in presentation.VERBS or not actions.allowed(access, verb):
@@ -313,4 +314,4 @@ def _progress(
         return None
     if verb == "cancel" and not access.holders:
         return None
-    return actions.progress(verb, target, answers, holders=access.holders)
+    return actions.progress(verb, target, answers, problem, holders=access.holders)

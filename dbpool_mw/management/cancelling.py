@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -27,7 +26,6 @@ from dbpool_mw.management.base import (
 
 NOT_DONE = 1
 
-_ID = re.compile(r"(\d{1,10})-\d{1,19}-[0-9a-f]{1,19}", re.ASCII)
 _WHAT = (
     "What they run is cancelled, every later statement of theirs raises "
     "OperationalError, and their connections close when they come back."
@@ -48,11 +46,13 @@ def add_argument(parser: Any) -> None:
 
 def _hold(text: str) -> str:
     """Parse the id of a hold."""
-    if not _ID.fullmatch(text):
+    try:
+        protocol.pid_of(text)
+    except ValueError as error:
         raise argparse.ArgumentTypeError(
             f"{shortened(text, NAME)!r} is not the id of a hold, such as "
             "4711-3-5af3107a4000; dbpool_stats --holders shows them"
-        )
+        ) from error
     return text
 
 
@@ -124,7 +124,7 @@ def _carry_out(command: WorkerCommand, options: dict[str, Any]) -> _Outcome:
     """Ask the workers that the ids name, and those alone."""
     directory, holds = control_dir(), _holds(options)
     command.check_aliases(directory, options["alias"], options["pid"])
-    wanted = {_pid_of(hold) for hold in holds}
+    wanted = {protocol.pid_of(hold) for hold in holds}
     sockets = [
         path
         for path in command.sockets(directory, options["pid"])
@@ -144,18 +144,14 @@ def _carry_out(command: WorkerCommand, options: dict[str, Any]) -> _Outcome:
     left = [hold for hold in holds if hold not in cancelled]
     return _Outcome(
         [hold for hold in holds if hold in cancelled],
-        [hold for hold in left if _pid_of(hold) not in silent],
-        [hold for hold in left if _pid_of(hold) in silent],
+        [hold for hold in left if protocol.pid_of(hold) not in silent],
+        [hold for hold in left if protocol.pid_of(hold) in silent],
         answers,
     )
 
 
 def _holds(options: dict[str, Any]) -> list[str]:
     return list(dict.fromkeys(options["cancel"]))
-
-
-def _pid_of(hold: str) -> int:
-    return int(hold.partition("-")[0])
 
 
 def _text(outcome: _Outcome) -> str:

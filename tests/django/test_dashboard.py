@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import tempfile
 import time
 from collections.abc import Iterator
@@ -168,6 +169,22 @@ def test_what_needs_a_look_is_noticed() -> None:
     assert page(answer(pool(in_use=10))).notices == []
 
 
+EMPTY = ("orders", "pools", "recent", "holders", "waiters")
+
+
+@pytest.mark.parametrize("name", EMPTY)
+def test_of_workers_that_do_not_answer_no_table_says_that_nothing_is_so(
+    name: str,
+) -> None:
+    for nobody in ([], [silent()]):
+        assert table(name, *nobody).empty == "Not known: no worker answers."
+    told = table(name, answer()).empty
+    assert (
+        table(name, answer(), silent()).empty == f"Of the workers that answer: {told}"
+    )
+    assert told.startswith(("No", "There are no"))
+
+
 def test_an_order_counts_down_and_names_who_is_waited_for() -> None:
     paused = pool(state="paused", state_seconds_left=29.5, stale=2, in_use=1)
     holders = [holder(stale=True), holder(path="/new/"), holder("b", stale=True)]
@@ -297,6 +314,12 @@ def test_a_pause_needs_a_sensible_end(text: str) -> None:
         actions.seconds_of("pause", {"seconds": text})
 
 
+@pytest.mark.parametrize("hold", ["x", "1-2", "1-2-3-4", "٣-2-3"])
+def test_a_hold_is_named_by_its_id(hold: str) -> None:
+    with pytest.raises(Mistake, match="names no hold"):
+        actions.target_of("cancel", {"hold": hold})
+
+
 def test_a_drain_may_have_no_end_and_a_recycle_has_none() -> None:
     assert actions.seconds_of("drain", {"seconds": ""}) is None
     assert actions.seconds_of("drain", {"seconds": "60"}) == 60
@@ -310,41 +333,74 @@ def test_a_worker_is_named_by_a_number(pid: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("verb", "answers", "done", "said"),
+    ("verb", "answers", "heading", "said"),
     [
-        ("drain", [answer(pool(state="draining", stale=0))], True, "done"),
-        ("drain", [answer(pool(state="draining", stale=2))], False, "2 connections"),
-        ("drain", [answer(pool(state="running"))], True, "ended meanwhile"),
-        ("recycle", [answer(pool(stale=1))], False, "waits for 1 connection."),
-        ("recycle", [answer(pool())], True, "done"),
-        ("recycle", [silent()], False, "doesn't answer"),
-        ("resume", [answer(pool(state="paused"))], False, "paused still"),
-        ("resume", [answer(pool())], True, "every pool runs"),
-        ("drain", [], True, "the worker has ended"),
+        ("drain", [answer(pool(state="draining"))], "Done", "done"),
+        ("drain", [answer(pool(state="draining", stale=2))], "Under way", "2 connec"),
+        ("drain", [answer(pool())], "Ended", "not in force in worker 1"),
+        ("drain", [answer(pool()), silent()], "Ended", "Worker 9 doesn't answer"),
+        ("recycle", [answer(pool(stale=1))], "Under way", "waits for 1 connection."),
+        ("recycle", [answer(pool())], "Done", "done"),
+        ("recycle", [silent()], "Not known", "doesn't answer"),
+        ("recycle", [answer(pool()), silent()], "Not known", "not known of every"),
+        ("resume", [answer(pool(state="paused"))], "Under way", "paused still"),
+        ("resume", [answer(pool())], "Done", "every pool runs"),
+        ("resume", [silent()], "Not known", "doesn't answer"),
+        ("drain", [], "Not known", "no worker was found"),
     ],
 )
 def test_progress_is_what_the_workers_say_last(
-    verb: str, answers: list[Answer], done: bool, said: str
+    verb: str, answers: list[Answer], heading: str, said: str
 ) -> None:
-    is_done, lines = actions.progress(verb, Target("default"), answers, holders=True)
-    assert is_done == done
+    found, lines = actions.progress(verb, Target("default"), answers, "", holders=True)
+    assert found == heading
     assert said in " ".join(lines)
+
+
+#: The number of a process that there can't be.
+NOBODY = 2**31 - 1
+
+
+@pytest.mark.parametrize(
+    ("target", "answers", "problem", "heading"),
+    [
+        (Target(pid=NOBODY), [], "", "Done"),
+        (Target(pid=NOBODY), [], "it can't be trusted", "Not known"),
+        # It goes on, and its socket is gone.
+        (Target(pid=os.getpid()), [], "", "Not known"),
+        (Target(hold=f"{NOBODY}-2-3"), [], "", "Done"),
+        (Target(hold=f"{NOBODY}-2-3"), [], "it can't be trusted", "Not known"),
+        (Target(hold="9-2-3"), [silent()], "", "Not known"),
+        (Target(hold="9-2-3"), [answer(pool()), silent()], "", "Not known"),
+        (Target(hold="9-2-3"), [answer(pool(), pid=9), silent(1)], "", "Done"),
+        (Target(hold=f"{os.getpid()}-2-3"), [answer(pool())], "", "Not known"),
+    ],
+)
+def test_nothing_is_done_in_a_worker_that_cannot_be_asked(
+    target: Target, answers: list[Answer], problem: str, heading: str
+) -> None:
+    verb = "drain" if target.hold is None else "cancel"
+    found, lines = actions.progress(verb, target, answers, problem, holders=True)
+    assert found == heading
+    assert ("has ended" in " ".join(lines)) == (heading == "Done")
 
 
 def test_progress_names_nobody_to_who_may_not_see_holders() -> None:
     under = answer(pool(state="draining", stale=1), holders=[holder(stale=True)])
-    _, shown = actions.progress("drain", Target(), [under], holders=True)
+    _, shown = actions.progress("drain", Target(), [under], "", holders=True)
     assert "GET /slow/" in " ".join(shown)
-    _, shown = actions.progress("drain", Target(), [under], holders=False)
+    _, shown = actions.progress("drain", Target(), [under], "", holders=False)
     assert "GET /slow/" not in " ".join(shown)
 
 
 def test_a_cancelled_hold_is_done_when_that_hold_has_ended() -> None:
     target = Target(hold="1-2-3")
     held = answer(pool(), holders=[holder(id="1-2-3")])
-    assert actions.progress("cancel", target, [held], holders=True)[0] is False
+    (found, _) = actions.progress("cancel", target, [held], "", holders=True)
+    assert found == "Under way"
     next_hold = answer(pool(), holders=[holder(id="1-2-4")])
-    assert actions.progress("cancel", target, [next_hold], holders=True)[0] is True
+    (found, _) = actions.progress("cancel", target, [next_hold], "", holders=True)
+    assert found == "Done"
 
 
 # --- Tokens --------------------------------------------------------------------------
@@ -502,6 +558,17 @@ def test_a_directory_that_cannot_be_trusted_is_a_mistake(worker) -> None:
     with override_settings(DBPOOL_MW_CONTROL_DIR=str(directory)):
         assert "may be written by others" in views.asked(ALL)[1]
     directory.chmod(0o700)
+
+
+def test_a_hold_of_a_silent_worker_is_not_said_to_have_ended(
+    monkeypatch, tmp_path
+) -> None:
+    monkeypatch.setattr(actions, "survey", lambda *_, **__: [silent()])
+    with pytest.raises(Mistake, match=r"9 doesn't answer.* Nothing was cancelled"):
+        act(tmp_path, "cancel", hold="9-2-3")
+    monkeypatch.setattr(actions, "survey", lambda *_, **__: [answer(pool(), pid=9)])
+    with pytest.raises(Mistake, match=r"has ended.* Nothing was cancelled"):
+        act(tmp_path, "cancel", hold="9-2-3")
 
 
 @pytest.mark.parametrize(

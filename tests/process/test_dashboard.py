@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
 import re
+import signal
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import pytest
 
+from dbpool_mw.control import protocol
 from tests.dashboards import Visitor, made, serving
 from tests.process.projects import Project
 from tests.process.servers import Answer, Server, wait_until
@@ -208,7 +211,8 @@ def test_an_order_for_one_worker_is_for_that_one(site):
         ("act/drain/?alias=nobodys", "No worker has a pool of nobodys"),
         ("act/drain/?alias=default&pid=1", "There is no such worker"),
         ("act/cancel/", "No hold is named"),
-        ("act/cancel/?hold=1-2-3", "This request has ended"),
+        ("act/cancel/?hold=x", "x names no hold"),
+        ("act/cancel/?hold=2147483647-2-3", "This request has ended"),
     ],
 )
 def test_what_is_asked_wrongly_is_refused_with_a_reason(site, server, path, said):
@@ -224,6 +228,44 @@ def test_what_is_asked_wrongly_is_refused_with_a_reason(site, server, path, said
     assert said in answer.body.decode()
     assert visitor.get(f"{ALONE}act/kill/").status == 404
     assert {s for found in site.states().values() for s in found} == {"running"}
+
+
+def test_the_hold_of_a_stopped_worker_is_not_said_to_have_ended(site):
+    with site.gunicorn("--threads", "8", workers=2) as server:
+        site.serve_by_all(server, 2)
+        visitor = Visitor(server, "operator")
+        with holding(site, server):
+            (hold,) = site.holders("/holds/")
+            pid = protocol.pid_of(hold["id"])
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                shown = served_by_another(visitor, f"act/cancel/?hold={hold['id']}")
+            finally:
+                os.kill(pid, signal.SIGCONT)
+    assert shown.status == 400
+    assert f"Worker {pid} doesn&#x27;t answer" in shown.body.decode()
+    assert b"has ended" not in shown.body
+
+
+def served_by_another(visitor: Visitor, path: str) -> Answer:
+    """Ask again until the worker that isn't stopped has taken the connection."""
+    for _ in range(10):
+        with suppress(TimeoutError):
+            return visitor.get(ALONE + path, timeout=5)
+    raise AssertionError("only the stopped worker takes connections")
+
+
+def test_a_directory_that_anybody_may_write_to_is_not_said_to_be_at_rest(site, server):
+    visitor = Visitor(server, "operator")
+    site.control.chmod(0o777)
+    try:
+        page = visitor.get(f"{ALONE}?did=drain&alias=default").body.decode()
+    finally:
+        site.control.chmod(0o700)
+    assert "may be written by others" in page
+    assert "no worker can be asked" in page
+    for wrong in ("Done", "ended", "every pool runs", "No connection", "Nobody waits"):
+        assert wrong not in page
 
 
 def test_what_a_read_only_database_cannot_log_is_done_all_the_same(site, server):
