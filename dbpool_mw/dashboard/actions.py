@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from django.apps import apps
+from django.core import signing
 from django.db import Error as DatabaseError
 
 from dbpool_mw import conf
@@ -21,7 +22,7 @@ from dbpool_mw.control.orders import Order
 from dbpool_mw.control.survey import survey
 from dbpool_mw.core.logs import get_logger
 from dbpool_mw.core.text import ERROR, MESSAGE, NAME, REQUEST, one_line, shortened
-from dbpool_mw.dashboard.access import Access
+from dbpool_mw.dashboard.access import OPEN_SECONDS, Access
 from dbpool_mw.dashboard.presentation import (
     VERBS,
     pools_of,
@@ -37,6 +38,9 @@ MAX_SECONDS = 24 * 3600
 
 #: What stands above how far an action is.
 DONE, UNDER_WAY, ENDED, UNKNOWN = "Done", "Under way", "Ended", "Not known"
+CONFIRMED, INCOMPLETE = "Confirmed", "Incomplete"
+
+_DID = "dbpool_mw.dashboard.did"
 
 _WILL = {
     "drain": (
@@ -88,6 +92,33 @@ class Target(NamedTuple):
     def aliases(self) -> list[str] | None:
         """The aliases, None for all of them."""
         return None if self.alias is None else [self.alias]
+
+
+class Did(NamedTuple):
+    """What was done, and what is wanting: who hasn't confirmed it, for example."""
+
+    verb: str
+    target: Target
+    lacks: Sequence[str]
+
+    @property
+    def token(self) -> str:
+        """It as signed text for an address: no session keeps it, and no link forges it.
+
+        A user reads it easily: it has nothing that needs a permission.
+        """
+        lacks = [shortened(lack, 2 * REQUEST) for lack in self.lacks]
+        plain = [self.verb, list(self.target), lacks]
+        return signing.dumps(plain, salt=_DID, compress=True)
+
+
+def did_of(token: str) -> Did | None:
+    """Return what was done, from a token; None for one that is wrong or too old."""
+    try:
+        verb, target, lacks = signing.loads(token, salt=_DID, max_age=OPEN_SECONDS)
+    except signing.BadSignature:
+        return None
+    return Did(verb, Target(*target), lacks)
 
 
 class Mistake(Exception):
@@ -178,35 +209,40 @@ def silence(target: Target, answers: Sequence[Answer]) -> str:
 
 def act(
     directory: Path, verb: str, target: Target, seconds: float | None, user: Any
-) -> str:
-    """Do what was confirmed; return what the workers said, which is logged as well.
+) -> Did:
+    """Do what was confirmed, and log it with what the workers said.
 
     Raises Mistake where nothing was done.
     """
     try:
-        said = (
+        said, lacks = (
             _cancel(directory, target)
             if verb == "cancel"
             else _order(directory, verb, target, seconds)
         )
     except (paths.ControlDirError, protocol.ProtocolError) as error:
         raise Mistake(f"No worker could be asked: {error}") from error
-    text = f"{VERBS[verb]}{_for(seconds)}: {said}"
+    text = f"{VERBS[verb]}{_for(seconds)}: {'; '.join([*said, *lacks])}"
     logger.info("%s: %s, by %s", target.words, text, shortened(str(user), NAME))
     _log(user, f"{VERBS[verb]}: {target.words}", text)
-    return text
+    return Did(verb, target, lacks)
 
 
 def _for(seconds: float | None) -> str:
     return "" if seconds is None else f" for {seconds:g} s"
 
 
-def _order(directory: Path, verb: str, target: Target, seconds: float | None) -> str:
-    """Keep an order and send it, as ``dbpool_drain`` does."""
+def _order(
+    directory: Path, verb: str, target: Target, seconds: float | None
+) -> tuple[list[str], list[str]]:
+    """Keep an order and send it, as ``dbpool_drain`` does.
+
+    Returns what the workers said, and what is wanting.
+    """
     _check_alias(directory, target)
     began = time.monotonic()
     is_kept = target.pid is None
-    unkept = ""
+    unkept = []
     if is_kept:
         order = Order(
             verb if verb in orders.KEPT else orders.RESUME,
@@ -217,24 +253,30 @@ def _order(directory: Path, verb: str, target: Target, seconds: float | None) ->
         try:
             orders.keep(directory, order)
         except orders.OrdersError as error:
-            unkept = f"; not kept for workers that start later: {error}"
+            unkept = [f"not kept for workers that start later: {error}"]
     sockets = [
         path
         for path in paths.discover(directory)
         if target.pid in (None, paths.pid_of(path))
     ]
-    if not sockets and target.pid is not None:
-        raise Mistake(f"There is no such worker: {target.words}.")
     progress = drain.send(
         verb, sockets, target.aliases, seconds=seconds, began=began, kept=is_kept
     )
-    said = _workers(progress.answers)
-    if progress.failed:
-        failed = ", ".join(
-            f"{a.pid} ({shortened(a.error or '', ERROR)})" for a in progress.failed
-        )
-        said += f"; not confirmed by {failed}"
-    return said + unkept
+    if not progress.answers and not progress.failed:
+        if target.pid is not None:
+            raise Mistake(f"There is no such worker: {target.words}.")
+        if unkept:
+            raise Mistake(f"No worker was found; {unkept[0]}.")
+    pids = ", ".join(str(answer.pid) for answer in progress.answers)
+    said = [f"confirmed by {pids}"] if pids else []
+    lacks = [] if pids else ["confirmed by no worker"]
+    return said, [*lacks, *_unconfirmed(progress.failed), *unkept]
+
+
+def _unconfirmed(answers: Sequence[Answer]) -> list[str]:
+    """Say which workers may not have done it."""
+    failed = ", ".join(f"{a.pid} ({shortened(a.error or '', ERROR)})" for a in answers)
+    return [f"not confirmed by {failed}"] if failed else []
 
 
 def _check_alias(directory: Path, target: Target) -> None:
@@ -246,7 +288,7 @@ def _check_alias(directory: Path, target: Target) -> None:
         raise Mistake(f"No worker has a pool of {shortened(target.alias, NAME)}.")
 
 
-def _cancel(directory: Path, target: Target) -> str:
+def _cancel(directory: Path, target: Target) -> tuple[list[str], list[str]]:
     """Cancel the hold, in the worker that has it, if it goes on still."""
     answers = survey(directory, holders=True)
     found = hold_of(target, answers)
@@ -258,21 +300,16 @@ def _cancel(directory: Path, target: Target) -> str:
     answer, holder = found
     request = {**protocol.request("cancel"), "holds": [target.hold]}
     (said,) = client.ask([answer.path], request, drain.ANSWER_SECONDS)
-    if said.reply is None:
-        raise Mistake(f"Worker {said.pid} hasn't confirmed it: {said.error}")
-    if target.hold not in said.reply.get("cancelled", ()):
+    is_silent = said.reply is None and not said.gone
+    if not is_silent and target.hold not in (said.reply or {}).get("cancelled", ()):
         raise Mistake("This request has ended just now. Nothing was cancelled.")
     held = render.duration(holder["seconds"])
-    return shortened(
+    text = shortened(
         f"{render.request_of(holder)} of worker {said.pid}, {holder['alias']}, "
         f"backend {holder['backend_pid']}, held for {held}",
         REQUEST,
     )
-
-
-def _workers(answers: Sequence[Answer]) -> str:
-    pids = ", ".join(str(answer.pid) for answer in answers)
-    return f"confirmed by {pids}" if pids else "confirmed by no worker"
+    return [text], _unconfirmed([said] if is_silent else [])
 
 
 def _log(user: Any, what: str, text: str) -> None:
@@ -305,16 +342,27 @@ def _log(user: Any, what: str, text: str) -> None:
 
 
 def progress(
-    verb: str, target: Target, answers: Sequence[Answer], problem: str, *, holders: bool
+    did: Did, answers: Sequence[Answer], problem: str, *, holders: bool
 ) -> tuple[str, list[str]]:
     """Return how far an action is: a heading, and lines.
 
     Of what can't be asked, by a ``problem`` or because a worker is silent, nothing is
     said to be done. ``holders`` says whether those that are waited for may be named.
     """
+    heading, lines = _progress(did.verb, did.target, answers, problem, holders)
+    if did.lacks and heading in (DONE, ENDED, CONFIRMED):
+        heading = INCOMPLETE
+    return heading, [*lines, *(f"When it was sent: {lack}." for lack in did.lacks)]
+
+
+def _progress(
+    verb: str, target: Target, answers: Sequence[Answer], problem: str, holders: bool
+) -> tuple[str, list[str]]:
     what = f"{VERBS[verb]}, {target.words}"
     if problem:
         return UNKNOWN, [f"{what}: no worker can be asked."]
+    if verb == "cancel" and not holders:
+        return CONFIRMED, [f"{what}: sent."]
     if verb == "cancel":
         found = hold_of(target, answers)
         if found is not None:
@@ -345,8 +393,7 @@ def progress(
         return _unless(silent, what, "every pool runs")
     if now.ended:
         pids = ", ".join(str(answer.pid) for answer in now.ended)
-        line = f"{what}: not in force in worker {pids}, by its time or another order."
-        return ENDED, [line, *silent]
+        return ENDED, [f"{what}: not in force in worker {pids}.", *silent]
     left = "1 connection" if now.left == 1 else f"{now.left} connections"
     if now.left:
         waits = [

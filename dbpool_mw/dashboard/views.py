@@ -118,10 +118,9 @@ class Pages:
             target = actions.target_of(verb, given)
             if request.method == "POST":
                 seconds = actions.seconds_of(verb, given)
-                actions.act(_directory(), verb, target, seconds, request.user)
-                query = {"did": verb, **_fields(target)}
-                back = f"{self._reverse(request)}?{urlencode(query)}"
-                return HttpResponseRedirect(back)
+                did = actions.act(_directory(), verb, target, seconds, request.user)
+                query = urlencode({"did": did.token})
+                return HttpResponseRedirect(f"{self._reverse(request)}?{query}")
         except Mistake as error:
             mistake = str(error)
             try:
@@ -305,13 +304,7 @@ def _progress(
     request: HttpRequest, access: Access, answers: Sequence[Answer], problem: str = ""
 ) -> tuple[str, list[str]] | None:
     """Return how far the action is that this page was opened after."""
-    verb = request.GET.get("did", "")
-    if verb not in presentation.VERBS or not actions.allowed(access, verb):
+    did = actions.did_of(request.GET.get("did", ""))
+    if did is None or not actions.allowed(access, did.verb):
         return None
-    try:
-        target = actions.target_of(verb, request.GET)
-    except Mistake:
-        return None
-    if verb == "cancel" and not access.holders:
-        return None
-    return actions.progress(verb, target, answers, problem, holders=access.holders)
+    return actions.progress(did, answers, problem, holders=access.holders)

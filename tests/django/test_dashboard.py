@@ -6,7 +6,7 @@ import io
 import os
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,7 +26,7 @@ from dbpool_mw.control.client import Answer
 from dbpool_mw.control.server import ControlServer
 from dbpool_mw.dashboard import access, actions, charts, limits, presentation, views
 from dbpool_mw.dashboard.access import Access
-from dbpool_mw.dashboard.actions import Mistake, Target
+from dbpool_mw.dashboard.actions import Did, Mistake, Target
 from dbpool_mw.dashboard.limits import Known
 from dbpool_mw.management.commands import dbpool_dashboard
 from tests.control.fakes import FakeWorker, histogram, holder, pool, reply
@@ -332,6 +332,19 @@ def test_a_worker_is_named_by_a_number(pid: str) -> None:
         actions.target_of("drain", {"pid": pid})
 
 
+def progress(
+    verb: str,
+    target: Target,
+    answers: list[Answer],
+    problem: str = "",
+    *,
+    lacks: Sequence[str] = (),
+    holders: bool = True,
+) -> tuple[str, list[str]]:
+    did = Did(verb, target, lacks)
+    return actions.progress(did, answers, problem, holders=holders)
+
+
 @pytest.mark.parametrize(
     ("verb", "answers", "heading", "said"),
     [
@@ -352,7 +365,7 @@ def test_a_worker_is_named_by_a_number(pid: str) -> None:
 def test_progress_is_what_the_workers_say_last(
     verb: str, answers: list[Answer], heading: str, said: str
 ) -> None:
-    found, lines = actions.progress(verb, Target("default"), answers, "", holders=True)
+    found, lines = progress(verb, Target("default"), answers)
     assert found == heading
     assert said in " ".join(lines)
 
@@ -380,26 +393,58 @@ def test_nothing_is_done_in_a_worker_that_cannot_be_asked(
     target: Target, answers: list[Answer], problem: str, heading: str
 ) -> None:
     verb = "drain" if target.hold is None else "cancel"
-    found, lines = actions.progress(verb, target, answers, problem, holders=True)
+    found, lines = progress(verb, target, answers, problem)
     assert found == heading
     assert ("has ended" in " ".join(lines)) == (heading == "Done")
 
 
 def test_progress_names_nobody_to_who_may_not_see_holders() -> None:
     under = answer(pool(state="draining", stale=1), holders=[holder(stale=True)])
-    _, shown = actions.progress("drain", Target(), [under], "", holders=True)
+    _, shown = progress("drain", Target(), [under])
     assert "GET /slow/" in " ".join(shown)
-    _, shown = actions.progress("drain", Target(), [under], "", holders=False)
+    _, shown = progress("drain", Target(), [under], holders=False)
     assert "GET /slow/" not in " ".join(shown)
+
+
+@pytest.mark.parametrize(
+    ("answers", "heading"),
+    [
+        ([answer(pool(state="draining"))], "Incomplete"),
+        ([answer(pool())], "Incomplete"),
+        ([answer(pool(state="draining", stale=1))], "Under way"),
+        ([silent()], "Not known"),
+    ],
+)
+def test_what_is_wanting_is_shown_and_nothing_is_done_then(
+    answers: list[Answer], heading: str
+) -> None:
+    lacks = ["not confirmed by 7 (no answer)", "not kept for workers that start later"]
+    found, lines = progress("drain", Target(), answers, lacks=lacks)
+    assert found == heading
+    assert lines[-2:] == [f"When it was sent: {lack}." for lack in lacks]
+
+
+def test_what_was_done_is_told_by_a_token_that_nobody_forges(monkeypatch) -> None:
+    done = Did("drain", Target("default", 7), ["not kept: " + "ä" * 5000])
+    token = done.token
+    assert len(token) < 1000
+    again = actions.did_of(token)
+    assert again is not None
+    assert again[:2] == done[:2]
+    assert again.lacks[0].startswith("not kept: ä")
+    assert actions.did_of(token[:-1]) is None
+    assert actions.did_of(access.link_token()) is None
+    monkeypatch.setattr(actions, "OPEN_SECONDS", -1)
+    assert actions.did_of(token) is None
 
 
 def test_a_cancelled_hold_is_done_when_that_hold_has_ended() -> None:
     target = Target(hold="1-2-3")
     held = answer(pool(), holders=[holder(id="1-2-3")])
-    (found, _) = actions.progress("cancel", target, [held], "", holders=True)
+    (found, _) = progress("cancel", target, [held])
     assert found == "Under way"
     next_hold = answer(pool(), holders=[holder(id="1-2-4")])
-    (found, _) = actions.progress("cancel", target, [next_hold], "", holders=True)
+    (found, _) = progress("cancel", target, [next_hold])
     assert found == "Done"
 
 
@@ -515,7 +560,7 @@ def worker() -> Iterator[tuple[FakeWorker, Path]]:
         server.stop()
 
 
-def act(directory: Path, verb: str = "drain", **target: Any) -> str:
+def act(directory: Path, verb: str = "drain", **target: Any) -> Did:
     return actions.act(directory, verb, Target(**target), None, "ann")
 
 
@@ -523,28 +568,41 @@ def test_an_order_that_is_not_kept_or_not_confirmed_says_so(
     worker, monkeypatch
 ) -> None:
     fake, directory = worker
-    assert act(directory, alias="default").startswith("Drain: confirmed by ")
+    assert act(directory, alias="default").lacks == []
     assert fake.verbs == ["drain"]
 
     def keep(*_: Any) -> None:
         raise orders.OrdersError("the disk is full")
 
     monkeypatch.setattr(orders, "keep", keep)
-    said = act(directory)
-    assert said.endswith("; not kept for workers that start later: the disk is full")
+    unkept = "not kept for workers that start later: the disk is full"
+    assert act(directory).lacks == [unkept]
     monkeypatch.setattr(
         actions.drain,
         "send",
         lambda verb, *_, **__: drain.Progress(verb, [], [silent(7)], []),
     )
-    said = act(directory, "recycle")
-    assert "confirmed by no worker; not confirmed by 7 (no answer" in said
+    none, silence, _ = act(directory, "recycle").lacks
+    assert none == "confirmed by no worker"
+    assert silence.startswith("not confirmed by 7 (no answer")
+    monkeypatch.setattr(
+        actions.drain, "send", lambda verb, *_, **__: drain.Progress(verb, [], [], [])
+    )
+    with pytest.raises(Mistake, match="No worker was found; not kept"):
+        act(directory)
+
+
+def test_an_order_that_no_worker_gets_is_kept_and_says_so(tmp_path) -> None:
+    assert act(tmp_path / "none").lacks == ["confirmed by no worker"]
+    assert (tmp_path / "none" / "orders.json").exists()
+    with pytest.raises(Mistake, match="There is no such worker"):
+        act(tmp_path / "none", pid=NOBODY)
 
 
 def test_an_alias_that_no_settings_name_may_be_a_workers(worker) -> None:
     fake, directory = worker
     fake.pools[0]["alias"] = "of another release"
-    assert "confirmed by" in act(directory, alias="of another release")
+    assert act(directory, alias="of another release").lacks == []
     with pytest.raises(Mistake, match="No worker has a pool of nobodys"):
         act(directory, alias="nobodys")
     assert "drain" not in fake.verbs[2:]
@@ -574,7 +632,7 @@ def test_a_hold_of_a_silent_worker_is_not_said_to_have_ended(
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"error": "no answer"}, "hasn't confirmed it: no answer"),
+        ({"error": "the process is gone", "gone": True}, "has ended just now"),
         ({"reply": reply(cancelled=[], unknown=["1-2-3"])}, "has ended just now"),
     ],
 )
@@ -587,6 +645,15 @@ def test_a_cancel_that_came_too_late_is_said_to_have_done_nothing(
     monkeypatch.setattr(actions.client, "ask", lambda *_: [late])
     with pytest.raises(Mistake, match=said):
         act(tmp_path, "cancel", hold="1-2-3")
+
+
+def test_a_cancel_that_was_not_confirmed_is_perhaps_done(monkeypatch, tmp_path) -> None:
+    held = answer(pool(), holders=[holder(id="1-2-3")])
+    monkeypatch.setattr(actions, "survey", lambda *_, **__: [held])
+    mute = Answer(1, held.path, error="no answer")
+    monkeypatch.setattr(actions.client, "ask", lambda *_: [mute])
+    did = act(tmp_path, "cancel", hold="1-2-3")
+    assert did.lacks == ["not confirmed by 1 (no answer)"]
 
 
 def test_a_worker_without_a_pool_and_a_holder_without_an_id_are_shown() -> None:
@@ -636,16 +703,18 @@ def test_recent_figures_are_those_of_all_workers_and_their_longest_times() -> No
     assert presentation._recent([answer(without)]).rows == []
 
 
-@pytest.mark.parametrize("did", ["", "nonsense", "cancel", "drain&pid=x"])
+@pytest.mark.parametrize("did", ["", "nonsense", "drain&alias=default"])
 def test_a_page_opened_after_no_action_shows_no_progress(did: str) -> None:
     request = RequestFactory().get(f"/?did={did}")
     assert views._progress(request, ALL, [answer(pool())]) is None
 
 
 def test_who_may_not_see_holders_is_not_told_of_a_cancelled_one() -> None:
-    request = RequestFactory().get("/?did=cancel&hold=1-2-3")
-    assert views._progress(request, Access(cancel=True), []) is None
-    assert views._progress(request, ALL, []) is not None
+    token = Did("cancel", Target(hold=f"{NOBODY}-2-3"), []).token
+    request = RequestFactory().get(f"/?did={token}")
+    assert views._progress(request, ALL, [])[0] == "Done"
+    assert views._progress(request, Access(cancel=True), [])[0] == "Confirmed"
+    assert views._progress(request, Access(holders=True), []) is None
 
 
 def test_a_history_of_other_columns_draws_nothing() -> None:

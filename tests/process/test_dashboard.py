@@ -257,15 +257,33 @@ def served_by_another(visitor: Visitor, path: str) -> Answer:
 
 def test_a_directory_that_anybody_may_write_to_is_not_said_to_be_at_rest(site, server):
     visitor = Visitor(server, "operator")
+    done = visitor.confirm(f"{ALONE}act/drain/?alias=default")
     site.control.chmod(0o777)
     try:
-        page = visitor.get(f"{ALONE}?did=drain&alias=default").body.decode()
+        page = visitor.get(done.headers["Location"]).body.decode()
     finally:
         site.control.chmod(0o700)
     assert "may be written by others" in page
     assert "no worker can be asked" in page
     for wrong in ("Done", "ended", "every pool runs", "No connection", "Nobody waits"):
         assert wrong not in page
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_drain_that_is_not_kept_says_so_on_the_page(site, server, place):
+    visitor = Visitor(server, "operator")
+    (site.control / "orders.json.new").mkdir()
+    try:
+        done = visitor.confirm(f"{place}act/drain/?alias=default")
+    finally:
+        (site.control / "orders.json.new").rmdir()
+    page = visitor.get(done.headers["Location"])
+    poller = Poller(server, page, place)
+    poller.path += "&" + done.headers["Location"].partition("?")[2]
+    for shown in (page.body.decode(), poller.poll()):
+        assert "not kept for workers that start later: can&#x27;t write" in shown
+        assert "<h2>Incomplete</h2>" in shown
+        assert "<h2>Done</h2>" not in shown
 
 
 def test_what_a_read_only_database_cannot_log_is_done_all_the_same(site, server):
