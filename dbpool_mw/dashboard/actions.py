@@ -6,6 +6,7 @@ are for one worker.
 
 from __future__ import annotations
 
+import platform
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -71,22 +72,30 @@ _WILL = {
 }
 
 
+def here() -> str:
+    """Return the name of this host, whose workers are asked and nobody else's."""
+    return platform.node() or "this host"
+
+
 class Target(NamedTuple):
-    """What an action is for: an alias or all of them, a worker or all; or one hold."""
+    """What an action is for: an alias or all of them, a worker or all; or one hold.
+
+    All of them are those of one host: a balancer may send what is confirmed to another.
+    """
 
     alias: str | None = None
     pid: int | None = None
     hold: str | None = None
+    host: str = here()
 
     @property
     def words(self) -> str:
         """The target in words."""
         if self.hold is not None:
-            return f"hold {shortened(self.hold, NAME)}"
+            return f"hold {shortened(self.hold, NAME)} on {self.host}"
         alias = "all aliases" if self.alias is None else shortened(self.alias, NAME)
-        return f"{alias}, " + (
-            "all workers" if self.pid is None else f"worker {self.pid}"
-        )
+        workers = "all workers" if self.pid is None else f"worker {self.pid}"
+        return f"{alias}, {workers} on {self.host}"
 
     @property
     def aliases(self) -> list[str] | None:
@@ -132,6 +141,13 @@ def allowed(access: Access, verb: str) -> bool:
 
 def target_of(verb: str, given: Any) -> Target:
     """Return the target that a form's fields name; raise Mistake for a wrong one."""
+    host = given.get("host") or here()
+    if host != here():
+        raise Mistake(
+            f"This was shown by the host {shortened(host, NAME)}, and {here()} got it: "
+            "nothing was done. A balancer sends requests to several hosts: send this "
+            "again, or have it send all of one user's to the same host."
+        )
     alias, pid, hold = (given.get(key) or None for key in ("alias", "pid", "hold"))
     if verb == "cancel":
         if hold is None:
@@ -140,10 +156,10 @@ def target_of(verb: str, given: Any) -> Target:
             protocol.pid_of(hold)
         except ValueError as error:
             raise Mistake(f"{shortened(hold, NAME)} names no hold.") from error
-        return Target(hold=hold)
+        return Target(hold=hold, host=host)
     if pid is not None and not (pid.isascii() and pid.isdigit() and len(pid) < 11):
         raise Mistake("The worker is named by the number of its process.")
-    return Target(alias, None if pid is None else int(pid))
+    return Target(alias, None if pid is None else int(pid), host=host)
 
 
 def seconds_of(verb: str, given: Any) -> float | None:
@@ -359,6 +375,8 @@ def _progress(
     verb: str, target: Target, answers: Sequence[Answer], problem: str, holders: bool
 ) -> tuple[str, list[str]]:
     what = f"{VERBS[verb]}, {target.words}"
+    if target.host != here():
+        return UNKNOWN, [f"{what}: this is an answer of {here()}, which can't tell."]
     if problem:
         return UNKNOWN, [f"{what}: no worker can be asked."]
     if verb == "cancel" and not holders:

@@ -6,7 +6,6 @@ their templates and in who lets a user in.
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -91,11 +90,20 @@ class Pages:
         """Return what has changed on an open page; asks no database."""
         try:
             access, kept, token = may.of_poll(request.headers.get(TOKEN, ""))
+            opened_on, remembered = kept
         except may.Refused as refused:
             return JsonResponse({"error": str(refused)}, status=403)
-        with_charts = "charts" in request.GET
-        known = [Known(*each) for each in kept]
+        is_elsewhere = opened_on != actions.here()
+        with_charts = "charts" in request.GET and not is_elsewhere
+        known = [Known(*each) for each in remembered]
         context = self._survey(request, access, known, with_charts=with_charts)
+        if is_elsewhere:
+            text = (
+                f"This is an answer of {actions.here()}, and the page was opened on "
+                f"{opened_on}, whose charts stand here still: a balancer sends "
+                "requests to several hosts."
+            )
+            context["notices"] = [("warning", text), *context["notices"]]
         names = ("live", "charts", "more") if with_charts else ("live", "more")
         parts = {
             name: render_to_string(f"{_TEMPLATES}{name}.html", context)
@@ -171,13 +179,14 @@ class Pages:
             answers, problem = asked(access, with_charts=with_charts)
 
         def link(verb: str, **target: Any) -> str:
-            query = urlencode({k: v for k, v in target.items() if v is not None})
+            query = urlencode(_fields(Target(**target)))
             return f"{self._reverse(request, 'act', verb)}?{query}"
 
         shown = presentation.page(answers, access, link)
         pools = presentation.by_alias(answers)
         return {
             "notices": [("error", problem)] if problem else shown.notices,
+            "host": actions.here(),
             "progress": _progress(request, access, answers, problem),
             "tables": shown.first,
             "more": [*shown.more, limits.table(pools, len(answers), known)],
@@ -195,10 +204,9 @@ class Pages:
         context = {
             **self._survey(request, access, known, with_charts=True),
             "title": _TITLE,
-            "host": platform.node(),
             "access": access,
             "is_link": is_link,
-            "token": may.poll_token(access, known),
+            "token": may.poll_token(access, [actions.here(), known]),
             "poll_url": self._reverse(request, "poll") + (f"?{query}" if query else ""),
             "nonce": may.nonce(request),
         }

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import platform
+import re
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -320,6 +322,20 @@ def test_a_hold_is_named_by_its_id(hold: str) -> None:
         actions.target_of("cancel", {"hold": hold})
 
 
+def test_what_another_host_has_shown_is_not_done_here(monkeypatch) -> None:
+    shown = {"alias": "default", "host": actions.here()}
+    assert actions.target_of("drain", shown).words.endswith(f" on {shown['host']}")
+    done = Did("drain", actions.target_of("drain", shown), [])
+    monkeypatch.setattr(platform, "node", lambda: "the-other")
+    for verb, fields in (("drain", shown), ("cancel", {"hold": "1-2-3", **shown})):
+        with pytest.raises(Mistake, match="and the-other got it: nothing was done"):
+            actions.target_of(verb, fields)
+    under = answer(pool(state="draining"))
+    heading, lines = actions.progress(done, [under], "", holders=True)
+    assert heading == "Not known"
+    assert f"on {shown['host']}: this is an answer of the-other" in lines[0]
+
+
 def test_a_drain_may_have_no_end_and_a_recycle_has_none() -> None:
     assert actions.seconds_of("drain", {"seconds": ""}) is None
     assert actions.seconds_of("drain", {"seconds": "60"}) == 60
@@ -544,6 +560,29 @@ def test_the_page_works_among_the_urls_of_another_app(namespace: str) -> None:
         printed = io.StringIO()
         call_command("dbpool_dashboard", stdout=printed, stderr=io.StringIO())
         assert printed.getvalue().startswith("/ops/pool/link/")
+
+
+def test_a_poll_that_reaches_another_host_says_so(monkeypatch) -> None:
+    urls = ModuleType("urls_of_a_host")
+    urls.urlpatterns = [path("dbpool/", include("dbpool_mw.urls"))]  # type: ignore[attr-defined]
+    engine = "django.template.backends.django.DjangoTemplates"
+    monkeypatch.setattr(platform, "node", lambda: "one")
+    with override_settings(
+        ROOT_URLCONF=urls,
+        DBPOOL_MW_CONTROL_DIR=False,
+        TEMPLATES=[{"BACKEND": engine, "APP_DIRS": True}],
+    ):
+        page = Client().get(f"/dbpool/link/{access.link_token()}/").content.decode()
+        (token,) = re.findall('data-token="([^"]+)"', page)
+        for host in ("one", "the-other", "one"):
+            monkeypatch.setattr(platform, "node", lambda host=host: host)
+            found = Client().get("/dbpool/poll/?charts=1", headers={views.TOKEN: token})
+            token, parts = found.json()["token"], found.json()["parts"]
+            assert f"<strong>{host}</strong>" in parts["live"]
+            is_elsewhere = host == "the-other"
+            said = "This is an answer of the-other, and the page was opened on one"
+            assert (said in parts["live"]) == is_elsewhere
+            assert ("charts" not in parts) == is_elsewhere
 
 
 # --- What goes wrong -----------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import re
 import signal
 import threading
@@ -173,23 +174,40 @@ def test_each_action_is_done_shown_and_written_to_the_log(site, server, place):
         assert {s for found in site.states().values() for s in found} == {state}
         # Also while the pool is paused: the page has a connection of its own.
         page = visitor.get(done.headers["Location"]).body.decode()
-        assert f"{verb.title()}, default, all workers: " in page
+        what = f"{verb.title()}, default, all workers on {platform.node()}: "
+        assert what in page
         assert "<h2>Done</h2>" in page
         if verb == "pause":
             left = re.search(r'data-seconds="([\d.]+)"', page)
             assert left is not None
             assert 50 < float(left[1]) <= 60
     (pid,) = site.pids()
+    where = f"default, all workers on {platform.node()}"
     assert logged(site)[before:] == [
-        ("operator", "Drain: default, all workers", f"Drain: confirmed by {pid}"),
-        (
-            "operator",
-            "Pause: default, all workers",
-            f"Pause for 60 s: confirmed by {pid}",
-        ),
-        ("operator", "Recycle: default, all workers", f"Recycle: confirmed by {pid}"),
-        ("operator", "Resume: default, all workers", f"Resume: confirmed by {pid}"),
+        ("operator", f"Drain: {where}", f"Drain: confirmed by {pid}"),
+        ("operator", f"Pause: {where}", f"Pause for 60 s: confirmed by {pid}"),
+        ("operator", f"Recycle: {where}", f"Recycle: confirmed by {pid}"),
+        ("operator", f"Resume: {where}", f"Resume: confirmed by {pid}"),
     ]
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_what_another_host_has_shown_is_neither_confirmed_nor_done(site, server, place):
+    visitor = Visitor(server, "operator")
+    before = logged(site)
+    path = f"{place}act/drain/?alias=default"
+    shown = visitor.get(path).body.decode()
+    assert f"Drain: default, all workers on {platform.node()}" in shown
+    for refused in (
+        visitor.confirm(path, host="another"),
+        visitor.get(f"{path}&host=another"),
+    ):
+        assert refused.status == 400
+        assert b"This was shown by the host another, and " in refused.body
+        assert b"got it: nothing was done." in refused.body
+        assert b"<form method" not in refused.body
+    assert {s for found in site.states().values() for s in found} == {"running"}
+    assert logged(site) == before
 
 
 def test_an_order_for_one_worker_is_for_that_one(site):

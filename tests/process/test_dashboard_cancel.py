@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import re
 import threading
 
@@ -30,7 +31,7 @@ def test_the_hold_that_was_shown_is_cancelled_and_no_other(site, server, place):
             site.wait_for_lock(KEY + n)
         visitor = Visitor(server, "operator")
         page = visitor.get(place).body.decode()
-        holds = re.findall(r'act/cancel/\?hold=([^"&]+)"', page)
+        holds = re.findall(r'act/cancel/\?hold=([^"&]+)', page)
         assert len(holds) == 2
         shown = visitor.get(f"{place}act/cancel/?hold={holds[0]}").body.decode()
         assert "GET /holds/" in shown
@@ -43,7 +44,8 @@ def test_the_hold_that_was_shown_is_cancelled_and_no_other(site, server, place):
         assert "the request has ended" in page
         assert holds[1] in page
         user, what, said = logged(site)[-1]
-        assert (user, what) == ("operator", f"Cancel: hold {holds[0]}")
+        where = f"hold {holds[0]} on {platform.node()}"
+        assert (user, what) == ("operator", f"Cancel: {where}")
         assert said.startswith("Cancel: GET /holds/ of worker ")
         # Its id is nobody's now.
         again = visitor.get(f"{place}act/cancel/?hold={holds[0]}")
