@@ -7,6 +7,7 @@ escape it.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from dbpool_mw.control import render
@@ -209,16 +210,31 @@ def _notices(answers: Sequence[Answer]) -> list[tuple[str, str]]:
             found.append(("error", f"Worker {names[answer.path]}: {error}"))
     late = render.late(answers)
     found += [("warning", line) for line in late.splitlines()]
-    for alias, pools in by_alias(answers).items():
-        waiting = sum(pool["waiting"] for pool in pools)
-        is_full = any(p["in_use"] + p["connecting"] >= p["max"] for p in pools)
-        if waiting and is_full and all(p["state"] == "running" for p in pools):
-            requests = "1 request waits" if waiting == 1 else f"{waiting} requests wait"
-            full = (
-                f"{shortened(alias, NAME)}: every connection is in use, and {requests}."
-            )
-            found.append(("warning", full))
-    return found
+    return found + [("warning", line) for line in _exhausted(answers, names)]
+
+
+def _exhausted(answers: Sequence[Answer], names: Mapping[Path, str]) -> list[str]:
+    """Say where requests wait for full pools: in which workers, unless in all."""
+    label = render.labels(answers)
+    pools: dict[str, list[tuple[Answer, Mapping[str, Any]]]] = {}
+    for answer, pool in pools_of(answers):
+        pools.setdefault(label(pool), []).append((answer, pool))
+    lines = []
+    for name, each in sorted(pools.items()):
+        full = [
+            (names[answer.path], pool["waiting"])
+            for answer, pool in each
+            if pool["state"] == "running"
+            and pool["in_use"] + pool["connecting"] >= pool["max"]
+        ]
+        waiting = sum(number for _, number in full)
+        if not waiting:
+            continue
+        are_all = len(full) == len(each) and all(a.reply for a in answers)
+        where = "" if are_all else f" of worker {', '.join(pid for pid, _ in full)}"
+        requests = "1 request waits" if waiting == 1 else f"{waiting} requests wait"
+        lines.append(f"{name}: every connection{where} is in use, and {requests}.")
+    return lines
 
 
 # --- Orders and pools -----------------------------------------------------------------

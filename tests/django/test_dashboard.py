@@ -166,9 +166,34 @@ def test_what_needs_a_look_is_noticed() -> None:
     shown = page(answer(pool(in_use=10, waiting=3)), silent())
     assert shown.notices == [
         ("error", r"Worker 9: no answer\x1b[2J"),
-        ("warning", "default: every connection is in use, and 3 requests wait."),
+        (
+            "warning",
+            "default: every connection of worker 1 is in use, and 3 requests wait.",
+        ),
     ]
     assert page(answer(pool(in_use=10))).notices == []
+
+
+@pytest.mark.parametrize(
+    ("others", "said"),
+    [
+        ([pool(in_use=9, connecting=1)], "default: every connection is in use"),
+        ([pool(in_use=3)], "default: every connection of worker 1 is in use"),
+        (
+            [pool(in_use=10, state="draining")],
+            "default: every connection of worker 1 is in use",
+        ),
+        ([pool("another")], "default: every connection is in use"),
+        (
+            [pool(address="tenant")],
+            "default shop/app@db1:5432: every connection is in use",
+        ),
+    ],
+)
+def test_only_full_pools_are_said_to_be_full(others, said: str) -> None:
+    full = answer(pool(in_use=10, waiting=1))
+    (notice,) = page(full, answer(*others, pid=2)).notices
+    assert notice == ("warning", f"{said}, and 1 request waits.")
 
 
 EMPTY = ("orders", "pools", "recent", "holders", "waiters")
