@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import platform
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -205,9 +206,8 @@ def test_without_javascript_everything_can_be_read_and_done(site, tab, held, pla
         assert "Requests wait for a connection." in window.page.inner_text(".dbp")
         window.page.fill("#dbp-seconds", "77")
         window.page.click("button[type=submit]:has-text('Pause')")
-        assert "Pause, default, all workers: waits for 1" in window.page.inner_text(
-            ".dbp-progress"
-        )
+        progress = window.page.inner_text(".dbp-progress")
+        assert f"default, all workers on {platform.node()}: waits for 1" in progress
         (order,) = cells(window.page, "orders")
         assert order["State"] == "paused"
         assert order["Ends in"].startswith("1m1")
