@@ -13,7 +13,7 @@ import django
 import pytest
 
 from tests.browser.conftest import Tab
-from tests.dashboards import POLICIES, made
+from tests.dashboards import APPS, POLICIES, made
 from tests.documents import ROOT, WRITE, code_block
 
 ALONE, ADMIN = "/dbpool/", "/admin/dbpool_mw/dashboard/"
@@ -32,15 +32,15 @@ axe = pytest.importorskip(
 )
 
 
-def serious(page: Any) -> list[tuple[str, list[Any]]]:
-    """Return what axe finds that is serious or critical.
+#: The frame of Django 4.2's admin has too little contrast itself.
+WHOLE = "html" if django.VERSION >= (5,) else ".dbp"
 
-    The frame of Django 4.2's admin has too little contrast itself.
-    """
-    context = "html" if django.VERSION >= (5,) else ".dbp"
+
+def serious(page: Any, part: str = WHOLE) -> list[tuple[str, list[Any]]]:
+    """Return what axe finds in a part of the page that is serious or critical."""
     return [
         (found["id"], [node["target"] for node in found["nodes"]])
-        for found in axe.Axe().run(page, context).response["violations"]
+        for found in axe.Axe().run(page, part).response["violations"]
         if found["impact"] in ("serious", "critical")
     ]
 
@@ -169,6 +169,33 @@ def check_policy(chromium, server, places: list[str], sent: str) -> None:
         assert window.page.evaluate(colour) == "pointer"
     assert window.complaints == []
     context.close()
+
+
+def test_the_page_is_alive_and_readable_in_unfolds_admin(chromium, site):
+    pytest.importorskip("unfold", reason="no django-unfold: pip install --group test")
+    # Unfold evaluates texts as scripts, which a strict policy forbids.
+    no_policy = "django.middleware.security.SecurityMiddleware"
+    apps = {"INSTALLED_APPS": ["unfold", *APPS]}
+    with served_with(site, no_policy, apps) as server:
+        # The admin's switch outweighs the scheme of the system.
+        for scheme, switch in (("light", "dark"), ("dark", "light")):
+            context = chromium.new_context(color_scheme=scheme)
+            switched = f"localStorage.adminTheme = JSON.stringify('{switch}')"
+            context.add_init_script(switched)
+            window = Tab(context.new_page(), f"http://127.0.0.1:{server.port}")
+            window.open("/log-in/operator/")
+            for path in (ADMIN, f"{ADMIN}act/pause/?alias=default"):
+                window.open(path)
+                if path == ADMIN:
+                    window.polled(2)
+                window.page.wait_for_selector(f"html.{switch}")
+                assert serious(window.page, ".dbp") == []
+                weight = (
+                    "getComputedStyle(document.querySelector('.dbp h2')).fontWeight"
+                )
+                assert window.page.evaluate(weight) == "700"
+            assert window.complaints == []
+            context.close()
 
 
 @pytest.mark.parametrize("place", PLACES)
