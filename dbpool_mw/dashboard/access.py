@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, NamedTuple
@@ -15,7 +14,7 @@ from django.http.response import HttpResponseBase
 from django.template.loader import render_to_string
 from django.views.decorators.cache import never_cache
 
-from dbpool_mw.binding.logs import outside_pools
+from dbpool_mw.dashboard.turn import Busy, Turn, outside_in_turn
 from dbpool_mw.decorators import no_pool
 
 #: Seconds that a link of ``dbpool_dashboard`` can be opened, unless it says otherwise.
@@ -23,14 +22,10 @@ LINK_SECONDS = 900
 #: Seconds from one poll of an open page to the next at most, and from its opening on.
 POLL_SECONDS = 120
 OPEN_SECONDS = 4 * 3600
-#: Seconds that a request waits for another of this process that asks who its user is.
-_TURN_SECONDS = 5.0
 
 _LINK = "dbpool_mw.dashboard.link"
 _OPENED = "dbpool_mw.dashboard.opened"
 _POLL = "dbpool_mw.dashboard.poll"
-#: One connection of a process at most is opened outside of its pools.
-_turn = threading.BoundedSemaphore(1)
 
 
 class Access(NamedTuple):
@@ -157,21 +152,29 @@ def outside(view: Callable[..., HttpResponseBase]) -> Callable[..., Any]:
 
     @wraps(view)
     def wrapped(request: HttpRequest, *args: Any, **kwargs: Any) -> HttpResponseBase:
-        if not _turn.acquire(timeout=_TURN_SECONDS):
-            text = "Another request for this page is being served."
-            return _unavailable(request, text)
         try:
-            with outside_pools():
+            with outside_in_turn() as turn:
+                request._dbpool_mw_turn = turn  # type: ignore[attr-defined]
                 response = view(request, *args, **kwargs)
             _save_outside(request)
             return response
+        except Busy as busy:
+            return _unavailable(request, str(busy))
         except DatabaseError:
             text = "The database can't be asked who you are, and what you may see."
             return _unavailable(request, text)
-        finally:
-            _turn.release()
 
     return _marked(wrapped)
+
+
+def is_known(request: HttpRequest) -> None:
+    """Close what asked who the user is, and let the next request ask.
+
+    For before the workers are asked: a silent one is waited for. What queries later
+    connects anew.
+    """
+    turn: Turn = request._dbpool_mw_turn  # type: ignore[attr-defined]
+    turn.end()
 
 
 def _save_outside(request: HttpRequest) -> None:
@@ -185,13 +188,11 @@ def _save_outside(request: HttpRequest) -> None:
     save = session.save
 
     def saved(*args: Any, **kwargs: Any) -> Any:
-        if not _turn.acquire(timeout=_TURN_SECONDS):
-            return save(*args, **kwargs)
         try:
-            with outside_pools():
+            with outside_in_turn():
                 return save(*args, **kwargs)
-        finally:
-            _turn.release()
+        except Busy:
+            return save(*args, **kwargs)
 
     session.save = saved
 

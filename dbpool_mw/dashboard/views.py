@@ -74,6 +74,7 @@ class Pages:
         if refused is not None:
             return refused
         limits.remember()
+        may.is_known(request)
         return self._show(request, access, is_link=False)
 
     def _link(self, request: HttpRequest, token: str) -> HttpResponse:
@@ -120,6 +121,7 @@ class Pages:
             raise Http404(f"{verb!r} is no action")
         if not actions.allowed(access, verb):
             raise PermissionDenied
+        may.is_known(request)
         mistake = ""
         try:
             given = request.POST if request.method == "POST" else request.GET

@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 from django.core.management import call_command
 from django.core.management.base import CommandError
-from django.http import HttpResponse
+from django.db import connection
+from django.http import HttpRequest, HttpResponse
 from django.template import Engine
 from django.test import Client, RequestFactory, override_settings
 from django.urls import include, path, resolve, reverse
@@ -26,7 +27,15 @@ from dbpool_mw import conf, decorators
 from dbpool_mw.control import drain, orders
 from dbpool_mw.control.client import Answer
 from dbpool_mw.control.server import ControlServer
-from dbpool_mw.dashboard import access, actions, charts, limits, presentation, views
+from dbpool_mw.dashboard import (
+    access,
+    actions,
+    charts,
+    limits,
+    presentation,
+    turn,
+    views,
+)
 from dbpool_mw.dashboard.access import Access
 from dbpool_mw.dashboard.actions import Did, Mistake, Target
 from dbpool_mw.dashboard.limits import Known
@@ -541,12 +550,22 @@ def test_the_nonce_of_django_and_of_django_csp_is_used(name: str) -> None:
 
 
 def test_who_waits_too_long_for_the_one_connection_gets_an_answer(monkeypatch) -> None:
-    monkeypatch.setattr(access, "_TURN_SECONDS", 0.01)
-    monkeypatch.setattr(access, "message", lambda _, status, *__: _response(status))
-    served = access.outside(lambda request: _response(200))
-    with access._turn:
-        assert served(RequestFactory().get("/")).status_code == 503
-    assert served(RequestFactory().get("/")).status_code == 200
+    monkeypatch.setattr(turn, "_LEAST_SECONDS", 0.01)
+    monkeypatch.setattr(
+        access, "message", lambda *said: HttpResponse(said[3], status=said[1])
+    )
+
+    def ask(request: HttpRequest) -> HttpResponse:
+        connection.ensure_connection()
+        return _response(200)
+
+    asking = access.outside(ask)
+    knowing = access.outside(lambda request: _response(200))
+    with override_settings(DBPOOL_MW_TIMEOUT=0.01), turn._turn:
+        refused = asking(RequestFactory().get("/"))
+        assert knowing(RequestFactory().get("/")).status_code == 200
+    assert refused.status_code == 503
+    assert refused.content == b"Another request for this page is being served."
 
 
 def _response(status: int) -> Any:

@@ -45,7 +45,8 @@ UNLISTED = {
     "BadMessage",
     "Http404",
     "MiddlewareNotUsed",
-    # The page shows both to who has asked for something, with what to do.
+    # The page shows these to who has asked for something, with what to do.
+    "Busy",
     "Mistake",
     "Refused",
     "OSError",

@@ -8,6 +8,7 @@ import pytest
 from django.db import connection
 from django.http import HttpResponse
 
+from dbpool_mw.dashboard import access
 from dbpool_mw.drivers.postgresql.libpq import NETWORK_LIMITS
 from tests.documents import ROOT
 from tests.postgres.conftest import forget_wrappers
@@ -16,20 +17,24 @@ from tests.vocabulary import parameters
 pytestmark = pytest.mark.usefixtures("fresh_wrappers")
 
 
-@pytest.fixture
-def dsn(requests, monkeypatch):
-    """Return a function that gives the parameters of a request's connection."""
+@pytest.fixture(params=["pooled", "the page's"])
+def dsn(request, requests, monkeypatch):
+    """Return a function that gives the parameters of a request's connection.
+
+    That of a pool, and the one that the page of the pools opens outside of them.
+    """
 
     def open_with(**options):
         monkeypatch.setitem(connection.settings_dict, "OPTIONS", options)
         forget_wrappers()
         found = {}
 
-        def view(request):
+        def view(_):
+            connection.ensure_connection()
             found.update(parameters(connection.connection))
             return HttpResponse()
 
-        requests(view)
+        requests(view if request.param == "pooled" else access.outside(view))
         return found
 
     return open_with

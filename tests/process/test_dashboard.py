@@ -9,14 +9,17 @@ import signal
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 
 import pytest
 
 from dbpool_mw.control import protocol
+from sandbox.postgres import Server as Database
 from tests.dashboards import Visitor, made, serving
 from tests.process.projects import Project
 from tests.process.servers import Answer, Server, wait_until
+from tests.process.test_orders import children, frozen
 
 ALONE, ADMIN = "/dbpool/", "/admin/dbpool_mw/dashboard/"
 PLACES = [ALONE, ADMIN]
@@ -67,6 +70,13 @@ def logged(project: Project) -> list[tuple[str, str, str]]:
             " JOIN auth_user ON auth_user.id = user_id ORDER BY django_admin_log.id"
         )
         return list(cursor.fetchall())
+
+
+def processes(database: Database) -> list[int]:
+    """Return every process of a PostgreSQL server."""
+    file = database.directory / "data" / "postmaster.pid"
+    pid = int(file.read_text().splitlines()[0])
+    return [pid, *children(pid)]
 
 
 def link(project: Project, *options: str) -> str:
@@ -437,6 +447,60 @@ def test_with_the_database_stopped_an_open_page_and_a_link_go_on(own_postgres):
             assert b"/act/" not in page.body
         finally:
             own_postgres.start()
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_an_unresponsive_server_keeps_nobody_waiting_for_the_page(own_postgres, place):
+    with made(own_postgres) as project, project.gunicorn("--threads", "8") as server:
+        project.serve_by_all(server, 1)
+        visitor = Visitor(server, "operator")
+        paths = [place] * 3 + [f"{place}act/drain/?alias=default"] * 3
+        with frozen(processes(own_postgres)), ThreadPoolExecutor(6) as clients:
+            refused = list(clients.map(visitor.get, paths))
+        assert {answer.status for answer in refused} == {503}
+        assert all(b"manage.py dbpool_dashboard" in a.body for a in refused)
+        assert visitor.get(place).status == 200
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_query_without_an_answer_keeps_nobody_waiting_for_the_page(
+    site, server, place
+):
+    visitor = Visitor(server, "operator")
+    with site.session() as cursor, ThreadPoolExecutor(3) as clients:
+        cursor.execute("BEGIN")
+        cursor.execute("LOCK TABLE auth_user")
+        refused = list(clients.map(visitor.get, [place] * 3))
+    assert {answer.status for answer in refused} == {503}
+    assert all(b"manage.py dbpool_dashboard" in a.body for a in refused)
+    assert visitor.get(place).status == 200
+
+
+def test_an_action_is_done_though_its_log_gets_no_answer(site, server):
+    visitor = Visitor(server, "operator")
+    path = f"{ALONE}act/recycle/?alias=default"
+    before = logged(site)
+    with site.session() as cursor:
+        cursor.execute("BEGIN")
+        cursor.execute("LOCK TABLE django_admin_log")
+        assert visitor.confirm(path).status == 302
+        # What it had asked the server for would be done at the end of the lock.
+        site.terminate()
+    assert logged(site) == before
+    assert "done, and not written to the admin's log: " in server.text()
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("path", ["", "act/drain/?alias=default"])
+def test_who_waits_for_a_silent_worker_keeps_nobody_else_from_the_page(
+    site, place, path
+):
+    with site.gunicorn("--threads", "16", workers=2) as server:
+        site.serve_by_all(server, 2)
+        visitor = Visitor(server, "operator")
+        with frozen(site.pids()[:1]), ThreadPoolExecutor(12) as clients:
+            pages = list(clients.map(visitor.get, [place + path] * 12))
+    assert {page.status for page in pages} == {200}
 
 
 # --- Links and tokens -----------------------------------------------------------------
