@@ -14,7 +14,6 @@ from dbpool_mw.control.route_table import route_table
 from dbpool_mw.management.base import (
     NO_ANSWER,
     NO_WORKER,
-    USAGE,
     WorkerCommand,
     control_dir,
     errors,
@@ -40,11 +39,10 @@ def add_argument(parser: Any) -> None:
 def show(command: WorkerCommand, options: dict[str, Any]) -> None:
     """Print the waits and holds by route, or write them to the file of ``--output``.
 
-    Raises CommandError: USAGE for options that it can't be combined with, SWITCHED_OFF
-    if no pool counts by route, NO_ANSWER if no worker answered, NO_OUTPUT for a file
-    that can't be written, and as ``WorkerCommand.ask`` does.
+    Raises CommandError: SWITCHED_OFF if no pool counts by route, NO_ANSWER if no worker
+    answered, NO_OUTPUT for a file that can't be written, and as ``WorkerCommand.ask``
+    does.
     """
-    _check(options)
     directory = control_dir()
     try:
         answers = command.ask(
@@ -65,20 +63,6 @@ def show(command: WorkerCommand, options: dict[str, Any]) -> None:
         _put(command, options, text)
     if problem is not None:
         raise problem
-
-
-def _check(options: dict[str, Any]) -> None:
-    """Refuse the options that it can't be combined with."""
-    for option, given in (
-        ("--holders", options["holders"]),
-        ("--columns", options["columns"] is not None),
-        ("--watch", options["watch"] is not None),
-        ("--format prometheus", options["format"] == "prometheus"),
-    ):
-        if given:
-            raise CommandError(
-                f"--routes can't be combined with {option}.", returncode=USAGE
-            )
 
 
 def _problem(answers: Sequence[Answer]) -> CommandError | None:

@@ -697,6 +697,7 @@ def test_text_that_the_terminals_encoding_lacks_is_escaped(
             output=None,
             holders=True,
             routes=False,
+            advise=False,
             watch=None,
             timeout=5.0,
             alias=None,

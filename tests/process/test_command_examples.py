@@ -61,7 +61,7 @@ def served(_databases: Databases) -> Iterator[tuple[Project, Server]]:
 def test_there_are_examples_of_every_kind():
     found = examples()
     assert len(found) > 20
-    options = ["--watch", "--columns", "--output", "--holders", "--routes"]
+    options = ["--watch", "--columns", "--output", "--holders", "--routes", "--advise"]
     for option in [*options, "--pause", "--cancel"]:
         assert any(option in line for line in found)
 

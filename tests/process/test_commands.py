@@ -86,6 +86,10 @@ def test_json_output_is_what_the_schemas_describe(workers, project):
     document = json.loads(done.stdout)
     schema.check(document, "dbpool_stats")
     assert document["routes"]
+    done = project.manage("dbpool_stats", "--advise", "--format", "json")
+    document = json.loads(done.stdout)
+    schema.check(document, "dbpool_stats")
+    assert {each["pools"] for each in document["advice"]["aliases"]} == {2}
 
 
 def test_a_burst_is_in_the_peak_the_recent_figures_and_the_history(workers, project):

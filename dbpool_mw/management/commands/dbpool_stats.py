@@ -12,6 +12,7 @@ from typing import Any
 from django.core.management.base import CommandError, CommandParser
 
 from dbpool_mw.control import columns, protocol, render, tables
+from dbpool_mw.control.advice import advice, advice_text
 from dbpool_mw.control.client import Answer
 from dbpool_mw.control.pool_table import pool_table
 from dbpool_mw.control.prometheus import prometheus
@@ -83,6 +84,7 @@ examples:
   manage.py dbpool_stats --watch           the same every 2 seconds, with rates
   manage.py dbpool_stats --holders         also who holds each connection
   manage.py dbpool_stats --routes          what each route held and waited for
+  manage.py dbpool_stats --advise          whether MAX_CONNS fits the load
   manage.py dbpool_stats --columns all     every figure
   manage.py dbpool_stats --columns resets,rollbacks,connect_errors
   manage.py dbpool_stats --alias default --pid 4711
@@ -100,6 +102,14 @@ reading the table:
   or quarter of an hour; "/S" is in a second, since the last look; all else
   counts from the start of the worker. Yellow is worth a look, and red is wrong
   now.
+
+reading the advice:
+  MEAN is how many connections the busiest pool had in use on average: its
+  checkouts in a second times the mean time that each held one. PEAK is the most
+  at once, and FREE what MAX leaves above the mean/above the peak. RATE/S is of
+  all pools together; MEAN, PEAK and MAX are of one, as each worker has its own.
+  Pools younger than a minute aren't judged, nor less than 100 checkouts. With
+  --format json it is under "advice", with a verdict for scripts.
 
 columns, for --columns (names separated by commas, or all):
 {_column_help()}
@@ -142,6 +152,13 @@ exit codes:
         )
         routing.add_argument(parser)
         parser.add_argument(
+            "--advise",
+            action="store_true",
+            help="Show instead, for each alias, whether MAX_CONNS is too low or higher "
+            "than needed, and why, from the last 15 minutes of all workers; see below. "
+            "Run it at a busy time. For table and json.",
+        )
+        parser.add_argument(
             "--watch",
             nargs="?",
             type=positive_seconds,
@@ -166,6 +183,7 @@ exit codes:
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Print the figures once, or repeatedly with --watch."""
+        _check_alone(options)
         if options["routes"]:
             routing.show(self, options)
             return
@@ -186,6 +204,22 @@ exit codes:
         except KeyboardInterrupt:
             if view.screen is not None:
                 write(self.stdout, "")
+
+
+def _check_alone(options: dict[str, Any]) -> None:
+    """Refuse the options that --routes and --advise can't be combined with."""
+    for name in ("routes", "advise"):
+        for option, given in (
+            ("--routes", name == "advise" and options["routes"]),
+            ("--holders", options["holders"]),
+            ("--columns", options["columns"] is not None),
+            ("--watch", options["watch"] is not None),
+            ("--format prometheus", options["format"] == "prometheus"),
+        ):
+            if options[name] and given:
+                raise CommandError(
+                    f"--{name} can't be combined with {option}.", returncode=USAGE
+                )
 
 
 def _names(options: dict[str, Any]) -> list[str] | None:
@@ -293,7 +327,10 @@ class _View:
             text = f"The kept pauses and drains can't be used: {problem}."
             write(self._command.stderr, text)
         if self._options["format"] == "json":
-            return render.json_text(render.document(str(directory), answers, kept))
+            document = render.document(str(directory), answers, kept)
+            if self._options["advise"]:
+                document["advice"] = advice(answers)
+            return render.json_text(document)
         if self._options["format"] == "prometheus":
             return prometheus(answers)
         return self._table(answers, kept)
@@ -302,6 +339,8 @@ class _View:
         is_watch = self._options["watch"] is not None
         to_file = self._options["output"] is not None
         width = None if to_file else width_of(self._command.stdout)
+        if self._options["advise"]:
+            return advice_text(advice(answers), answers, width=width, paint=self._paint)
         pools = pool_table(
             answers,
             names=self._names,
