@@ -16,6 +16,7 @@ from dbpool_mw.checks.messages import IDS
 from dbpool_mw.checks.project import MIDDLEWARE, check_project
 from dbpool_mw.checks.refusal import refuse_errors
 from dbpool_mw.checks.settings import check_settings
+from dbpool_mw.checks.urls import check_urls
 
 __all__ = [
     "IDS",
@@ -24,6 +25,7 @@ __all__ = [
     "check_capacity",
     "check_project",
     "check_settings",
+    "check_urls",
     "refuse_errors",
     "register",
 ]
@@ -35,4 +37,5 @@ def register() -> None:
     """Register the checks with Django; a second call does nothing."""
     checks.register(check_settings, TAG)
     checks.register(check_project, TAG)
+    checks.register(check_urls, TAG)
     checks.register(check_capacity, checks.Tags.database)

@@ -41,6 +41,7 @@ IDS = {
     "capacity": "dbpool_mw.W004",
     "other_pool_setting": "dbpool_mw.W005",
     "persistent_engine": "dbpool_mw.W006",
+    "urls": "dbpool_mw.W007",
     "proxy": "dbpool_mw.I001",
 }
 

@@ -15,6 +15,7 @@ from django.core.management.base import SystemCheckError
 from django.db.backends.postgresql.base import DatabaseWrapper
 from django.http import HttpRequest, HttpResponse
 from django.test import override_settings
+from django.urls import include, path, re_path
 
 from dbpool_mw import checks, conf
 from dbpool_mw.checks.order import MAKES_NO_QUERY
@@ -408,6 +409,34 @@ def test_when_disabled_only_the_settings_themselves_are_checked(
             assert only("type")
 
 
+OURS = include("dbpool_mw.urls")
+
+
+@pytest.mark.parametrize(
+    ("patterns", "is_hidden"),
+    [
+        ([path("", OURS), path("", takes_a_request)], True),
+        ([path("", OURS), re_path("^.*$", takes_a_request)], True),
+        ([path("a/", takes_a_request), path("h/", OURS), path("h/", busy)], True),
+        ([path("", takes_a_request), path("", OURS)], False),
+        ([path("", OURS), path("a/", takes_a_request)], False),
+        ([path("dbpool/", OURS), path("", takes_a_request)], False),
+        ([path("dbpool/", OURS), re_path("^.*$", takes_a_request)], False),
+        ([path("ops/", OURS), path("ops/", include([path("a/", busy)]))], False),
+    ],
+)
+def test_an_include_that_hides_another_page_is_a_warning(
+    patterns: list[object], is_hidden: bool
+) -> None:
+    urls = ModuleType("urls")
+    urls.urlpatterns = patterns  # type: ignore[attr-defined]
+    with override_settings(ROOT_URLCONF=urls):
+        ids = [message.id for message in checks.check_urls()]
+        assert ids == [checks.IDS["urls"]] * is_hidden
+        with override_settings(DBPOOL_MW_ENABLED=False):
+            assert checks.check_urls() == []
+
+
 def test_only_the_check_of_the_capacity_is_registered_for_databases(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -418,6 +447,7 @@ def test_only_the_check_of_the_capacity_is_registered_for_databases(
     assert tags == {
         "check_settings": ("dbpool_mw",),
         "check_project": ("dbpool_mw",),
+        "check_urls": ("dbpool_mw",),
         "check_capacity": (Tags.database,),
     }
 
