@@ -87,7 +87,9 @@ def _path(token: str) -> str:
     )
 
 
-def _namespaces(resolver: URLResolver, above: str = "") -> Iterator[tuple[str, str]]:
+def _namespaces(
+    resolver: URLResolver, above: str = ""
+) -> Iterator[tuple[str | None, str]]:
     """Yield each namespace of the project with its app's name, nested ones too."""
     for namespace, (_, inner) in resolver.namespace_dict.items():
         yield inner.app_name, f"{above}{namespace}"
