@@ -107,7 +107,6 @@ def test_a_hundred_probes_of_an_exhausted_pool_take_no_connection(probed, asgi):
                 seconds.append(time.monotonic() - began)
         # They were answered at once: no request has gone on meanwhile.
         assert max(seconds) < PROBE_SECONDS
-        print(f"p99: {sorted(seconds)[197] * 1000:.1f} ms")
         assert sessions() == before
         assert probed.totals()["checkouts"] == checkouts
         assert probed.totals()["waiting"] == 2
