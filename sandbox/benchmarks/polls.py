@@ -18,6 +18,7 @@ from django.urls import reverse
 
 from dbpool_mw import conf
 from dbpool_mw.binding import registry
+from dbpool_mw.dashboard import actions
 from dbpool_mw.dashboard.access import Access, poll_token
 from dbpool_mw.dashboard.views import TOKEN
 from sandbox.benchmarks.figures import Part, Ratio, Series
@@ -100,7 +101,8 @@ def _milliseconds(directory: str, pids: list[int], charts: bool, polls: int) -> 
     address = reverse("dbpool_mw:dashboard_poll") + ("?charts=1" if charts else "")
     with override_settings(DBPOOL_MW_CONTROL_DIR=directory):
         conf.reset_cache()
-        client = Client(headers={"Host": "localhost", TOKEN: poll_token(everything)})
+        token = poll_token(everything, [actions.here(), []])
+        client = Client(headers={"Host": "localhost", TOKEN: token})
         began = time.perf_counter()
         answers = [client.get(address) for _ in range(polls)]
         took = time.perf_counter() - began
