@@ -206,7 +206,7 @@ def site(postgres: Server) -> Iterator[Site]:
             site.open_every_pool()
             port, site.exporter = exporter
             targets = {
-                "shop": f"127.0.0.1:{site.server.port}/pool/metrics",
+                "shop": f"127.0.0.1:{site.server.port}/dbpool/metrics",
                 "postgres": f"127.0.0.1:{port}/metrics",
             }
             rules = re.sub(r"(?m)^    for: \w+$", "    for: 3s", ALERTS)
