@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 
 from dbpool_mw.control import tables
 from dbpool_mw.control.client import Answer
-from dbpool_mw.control.render import duration, late, worker_names
+from dbpool_mw.control.render import duration, late, silent_rows
 from dbpool_mw.control.tables import Cell, Column, Message, Paint, Row, Tone
 from dbpool_mw.core import metrics
-from dbpool_mw.core.text import ERROR, NAME, shortened
+from dbpool_mw.core.text import NAME, shortened
 
 #: A pool younger than that isn't judged, nor an alias with fewer checkouts.
 LEAST_SECONDS = 60
@@ -220,17 +220,8 @@ def advice_text(
     At most `width` characters wide (None: any). Each of the `answers` that is none has
     a row with its error: the advice is without its figures.
     """
-    names = worker_names(answers)
     rows: list[Row | Message] = [Row(_cells(each)) for each in found["aliases"]]
-    rows += [
-        Message(
-            f"worker {names[answer.path]}",
-            shortened(answer.error or "no answer", ERROR),
-            "error",
-        )
-        for answer in answers
-        if answer.reply is None
-    ]
+    rows += silent_rows(answers)
     if not rows:
         return "No worker has opened a pool."
     texts = [tables.table(_COLUMNS, rows, width, keys=1, ranked=_RANKED, paint=paint)]

@@ -8,10 +8,10 @@ from dbpool_mw.control import columns, tables
 from dbpool_mw.control.client import Answer
 from dbpool_mw.control.columns import COLUMNS, KEYS, PoolRow
 from dbpool_mw.control.rates import Key, key_of
-from dbpool_mw.control.render import labels, order_text, worker_names
+from dbpool_mw.control.render import error_of, labels, order_text, worker_names
 from dbpool_mw.control.tables import Message, Paint, Row
 from dbpool_mw.core import metrics
-from dbpool_mw.core.text import ERROR, NAME, shortened
+from dbpool_mw.core.text import NAME, shortened
 
 Rates = Mapping[Key, Mapping[str, float]]
 
@@ -70,8 +70,7 @@ def _rows(answers: Sequence[Answer], rates: Rates) -> Iterator[PoolRow | Message
     for answer in answers:
         name = names[answer.path]
         if answer.reply is None:
-            text = shortened(answer.error or "no answer", ERROR)
-            yield Message(name, text, "error")
+            yield Message(name, error_of(answer), "error")
             continue
         uptime, command = answer.reply["uptime"], answer.reply["command"]
         if not answer.reply["pools"]:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from dbpool_mw.control import tables
 from dbpool_mw.control.client import Answer
-from dbpool_mw.control.tables import Cell, Column, Paint, Row, Tone
+from dbpool_mw.control.tables import Cell, Column, Message, Paint, Row, Tone
 from dbpool_mw.core import metrics
 from dbpool_mw.core.text import ERROR, NAME, REQUEST, shortened
 
@@ -317,6 +317,21 @@ def worker_names(answers: Iterable[Answer]) -> dict[Path, str]:
     answers = list(answers)
     workers = Counter(answer.pid for answer in answers)
     return {a.path: str(a.pid) if workers[a.pid] == 1 else a.path.stem for a in answers}
+
+
+def error_of(answer: Answer) -> str:
+    """Return why a worker hasn't answered, as printable text."""
+    return shortened(answer.error or "no answer", ERROR)
+
+
+def silent_rows(answers: Sequence[Answer]) -> list[Message]:
+    """Return a row with its error for each worker that hasn't answered."""
+    names = worker_names(answers)
+    return [
+        Message(f"worker {names[answer.path]}", error_of(answer), "error")
+        for answer in answers
+        if answer.reply is None
+    ]
 
 
 def duration(seconds: float) -> str:

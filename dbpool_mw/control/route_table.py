@@ -8,9 +8,9 @@ from typing import Any
 from dbpool_mw.control import tables
 from dbpool_mw.control.client import Answer
 from dbpool_mw.control.columns import spread
-from dbpool_mw.control.render import duration, worker_names
-from dbpool_mw.control.tables import Cell, Column, Message, Paint, Row
-from dbpool_mw.core.text import ERROR, NAME, shortened
+from dbpool_mw.control.render import duration, silent_rows
+from dbpool_mw.control.tables import Cell, Column, Paint, Row
+from dbpool_mw.core.text import NAME, shortened
 
 _COLUMNS = (
     Column("alias", "ALIAS", is_text=True, least=24),
@@ -37,16 +37,7 @@ def route_table(
     At most `width` characters wide (None: any). Each of the `answers` that is none has
     a row with its error.
     """
-    names = worker_names(answers)
-    silent = [
-        Message(
-            f"worker {names[answer.path]}",
-            shortened(answer.error or "no answer", ERROR),
-            "error",
-        )
-        for answer in answers
-        if answer.reply is None
-    ]
+    silent = silent_rows(answers)
     if not rows and not silent:
         return "No hold has ended yet."
     shown = [Row(_cells(row)) for row in rows]

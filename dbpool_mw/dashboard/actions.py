@@ -216,8 +216,7 @@ def silence(target: Target, answers: Sequence[Answer]) -> str:
     found = [answer for answer in answers if answer.pid == pid]
     silent = [answer for answer in found if answer.reply is None]
     if silent:
-        error = shortened(silent[0].error or "no answer", ERROR)
-        return f"Worker {pid} doesn't answer: {error}."
+        return f"Worker {pid} doesn't answer: {render.error_of(silent[0])}."
     if found or client.has_ended(pid):
         return ""
     return f"Worker {pid} has no socket, so it can't be asked."

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from dbpool_mw.control import render
 from dbpool_mw.control.client import Answer
 from dbpool_mw.core import metrics
-from dbpool_mw.core.text import ERROR, NAME, REQUEST, shortened
+from dbpool_mw.core.text import NAME, REQUEST, shortened
 from dbpool_mw.dashboard.access import Access
 
 #: Gives the address of an action's confirmation: its verb, and what it is for.
@@ -206,7 +206,7 @@ def _notices(answers: Sequence[Answer]) -> list[tuple[str, str]]:
     names = render.worker_names(answers)
     for answer in answers:
         if answer.reply is None:
-            error = shortened(answer.error or "no answer", ERROR)
+            error = render.error_of(answer)
             found.append(("error", f"Worker {names[answer.path]}: {error}"))
     late = render.late(answers)
     found += [("warning", line) for line in late.splitlines()]
@@ -426,7 +426,7 @@ def _workers(answers: Sequence[Answer], access: Access, link: Link) -> Table:
     for answer in answers:
         name = names[answer.path]
         if answer.reply is None:
-            error = shortened(answer.error or "no answer", ERROR)
+            error = render.error_of(answer)
             rows.append(Row(name, (Cell(name, "head"), Cell(error)), "dbp-error"))
             continue
         head = (

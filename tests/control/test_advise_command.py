@@ -425,25 +425,6 @@ def test_a_file_gets_what_is_printed(
     assert file.read_text() == stats(directory).out
 
 
-@pytest.mark.parametrize(
-    "option",
-    [
-        ["--routes"],
-        ["--holders"],
-        ["--columns", "all"],
-        ["--watch"],
-        ["--format", "prometheus"],
-    ],
-)
-def test_what_makes_no_sense_with_it_is_refused(
-    directory: Path, option: list[str]
-) -> None:
-    ended = stats(directory, *option)
-    assert ended.code == 2
-    refused = " ".join(option).removesuffix(" all")
-    assert ended.err == f"--advise can't be combined with {refused}."
-
-
 @pytest.mark.parametrize("text", HOSTILE)
 @pytest.mark.parametrize("width", [None, 60])
 def test_what_others_wrote_is_printable(text: str, width: int | None) -> None:

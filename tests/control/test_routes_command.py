@@ -294,19 +294,6 @@ def test_a_file_that_cannot_be_written_ends_it_with_code_5(
     assert ended.err.startswith("Can't write ")
 
 
-@pytest.mark.parametrize(
-    "option",
-    [["--holders"], ["--columns", "all"], ["--watch"], ["--format", "prometheus"]],
-)
-def test_what_makes_no_sense_with_it_is_refused(
-    directory: Path, option: list[str]
-) -> None:
-    ended = stats(directory, *option)
-    assert ended.code == 2
-    refused = " ".join(option).removesuffix(" all")
-    assert ended.err == f"--routes can't be combined with {refused}."
-
-
 @pytest.mark.parametrize("text", HOSTILE)
 @pytest.mark.parametrize("width", [None, 60])
 def test_a_row_is_one_printable_line(text: str, width: int | None) -> None:

@@ -712,3 +712,23 @@ def test_a_program_can_call_it_by_keyword(directory: Path, serve: Serve) -> None
     assert ended.code == 0
     with pytest.raises(CommandError):
         dbpool_stats.Command().sockets(directory, [1])
+
+
+@pytest.mark.parametrize(
+    "option",
+    [["--holders"], ["--columns", "all"], ["--watch"], ["--format", "prometheus"]],
+)
+@pytest.mark.parametrize("view", ["--routes", "--advise"])
+def test_what_makes_no_sense_with_a_view_of_its_own_is_refused(
+    directory: Path, view: str, option: list[str]
+) -> None:
+    ended = run(directory, "dbpool_stats", view, *option)
+    assert ended.code == 2
+    refused = " ".join(option).removesuffix(" all")
+    assert ended.err == f"{view} can't be combined with {refused}."
+
+
+def test_advice_and_routes_are_two_views(directory: Path) -> None:
+    ended = run(directory, "dbpool_stats", "--advise", "--routes")
+    assert ended.code == 2
+    assert ended.err == "--advise can't be combined with --routes."
