@@ -186,7 +186,7 @@ class History:
         since = now - min(seconds, window.seconds)
         samples = [s for s in window.samples() if s[0] > since]
         parts = _parts([now - s[0] for s in samples], step)[-most:]
-        names = [c for c in (columns or COLUMNS) if c in _PLACE]
+        names = [c for c in dict.fromkeys(columns or COLUMNS) if c in _PLACE]
         values = list(zip(*samples, strict=True)) or [()] * len(COLUMNS)
         found = [_column(name, values, parts, now) for name in names]
         rows = list(map(list, zip(*found, strict=True)))

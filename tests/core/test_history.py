@@ -265,3 +265,8 @@ def test_the_memory_of_an_idle_pools_history_is_small():
         assert tracemalloc.get_traced_memory()[0] < 250_000
     finally:
         tracemalloc.stop()
+
+
+def test_a_column_that_is_asked_for_twice_is_given_once():
+    given = History(0.0).rows(0.0, 60, 10, ["age", "size", "age"])
+    assert given["columns"] == ["age", "size"]
